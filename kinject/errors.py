@@ -1,0 +1,35 @@
+"""Errors that are the user's to mend, told in one line.
+
+Every entry point catches `InputError`, prints its single line on standard error and exits with code 2, without a
+traceback. Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_BAD_INPUT = 2
+
+
+class InputError(Exception):
+    """Bad input: where it is, what is wrong with it, and how to mend it.
+
+    Args:
+      where: the file (with line number where there is one), config key or argument at fault.
+      problem: what is wrong, naming the field and the value.
+      mend: what the user can do about it; empty when the problem says it.
+    """
+
+    def __init__(self, where: object, problem: str, mend: str = ""):
+        line = f"{where}: {problem}" + (f"; {mend}" if mend else "")
+        super().__init__(" ".join(line.split()))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns 'did you mean x?' for the known word nearest to `word`, or the list of what there is."""
+    known = sorted(set(known))
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]}?"
+    return "there is " + ", ".join(known) if known else "there is none"
