@@ -1,0 +1,247 @@
+"""Writing a knowledge base folder: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import marisa_trie
+import numpy as np
+
+from kinject.errors import InputError
+from kinject.knowledge import manifest as layout
+
+_ENTITY_BATCH = 65_536  # rows of a record batch of entities.arrow: small enough to build without a second copy
+
+
+def write_knowledge(
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    has_vector: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    aliases: Sequence[Sequence[str]] | None = None,
+    descriptions: Sequence[str] | None = None,
+    triples: np.ndarray | None = None,
+    relations: Sequence[str] | Mapping[str, str] | None = None,
+    dtype: str | None = None,
+    source: str = "",
+    license: str = "",
+    normalisation: str = "none",
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a knowledge base folder. The vectors are read block by block, so a memory map of any size will do.
+
+    Args:
+      folder: must not exist yet; appears only when everything is written.
+      name: what the knowledge base is called in logs and manifests.
+      ids: N distinct non-empty strings without line breaks; their order is the row order.
+      vectors: floating [N, k], finite.
+      has_vector: bool [N], False where an entity is known but has no vector (its row is stored as zeros, and `gather`
+        reports it as not found); None when all have one.
+      labels: N strings; empty where there is none.
+      aliases: N lists of strings.
+      descriptions: N strings; empty where there is none.
+      triples: integer [T, 3] of (head row, relation index, tail row).
+      relations: relation ids in index order, or a mapping of relation id to label in that order.
+      dtype: "float32" or "float16" of the stored table; None keeps float16 and makes everything else float32.
+      source: where the knowledge is from.
+      license: on what terms it may be used.
+      normalisation: what was done to the vectors, in words ("none", "centred, divided by the global std").
+      metrics: figures of merit of the vectors, such as a filtered MRR.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: the folder exists, counts differ, an id is doubled or unusable, a vector is not finite, a triple
+        points outside. Nothing is left behind.
+    """
+    folder = Path(folder)
+    if folder.exists() or folder.is_symlink():
+        raise InputError(folder, "exists already", "name another folder, or remove this one first")
+    dtype = _check_shapes(folder, name, ids, vectors, dtype, has_vector, labels, aliases, descriptions)
+    if has_vector is not None:
+        has_vector = np.ascontiguousarray(has_vector, dtype=bool)
+    names = _relation_names(folder, relations)
+    if (triples is None) != (relations is None):
+        raise InputError(folder, "triples and relations come together", "give both, or neither")
+    if triples is not None:
+        triples = _check_triples(folder, triples, len(ids), len(names))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    draft.mkdir()
+    try:
+        _write_ids(draft, folder, ids)
+        fingerprint = _write_vectors(draft, folder, ids, vectors, dtype, has_vector)
+        if labels is not None or aliases is not None or descriptions is not None:
+            _write_entities(draft, folder, ids, labels, aliases, descriptions)
+        if triples is not None:
+            np.save(draft / layout.TRIPLES, triples)
+            listed = [{"id": one, "label": label} for one, label in names.items()]
+            (draft / layout.RELATIONS).write_text(json.dumps(listed, ensure_ascii=False, indent=0), encoding="utf-8")
+        fields = {
+            "name": name,
+            "count": len(ids),
+            "dim": int(vectors.shape[1]),
+            "dtype": dtype,
+            "fingerprint": fingerprint,
+            "source": source,
+            "license": license,
+            "normalisation": normalisation,
+            "metrics": dict(metrics or {}),
+            "has_vector": layout.HAS_VECTOR if has_vector is not None else None,
+        }
+        layout.write_manifest(draft, fields)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return folder
+
+
+def _check_shapes(
+    folder: Path,
+    name: str,
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    dtype: str | None,
+    has_vector: np.ndarray | None,
+    *columns: Sequence[Any] | None,
+) -> str:
+    """Checks what can be checked without reading a row; returns the dtype the table is stored in."""
+    if not name.strip():
+        raise InputError(folder, "field 'name' is empty", "give the knowledge base a name")
+    if len(vectors.shape) != 2 or vectors.shape[1] == 0:
+        raise InputError(folder, f"field 'vectors' has shape {tuple(vectors.shape)}, not [entities, dimensions]")
+    if len(ids) == 0:
+        raise InputError(folder, "field 'ids' is empty", "a knowledge base holds at least one entity")
+    fields = ("has_vector", "labels", "aliases", "descriptions")
+    for field, column in zip(("vectors", *fields), (vectors, has_vector, *columns), strict=True):
+        if column is not None and len(column) != len(ids):
+            raise InputError(folder, f"{len(ids)} ids but {len(column)} {field}", "give one of each for every entity")
+    if not np.issubdtype(vectors.dtype, np.floating):
+        raise InputError(folder, f"field 'vectors' is {vectors.dtype}, not floating", "convert it to float32")
+    dtype = dtype or ("float16" if vectors.dtype == np.float16 else "float32")
+    if dtype not in layout.DTYPES:
+        raise InputError(folder, f"field 'dtype' is {dtype!r}", f"choose {' or '.join(layout.DTYPES)}")
+    return dtype
+
+
+def _relation_names(folder: Path, relations: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    if isinstance(relations, Mapping):
+        return dict(relations)
+    names = dict.fromkeys(relations or (), "")
+    if relations is not None and len(names) != len(relations):
+        doubled = next(one for one in names if list(relations).count(one) > 1)
+        raise InputError(folder, f"field 'relations' names {doubled!r} twice", "give every relation its own id")
+    return names
+
+
+def _check_triples(folder: Path, triples: np.ndarray, entities: int, relations: int) -> np.ndarray:
+    """Returns int32 [T, 3] whose indices all point at something."""
+    if triples.ndim != 2 or triples.shape[1] != 3 or not np.issubdtype(triples.dtype, np.integer):
+        raise InputError(folder, f"field 'triples' is {triples.dtype} {triples.shape}, not integer [T, 3]")
+    if len(triples) == 0:
+        raise InputError(folder, "field 'triples' is empty", "leave it out when there is none")
+    for column, (what, bound) in enumerate((("head", entities), ("relation", relations), ("tail", entities))):
+        bad = np.flatnonzero((triples[:, column] < 0) | (triples[:, column] >= bound))
+        if len(bad):
+            value = triples[bad[0], column]
+            raise InputError(folder, f"triple {bad[0]} has {what} {value}, there are {bound}", "indices count from 0")
+    return triples.astype(np.int32)
+
+
+def _write_ids(draft: Path, folder: Path, ids: Sequence[str]) -> None:
+    """Writes the trie, and the permutations between its keys and the rows."""
+    for row, one in enumerate(ids):
+        if not isinstance(one, str) or not one or "\n" in one or "\0" in one:
+            raise InputError(folder, f"id {one!r} of row {row} is unusable", "ids are non-empty one-line strings")
+    try:
+        trie = marisa_trie.Trie(ids)
+    except UnicodeEncodeError as error:
+        raise InputError(folder, f"an id is not valid Unicode: {error}", "mend the encoding of the ids") from None
+    key_of_row = np.fromiter(map(trie.key_id, ids), np.int32, count=len(ids))
+    if len(trie) != len(ids):
+        first = np.full(len(trie), len(ids), np.int64)
+        np.minimum.at(first, key_of_row, np.arange(len(ids)))
+        row = int(np.flatnonzero(first[key_of_row] != np.arange(len(ids)))[0])
+        problem = f"id {ids[row]!r} stands twice, in rows {first[key_of_row[row]]} and {row}"
+        raise InputError(folder, problem, "give every entity its own id")
+    row_of_key = np.empty_like(key_of_row)
+    row_of_key[key_of_row] = np.arange(len(ids), dtype=np.int32)
+    trie.save(str(draft / layout.TRIE))
+    np.save(draft / layout.KEY_OF_ROW, key_of_row)
+    np.save(draft / layout.ROW_OF_KEY, row_of_key)
+
+
+def _write_vectors(
+    draft: Path, folder: Path, ids: Sequence[str], vectors: np.ndarray, dtype: str, has_vector: np.ndarray | None
+) -> str:
+    """Writes the table block by block; returns the fingerprint."""
+    count, dim = vectors.shape
+    fingerprint = layout.Fingerprint(count, dim, dtype)
+    header = {"descr": layout.DTYPES[dtype], "fortran_order": False, "shape": (count, dim)}
+    with (draft / layout.VECTORS).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for rows in layout.blocks(count, dim * 4):
+            block = np.asarray(vectors[rows])
+            if has_vector is not None:
+                block = np.where(has_vector[rows, None], block, 0)
+            with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused by name just below
+                block = np.ascontiguousarray(block, dtype=layout.DTYPES[dtype])
+            bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+            if len(bad):
+                row = rows.start + int(bad[0])
+                problem = f"the vector of row {row} (id {ids[row]!r}) is not finite as {dtype}"
+                raise InputError(folder, problem, "mend it, or mark the row in has_vector as without one")
+            fingerprint.add_vectors(block)
+            file.write(block.data)
+    fingerprint.add_presence(has_vector)
+    if has_vector is not None:
+        np.save(draft / layout.HAS_VECTOR, has_vector)
+    for rows in layout.blocks(count, 64):
+        fingerprint.add_ids(ids[rows])
+    return fingerprint.hexdigest()
+
+
+def _write_entities(
+    draft: Path,
+    folder: Path,
+    ids: Sequence[str],
+    labels: Sequence[str] | None,
+    aliases: Sequence[Sequence[str]] | None,
+    descriptions: Sequence[str] | None,
+) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [
+            ("id", pa.large_string()),
+            ("label", pa.large_string()),
+            ("description", pa.large_string()),
+            ("aliases", pa.large_list(pa.large_string())),
+        ]
+    )
+    with pa.OSFile(str(draft / layout.ENTITIES), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for start in range(0, len(ids), _ENTITY_BATCH):
+            rows = slice(start, min(start + _ENTITY_BATCH, len(ids)))
+            empty = [""] * (rows.stop - rows.start)
+            columns = [
+                ids[rows],
+                empty if labels is None else labels[rows],
+                empty if descriptions is None else descriptions[rows],
+                [[]] * len(empty) if aliases is None else [list(some) for some in aliases[rows]],
+            ]
+            try:
+                arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
+            except (pa.ArrowException, TypeError) as error:
+                problem = f"labels, descriptions or aliases of rows {rows.start} to {rows.stop - 1}: {error}"
+                raise InputError(folder, problem, "give strings, and lists of strings for the aliases") from None
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
