@@ -1,0 +1,166 @@
+"""The three seams a knowledge plugin may touch, each the identity, and the names plugins are found by.
+
+A plugin is one file in this folder, called like the plugin, whose class is decorated with `@register(name)`. A third
+party's plugin lives in its own distribution, which declares the entry point group `kinject.plugins`
+(`my_plugin = "my_package.my_module"`); the module is imported when its name is first asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, TypeVar
+
+import jax
+from flax import nnx
+
+from kinject.errors import InputError, did_you_mean
+
+ENTRY_POINT_GROUP = "kinject.plugins"
+BEYOND_THE_LAST_LAYER = sys.maxsize  # first_seam() of a plugin that changes no hidden state of the encoder
+
+
+class Plugin(nnx.Module):
+    """The identity at all three seams of the encoder; a method overrides those it uses.
+
+    A subclass states its hyperparameters as a frozen dataclass `Config` and is constructed as
+    `cls(config, hidden_size=…, knowledge_dim=…, rngs=…)`. Its seams are pure functions of their arguments and of its
+    parameters, so that a swapped domain is a swap of arrays. `batch` is the flat dict of docs/architecture.md; `key`
+    is a dropout key, or None when nothing is dropped.
+
+    Attributes:
+      name: what it is registered as.
+      reads_sequence: whether a seam of the last layer needs every position of a row. The encoder then computes the
+        last layer everywhere, and gathers afterwards. Where a subclass does not say, it is True exactly when it
+        overrides `feed_forward` or `outputs`.
+    """
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        """Hyperparameters; JSON-like values only, as they are written beside the weights."""
+
+    name: ClassVar[str] = "identity"
+    reads_sequence: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "reads_sequence" not in vars(cls):
+            cls.reads_sequence = _overrides(cls, "feed_forward") or _overrides(cls, "outputs")
+
+    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int, rngs: nnx.Rngs | None = None):
+        """Remembers what every plugin is built from.
+
+        Args:
+          config: an instance of `cls.Config`; None takes its defaults.
+          hidden_size: D of the host.
+          knowledge_dim: k, size of an entity vector; 0 where the method reads none.
+          rngs: where fresh parameters come from.
+        """
+        del rngs
+        self.config = type(self).Config() if config is None else config
+        self.hidden_size = hidden_size
+        self.knowledge_dim = knowledge_dim
+
+    def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """Changes the word embeddings [B, L, D], before position, type and LayerNorm are added."""
+        del batch, key
+        return embeddings
+
+    def feed_forward(
+        self,
+        layer: int,
+        hidden: jax.Array,
+        output: jax.Array,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Changes what the feed-forward of `layer` (from 0) yields, before dropout and residual.
+
+        Args:
+          layer: which one; the same Python integer in every trace.
+          hidden: [B, L, D] what the feed-forward read: after the attention's LayerNorm.
+          output: [B, L, D] what it yields. With `reads_sequence = False` the last layer may have [B, P, D] in both.
+          batch: the batch.
+          key: dropout key or None.
+        """
+        del layer, hidden, batch, key
+        return output
+
+    def outputs(
+        self, hidden_states: Sequence[jax.Array], batch: Mapping[str, jax.Array], key: jax.Array | None = None
+    ) -> jax.Array:
+        """Yields what the head reads, [B, L, D], from all hidden states (0 = embeddings, i + 1 = layer i)."""
+        del batch, key
+        return hidden_states[-1]
+
+    def first_seam(self) -> int:
+        """Lowest hidden state index that the plugin can change: those below may be computed once and kept.
+
+        0 = embeddings, i + 1 = feed-forward of layer i, `BEYOND_THE_LAST_LAYER` = none of them. A subclass whose
+        configuration names the layers it serves overrides this; the default is what its overridden seams allow.
+        """
+        if _overrides(type(self), "embed"):
+            return 0
+        return 1 if _overrides(type(self), "feed_forward") else BEYOND_THE_LAST_LAYER
+
+
+def _overrides(cls: type[Plugin], seam: str) -> bool:
+    return getattr(cls, seam) is not getattr(Plugin, seam)
+
+
+_REGISTERED: dict[str, type[Plugin]] = {}
+P = TypeVar("P", bound=type[Plugin])
+
+
+def register(name: str) -> Callable[[P], P]:
+    """Class decorator that makes a plugin known by `name`.
+
+    Raises:
+      ValueError: the name is another class's, or `Config` is no frozen dataclass.
+    """
+
+    def decorate(cls: P) -> P:
+        taken = _REGISTERED.get(name)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"plugin name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
+        if not (dataclasses.is_dataclass(cls.Config) and cls.Config.__dataclass_params__.frozen):
+            raise ValueError(f"{cls.__qualname__}.Config must be a frozen dataclass")
+        cls.name = name
+        _REGISTERED[name] = cls
+        return cls
+
+    return decorate
+
+
+def plugin_class(name: str) -> type[Plugin]:
+    """Returns the plugin registered as `name`, importing the module that brings it.
+
+    Raises:
+      InputError: nobody registers that name.
+    """
+    if name not in _REGISTERED:
+        for importing in _modules(name):
+            importing()
+    if name not in _REGISTERED:
+        raise InputError("plugin", f"there is no plugin called {name!r}", did_you_mean(name, plugin_names()))
+    return _REGISTERED[name]
+
+
+def plugin_names() -> list[str]:
+    """Returns every name that can be asked for, sorted; imports all plugins to know."""
+    for importing in _modules(None):
+        importing()
+    return sorted(_REGISTERED)
+
+
+def _modules(name: str | None) -> list[Callable[[], object]]:
+    """Returns importers of what may register `name`: our file of that name, entry points of that name; None = all."""
+    package = __name__.rpartition(".")[0]
+    ours = [m.name for m in pkgutil.iter_modules(sys.modules[package].__path__) if name in (None, m.name)]
+    theirs = entry_points(group=ENTRY_POINT_GROUP) if name is None else entry_points(group=ENTRY_POINT_GROUP, name=name)
+    found: list[Callable[[], object]] = [lambda m=m: importlib.import_module(f"{package}.{m}") for m in ours]
+    return found + [entry.load for entry in theirs]
