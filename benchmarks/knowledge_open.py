@@ -1,0 +1,166 @@
+"""Opening a knowledge base and looking entities up, against a dict of ids beside `np.load` into memory.
+
+    python benchmarks/knowledge_open.py --entities 5000000 --dim 128 --lookups 1000000 --folder /tmp --json out.json
+
+Each side runs in a process of its own on the same files, so that seconds and resident memory are its own. The files
+(2.6 GB at the size above) are written under --folder first and removed afterwards. They are in the page cache when
+read, as on a machine that trains for more than a minute; --cold evicts them before each side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SIDES = ("ours", "theirs")
+
+
+def resident_mb() -> float:
+    """This process's resident memory now, in MB of 10^6 bytes; the peak would include the imports' own."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def wanted(entities: int, lookups: int) -> list[str]:
+    """Ids to look up, one in ten of them unknown."""
+    rows = np.random.default_rng(1).integers(0, int(entities / 0.9), lookups)
+    return [f"Q{row}" for row in rows.tolist()]
+
+
+def run_ours(folder: Path, ids: list[str]) -> dict[str, float]:
+    from kinject.knowledge import KnowledgeBase
+
+    before, start = resident_mb(), time.perf_counter()
+    kb = KnowledgeBase.open(folder / "kb")
+    opened, memory = time.perf_counter() - start, resident_mb() - before
+    total_memory = resident_mb()
+    start = time.perf_counter()
+    rows = kb.rows(ids)
+    looked_up = time.perf_counter() - start
+    start = time.perf_counter()
+    checksum = 0.0
+    for batch in np.array_split(rows, max(1, len(rows) // 8192)):  # as a data pipeline does: batch by batch
+        vectors, found = kb.gather(batch)
+        checksum += float(vectors.sum(dtype=np.float64)) + int(found.sum())
+    return {
+        "open": opened,
+        "open_memory": memory,
+        "process_memory": total_memory,
+        "lookup": looked_up,
+        "gather": time.perf_counter() - start,
+        "checksum": checksum,
+    }
+
+
+def run_theirs(folder: Path, ids: list[str]) -> dict[str, float]:
+    before, start = resident_mb(), time.perf_counter()
+    table = np.load(folder / "kb" / "vectors.npy")
+    row_of = {line.rstrip("\n"): row for row, line in enumerate((folder / "ids.txt").open(encoding="utf-8"))}
+    opened, memory = time.perf_counter() - start, resident_mb() - before
+    total_memory = resident_mb()
+    start = time.perf_counter()
+    rows = np.fromiter((row_of.get(one, -1) for one in ids), np.int32, count=len(ids))
+    looked_up = time.perf_counter() - start
+    start = time.perf_counter()
+    checksum = 0.0
+    for batch in np.array_split(rows, max(1, len(rows) // 8192)):
+        found = batch >= 0
+        vectors = np.zeros((len(batch), table.shape[1]), np.float32)
+        vectors[found] = table[batch[found]]
+        checksum += float(vectors.sum(dtype=np.float64)) + int(found.sum())
+    return {
+        "open": opened,
+        "open_memory": memory,
+        "process_memory": total_memory,
+        "lookup": looked_up,
+        "gather": time.perf_counter() - start,
+        "checksum": checksum,
+    }
+
+
+def evict(folder: Path) -> None:
+    """Asks the kernel to forget the pages of every file below the folder."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        file = os.open(path, os.O_RDONLY)
+        os.fsync(file)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
+
+
+def write(folder: Path, entities: int, dim: int) -> float:
+    """Writes the knowledge base and a plain list of ids; returns the seconds of the former."""
+    from kinject.knowledge import write_knowledge
+
+    raw = np.lib.format.open_memmap(folder / "raw.npy", "w+", np.float32, (entities, dim))
+    rng = np.random.default_rng(0)
+    for start in range(0, entities, 65_536):
+        raw[start : start + 65_536] = rng.standard_normal((min(65_536, entities - start), dim), np.float32)
+    ids = [f"Q{row}" for row in range(entities)]
+    start_time = time.perf_counter()
+    write_knowledge(folder / "kb", name="benchmark", ids=ids, vectors=raw)
+    seconds = time.perf_counter() - start_time
+    (folder / "raw.npy").unlink()
+    (folder / "ids.txt").write_text("".join(f"{one}\n" for one in ids), encoding="utf-8")
+    return seconds
+
+
+def measure(side: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
+    command += ["--entities", str(args.entities), "--lookups", str(args.lookups)]
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}, check=True, stdout=-1
+    )
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entities", type=int, default=5_000_000)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--lookups", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--cold", action="store_true", help="evict the files from the page cache first")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        run = run_ours if args.side == "ours" else run_theirs
+        print(json.dumps(run(args.folder, wanted(args.entities, args.lookups))))
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        seconds = write(Path(scratch), args.entities, args.dim)
+        sides = {}
+        for side in SIDES:
+            if args.cold:
+                evict(Path(scratch))
+            sides[side] = measure(side, Path(scratch), args)
+    if sides["ours"]["checksum"] != sides["theirs"]["checksum"]:
+        raise SystemExit(f"the two sides gathered different vectors: {sides}")
+    size = {"entities": args.entities, "dim": args.dim, "lookups": args.lookups, "cold": args.cold}
+    size["write_seconds"] = round(seconds, 2)
+    hardware = f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}"
+    units = {"open": "s", "open_memory": "MB", "process_memory": "MB", "lookup": "s", "gather": "s"}
+    rows = []
+    for what, unit in units.items():
+        ours, theirs = sides["ours"][what], sides["theirs"][what]
+        # theirs / ours: above 1 the knowledge base is faster or smaller
+        row = {"name": f"knowledge/{what}", "ratio": round(theirs / ours, 3), "ours": round(ours, 4)}
+        rows.append({**row, "theirs": round(theirs, 4), "unit": unit, "hardware": hardware, **size})
+    for row in rows:
+        print(f"{row['name']:26} ours {row['ours']:10} {row['unit']:3} theirs {row['theirs']:10} {row['ratio']}x")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
