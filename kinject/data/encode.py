@@ -1,0 +1,315 @@
+"""Text and mentions -> ids, entity slots and spans. Nothing else in kinject turns text into ids.
+
+The form is that of map-tuning (Zhang et al., ACL 2023): an entity with a vector takes one extra token position, the
+slot, before a slash and the mention, `[ENTITY] / mention words`; task markers stand around all of it,
+`# [ENTITY] / mention words #`. An entity without a vector gets neither slot nor slash.
+
+The text is cut into pieces once, whole, and slots, slashes and markers are put between those pieces: what is inserted
+can therefore not change a piece of the text or of the mention, for WordPiece as for byte-level BPE. Taken out again
+they leave what the host's own tokenizer makes of the text. Only where a mention starts or ends inside a piece (the
+`German` of `Germans`) is the text cut at its mentions first, so that a mention owns whole pieces; that too is the same
+with and without slots.
+
+The slot holds the host's unknown-word id. The plugin replaces that embedding, so any id would do for it; the mask id
+would look like a blank to whoever searches for one, the pad id like padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from kinject.data.passage import Passage, Side, Text, sides_of
+from kinject.data.records import Mention
+from kinject.data.tokenizer import HostTokenizer
+from kinject.data.truncate import doomed_pieces
+from kinject.errors import InputError
+
+__all__ = ["Encoded", "EntityEncoder", "Mention", "Passage", "Rows"]
+
+Rows = Callable[[list[str]], np.ndarray]  # ids of entities -> int32 rows of the knowledge base, -1 = no vector
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One encoded passage of L positions, special tokens included; all arrays are int32.
+
+    Args:
+      token_ids [L], type_ids [L]: as the host wants them; a slot holds the unknown-word id.
+      entity_slot [L]: -1, or which of `entities` stands here.
+      entities: distinct ids with a slot, in the order of their first slot.
+      entity_rows [len(entities)]: their rows in the knowledge base.
+      spans [n, 2]: positions [start, end) of each mention's own pieces, mentions of `text` as given, then the pair's.
+      markers [n, 2]: position of the first piece of the opening and of the closing marker; -1 where there is none.
+      mask_positions [P], label_ids [P]: pieces of masked mentions, and the ids that stood there.
+      blanks [Q]: mask tokens that the text itself had.
+    """
+
+    token_ids: np.ndarray
+    type_ids: np.ndarray
+    entity_slot: np.ndarray
+    entities: tuple[str, ...]
+    entity_rows: np.ndarray
+    spans: np.ndarray
+    markers: np.ndarray
+    mask_positions: np.ndarray
+    label_ids: np.ndarray
+    blanks: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+class EntityEncoder:
+    """Encodes passages for one host.
+
+    Args:
+      tokenizer: the host's.
+      max_length: positions a passage may take, special tokens included; the host's maximum when None.
+      separator: what stands between slot and mention.
+      max_entities: most distinct entities a passage may have (the M of a batch); those that come later in the text get
+        no slot. None = no limit.
+
+    Raises:
+      InputError: a length the host does not have, a separator it cannot spell.
+    """
+
+    def __init__(
+        self,
+        tokenizer: HostTokenizer,
+        max_length: int | None = None,
+        separator: str = "/",
+        max_entities: int | None = None,
+    ):
+        self.tokenizer = tokenizer
+        self.max_length = tokenizer.max_length if max_length is None else max_length
+        least = len(tokenizer.before) + len(tokenizer.between) + len(tokenizer.after) + 1
+        if not least <= self.max_length <= tokenizer.max_length:
+            mend = f"choose from {least} to {tokenizer.max_length}"
+            raise InputError("max_length", f"{self.max_length} is not a length of this host", mend)
+        if max_entities is not None and max_entities < 0:
+            raise InputError("max_entities", f"{max_entities} is negative", "give 0 or more")
+        self.max_entities = max_entities
+        self._words: dict[str, tuple[int, ...]] = {"": ()}
+        self._slot_ids = (tokenizer.unk_id, *self._word(separator))
+
+    def encode(
+        self,
+        text: Text,
+        mentions: Sequence[Mention] = (),
+        pair: Text | None = None,
+        pair_mentions: Sequence[Mention] = (),
+        *,
+        rows: Rows | None = None,
+    ) -> Encoded:
+        """Encodes one passage; see `encode_batch`."""
+        return self.encode_batch([Passage(text, mentions, pair, pair_mentions)], rows)[0]
+
+    def encode_batch(
+        self, passages: Sequence[Passage], rows: Rows | None = None, *, skip_overlong: bool = False
+    ) -> list[Encoded | None]:
+        """Encodes passages with one call of the tokenizer and one of `rows` for all of them.
+
+        A passage longer than `max_length` loses context: first at the outer ends, the pieces farthest from any
+        mention or mask token, then between mentions. Mentions, markers, slots and mask tokens always stay.
+
+        Args:
+          passages: any number.
+          rows: which entities have a vector, e.g. `KnowledgeBase.rows`; None = plugin off, no slots at all.
+          skip_overlong: give None for a passage whose mentions alone do not fit, instead of raising.
+
+        Raises:
+          InputError: mentions outside their text, overlapping, without a visible character or too long to fit; a
+            marker the host cannot spell; text that is no valid Unicode.
+        """
+        sides = [sides_of(passage) for passage in passages]
+        flat = [side for group in sides for side in group]
+        pieces = self.tokenizer.pieces([side.text for side in flat])
+        for side, found in zip(flat, pieces, strict=True):
+            side.pieces = found
+        for passage, group in zip(passages, sides, strict=True):
+            for side in group:
+                side.locate(self.tokenizer, passage.where)
+        known = _known_rows(flat, rows)
+        return [
+            self._finish(passage, group, known, skip_overlong) for passage, group in zip(passages, sides, strict=True)
+        ]
+
+    def pad(
+        self, encoded: Sequence[Encoded], length: int, entities: int, rows: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Stacks passages into a batch, one segment a row.
+
+        Args:
+          encoded: up to `rows` passages.
+          length: L of the batch.
+          entities: M of the batch.
+          rows: B; rows beyond the passages are padding (segment 0). `len(encoded)` when None.
+
+        Returns:
+          int32 `token_ids`, `segment_ids`, `position_ids`, `type_ids`, `entity_slot` [B, L], `entity_ids` [B, M].
+
+        Raises:
+          InputError: a passage longer than L or with more than M entities, or more passages than rows.
+        """
+        rows = len(encoded) if rows is None else rows
+        if len(encoded) > rows:
+            raise InputError("batch", f"{len(encoded)} passages for {rows} rows", "give more rows")
+        batch = {name: np.zeros((rows, length), np.int32) for name in ("segment_ids", "position_ids", "type_ids")}
+        batch["token_ids"] = np.full((rows, length), self.tokenizer.pad_id, np.int32)
+        batch["entity_slot"] = np.full((rows, length), -1, np.int32)
+        batch["entity_ids"] = np.full((rows, entities), -1, np.int32)
+        count = np.arange(length, dtype=np.int32)
+        for row, one in enumerate(encoded):
+            size, number = len(one), len(one.entities)
+            if size > length or number > entities:
+                problem = f"passage {row} has {size} positions and {number} entities, the batch {length} and {entities}"
+                raise InputError("batch", problem, "encode with max_length and max_entities of the batch")
+            batch["token_ids"][row, :size] = one.token_ids
+            batch["segment_ids"][row, :size] = 1
+            batch["position_ids"][row, :size] = count[:size]
+            batch["type_ids"][row, :size] = one.type_ids
+            batch["entity_slot"][row, :size] = one.entity_slot
+            batch["entity_ids"][row, :number] = one.entity_rows
+        return batch
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        if word not in self._words:
+            self._words[word] = self.tokenizer.word(word)
+        return self._words[word]
+
+    def _finish(
+        self, passage: Passage, sides: list[Side], known: dict[str, int], skip_overlong: bool
+    ) -> Encoded | None:
+        draft = _Draft(self, known)
+        plan = [[draft.insertion(side.mentions[number]) for number in side.order] for side in sides]
+        fixed = len(self.tokenizer.before) + len(self.tokenizer.after)
+        fixed += len(self.tokenizer.between) if len(sides) == 2 else 0
+        fixed += sum(inserted.size for side in plan for inserted in side)
+        excess = fixed + sum(len(side.pieces.ids) for side in sides) - self.max_length
+        if excess > 0:
+            gone = doomed_pieces([(side.pieces.ids, side.runs) for side in sides], excess, self.tokenizer.mask_id)
+            if gone is None:
+                if skip_overlong:
+                    return None
+                problem = f"its mentions alone do not fit into {self.max_length} positions"
+                raise InputError(passage.where, problem, "raise max_length or drop mentions")
+            for side, doomed in zip(sides, gone, strict=True):
+                side.shorten(doomed)
+        return draft.write(sides, plan)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Insertion:
+    """What goes around one mention: marker ids before it, which entity's slot (-1: none), marker ids behind it."""
+
+    opening: tuple[int, ...]
+    slot: int
+    closing: tuple[int, ...]
+    size: int
+
+
+class _Draft:
+    """Writes one passage, position by position."""
+
+    def __init__(self, encoder: EntityEncoder, known: dict[str, int]):
+        self.encoder = encoder
+        self.known = known
+        self.entities: dict[str, int] = {}
+        self.ids: list[int] = []
+        self.slots: list[tuple[int, int]] = []
+        self.masked: list[int] = []
+        self.labels: list[int] = []
+
+    def insertion(self, mention: Mention) -> _Insertion:
+        opening, closing = self.encoder._word(mention.opening), self.encoder._word(mention.closing)
+        slot = self._entity(mention.entity) if mention.slot and mention.entity in self.known else -1
+        size = len(opening) + len(closing) + (len(self.encoder._slot_ids) if slot >= 0 else 0)
+        return _Insertion(opening, slot, closing, size)
+
+    def write(self, sides: list[Side], plan: list[list[_Insertion]]) -> Encoded:
+        tokenizer = self.encoder.tokenizer
+        self.ids += tokenizer.before
+        spans, markers = self._side(sides[0], plan[0])
+        second = len(self.ids)
+        if len(sides) == 2:
+            self.ids += tokenizer.between
+            second = len(self.ids)
+            more = self._side(sides[1], plan[1])
+            spans, markers = spans + more[0], markers + more[1]
+        self.ids += tokenizer.after
+        return self._encoded(spans, markers, second if len(sides) == 2 else len(self.ids))
+
+    def _side(self, side: Side, plan: list[_Insertion]) -> tuple[list, list]:
+        """Writes one text; returns spans and marker positions of its mentions in the order they were given."""
+        ids, pieces, slot_ids = self.ids, side.pieces.ids, self.encoder._slot_ids
+        spans: list = [None] * len(plan)
+        markers: list = [None] * len(plan)
+        done = 0
+        for number, (low, high), insertion in zip(side.order, side.runs, plan, strict=True):
+            ids += pieces[done:low]
+            opening = len(ids) if insertion.opening else -1
+            ids += insertion.opening
+            if insertion.slot >= 0:
+                self.slots.append((len(ids), insertion.slot))
+                ids += slot_ids
+            spans[number] = (len(ids), len(ids) + high - low)
+            self._mention(pieces[low:high], side.mentions[number].masked)
+            markers[number] = (opening, len(ids) if insertion.closing else -1)
+            ids += insertion.closing
+            done = high
+        ids += pieces[done:]
+        return spans, markers
+
+    def _mention(self, pieces: list[int], masked: bool) -> None:
+        if masked:
+            mask = self.encoder.tokenizer.mask_id
+            hidden = [(len(self.ids) + i, piece) for i, piece in enumerate(pieces) if piece != mask]
+            self.masked += [position for position, _ in hidden]
+            self.labels += [piece for _, piece in hidden]
+            pieces = [mask] * len(pieces)
+        self.ids += pieces
+
+    def _entity(self, entity: str) -> int:
+        limit = self.encoder.max_entities
+        if entity not in self.entities and limit is not None and len(self.entities) >= limit:
+            return -1
+        return self.entities.setdefault(entity, len(self.entities))
+
+    def _encoded(self, spans: list, markers: list, second: int) -> Encoded:
+        tokenizer = self.encoder.tokenizer
+        ids = np.array(self.ids, np.int32)
+        types = np.zeros(len(ids), np.int32)
+        types[second:] = tokenizer.pair_type
+        slots = np.full(len(ids), -1, np.int32)
+        for position, entity in self.slots:
+            slots[position] = entity
+        blanks = np.flatnonzero(ids == tokenizer.mask_id) if tokenizer.mask_id in self.ids else np.empty(0, np.int32)
+        if self.masked:
+            blanks = np.setdiff1d(blanks, self.masked)
+        return Encoded(
+            token_ids=ids,
+            type_ids=types,
+            entity_slot=slots,
+            entities=tuple(self.entities),
+            entity_rows=np.array([self.known[entity] for entity in self.entities], np.int32),
+            spans=np.array(spans, np.int32).reshape(-1, 2),
+            markers=np.array(markers, np.int32).reshape(-1, 2),
+            mask_positions=np.array(self.masked, np.int32),
+            label_ids=np.array(self.labels, np.int32),
+            blanks=blanks.astype(np.int32),
+        )
+
+
+def _known_rows(sides: list[Side], rows: Rows | None) -> dict[str, int]:
+    """Returns the row of every entity of a batch that has a vector."""
+    if rows is None:
+        return {}
+    mentions = (mention for side in sides for mention in side.mentions if mention.slot)
+    entities = list(dict.fromkeys(mention.entity for mention in mentions if mention.entity is not None))
+    if not entities:
+        return {}
+    found = np.asarray(rows(entities)).tolist()
+    return {entity: row for entity, row in zip(entities, found, strict=True) if row >= 0}
