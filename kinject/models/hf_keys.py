@@ -1,0 +1,177 @@
+"""Which Hugging Face tensor is which parameter of a host, as one table that serves reading and writing alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from kinject.errors import InputError
+from kinject.models.config import EncoderConfig
+from kinject.models.heads import head_kind
+
+To = Callable[[np.ndarray, EncoderConfig], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How a tensor of theirs becomes one of ours, and back; shapes are [out, in] there and [in, …, out] here."""
+
+    ours: To
+    theirs: To
+
+
+SAME = Transform(lambda t, _: t, lambda t, _: t)
+DENSE = Transform(lambda t, _: t.T, lambda t, _: t.T)
+HEADS_OUT = Transform(  # query, key or value kernel: [H * Dh, D] there, [D, H, Dh] here
+    lambda t, c: t.T.reshape(-1, c.num_attention_heads, c.head_dim), lambda t, c: t.reshape(c.hidden_size, -1).T
+)
+HEADS_BIAS = Transform(lambda t, c: t.reshape(c.num_attention_heads, c.head_dim), lambda t, c: t.reshape(c.hidden_size))
+HEADS_IN = Transform(  # output projection of the attention: [D, H * Dh] there, [H, Dh, D] here
+    lambda t, c: t.T.reshape(c.num_attention_heads, c.head_dim, -1), lambda t, c: t.reshape(c.hidden_size, -1).T
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One tensor: `key` of theirs (without `bert.` or `roberta.`), `path` of ours, and the way between.
+
+    `part` tells which slice of the parameter's axis `axis` the tensor is, where several share one parameter.
+    """
+
+    key: str
+    path: str
+    transform: Transform
+    part: int | None = None
+    axis: int = 0
+
+
+def _dense(key: str, path: str) -> tuple[Rule, ...]:
+    return Rule(f"{key}.weight", f"{path}/kernel", DENSE), Rule(f"{key}.bias", f"{path}/bias", SAME)
+
+
+def _norm(key: str, path: str) -> tuple[Rule, ...]:
+    return Rule(f"{key}.weight", f"{path}/scale", SAME), Rule(f"{key}.bias", f"{path}/bias", SAME)
+
+
+_EMBEDDING_RULES = (
+    Rule("embeddings.word_embeddings.weight", "encoder/embeddings/word/embedding", SAME),
+    Rule("embeddings.position_embeddings.weight", "encoder/embeddings/position/embedding", SAME),
+    Rule("embeddings.token_type_embeddings.weight", "encoder/embeddings/type/embedding", SAME),
+    *_norm("embeddings.LayerNorm", "encoder/embeddings/norm"),
+)
+
+
+def _layer_rules(i: int) -> tuple[Rule, ...]:
+    theirs, ours = f"encoder.layer.{i}", f"encoder/layers/{i}"
+    qkv = f"{ours}/attention/qkv"
+    parts = enumerate(("query", "key", "value"))
+    return (
+        *(
+            rule
+            for part, name in parts
+            for rule in (
+                Rule(f"{theirs}.attention.self.{name}.weight", f"{qkv}/kernel", HEADS_OUT, part, axis=1),
+                Rule(f"{theirs}.attention.self.{name}.bias", f"{qkv}/bias", HEADS_BIAS, part),
+            )
+        ),
+        Rule(f"{theirs}.attention.output.dense.weight", f"{ours}/attention/output/kernel", HEADS_IN),
+        Rule(f"{theirs}.attention.output.dense.bias", f"{ours}/attention/output/bias", SAME),
+        *_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention/norm"),
+        *_dense(f"{theirs}.intermediate.dense", f"{ours}/feed_forward/up"),
+        *_dense(f"{theirs}.output.dense", f"{ours}/feed_forward/down"),
+        *_norm(f"{theirs}.output.LayerNorm", f"{ours}/feed_forward/norm"),
+    )
+
+
+_BERT_LM = (
+    *_dense("cls.predictions.transform.dense", "head/transform"),
+    *_norm("cls.predictions.transform.LayerNorm", "head/norm"),
+    Rule("cls.predictions.bias", "head/bias", SAME),
+)
+_ROBERTA_LM = (
+    *_dense("lm_head.dense", "head/transform"),
+    *_norm("lm_head.layer_norm", "head/norm"),
+    Rule("lm_head.bias", "head/bias", SAME),
+)
+_BERT_POOLED = (*_dense("pooler.dense", "head/pooler"), *_dense("classifier", "head/output"))
+_ROBERTA_POOLED = (*_dense("classifier.dense", "head/pooler"), *_dense("classifier.out_proj", "head/output"))
+
+# What a checkpoint may hold beside what is asked for. Anything else there is an error, not a warning.
+_BUFFERS = re.compile(r"embeddings\.(position_ids|token_type_ids)")
+_OTHER_HEADS = re.compile(
+    r"cls\.seq_relationship\.(weight|bias)|qa_outputs\.(weight|bias)|pooler\.dense\.(weight|bias)"
+    r"|classifier\.((dense|out_proj)\.)?(weight|bias)|lm_head\.((dense|layer_norm|decoder)\.)?(weight|bias)"
+    r"|cls\.predictions\.((decoder|transform\.dense|transform\.LayerNorm)\.)?(weight|bias)"
+)
+
+# Tensors that are another one under a second name, where the masked-LM decoder is tied.
+TIED = {
+    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+    "lm_head.decoder.weight": "embeddings.word_embeddings.weight",
+    "lm_head.decoder.bias": "lm_head.bias",
+}
+
+
+def rules(config: EncoderConfig, head: str | None) -> tuple[Rule, ...]:
+    """Returns the table of a host with this shape and kind of head (None = bare encoder)."""
+    layers = (rule for i in range(config.num_hidden_layers) for rule in _layer_rules(i))
+    return (*_EMBEDDING_RULES, *layers, *_head_rules(config, head))
+
+
+def _head_rules(config: EncoderConfig, head: str | None) -> tuple[Rule, ...]:
+    if head is None:
+        return ()
+    roberta = config.model_type == "roberta"
+    if not head_kind(head).pooled:
+        return _ROBERTA_LM if roberta else _BERT_LM
+    # Hugging Face's RoBERTa pools for multiple choice as BERT does, and for classification in its own way
+    return _ROBERTA_POOLED if roberta and head != "multiple_choice" else _BERT_POOLED
+
+
+def architecture(config: EncoderConfig, head: str | None) -> str:
+    """Returns the transformers class that holds the same parameters."""
+    family = {"bert": "Bert", "roberta": "Roberta"}[config.model_type]
+    if head is None:
+        return f"{family}Model"
+    task = {"masked_lm": "MaskedLM", "multiple_choice": "MultipleChoice"}.get(head, "SequenceClassification")
+    return f"{family}For{task}"
+
+
+def full_key(rule: Rule, config: EncoderConfig, head: str | None) -> str:
+    """Returns the key as transformers writes it: prefixed where a head stands beside the encoder."""
+    inside = rule.key.startswith(("embeddings.", "encoder.", "pooler."))
+    return f"{config.model_type}.{rule.key}" if head is not None and inside else rule.key
+
+
+def canonical(keys: Iterable[str], config: EncoderConfig, where: object) -> dict[str, str]:
+    """Returns {key of the table's form: key in the file}, whatever age and class the checkpoint is from.
+
+    Raises:
+      InputError: two keys of the file name the same tensor.
+    """
+    found: dict[str, str] = {}
+    for key in keys:
+        name = key.removeprefix(f"{config.model_type}.")
+        name = re.sub(r"(?<=\.LayerNorm\.)gamma$", "weight", name)
+        name = re.sub(r"(?<=\.LayerNorm\.)beta$", "bias", name)
+        if name in found:
+            raise InputError(where, f"{found[name]} and {key} are the same tensor", "remove one of them")
+        found[name] = key
+    return found
+
+
+def set_aside(names: Iterable[str], wanted: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Sorts names of a checkpoint that were not asked for into (other heads' weights, unexpected ones).
+
+    Args:
+      names: canonical keys of the checkpoint.
+      wanted: canonical keys of the host's table.
+    """
+    rest = sorted(set(names) - set(wanted))
+    rest = [name for name in rest if not _BUFFERS.fullmatch(name)]
+    unused = [name for name in rest if _OTHER_HEADS.fullmatch(name)]
+    return unused, sorted(set(rest) - set(unused))
