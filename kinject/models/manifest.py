@@ -1,0 +1,95 @@
+"""`host.json`: what kinject knows of a host beside what Hugging Face's files say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kinject import __version__
+from kinject.errors import InputError
+from kinject.models.fingerprint import of_digests
+
+NAME = "host.json"
+FORMAT_VERSION = 1
+NO_HEAD = "none"
+GIVEN = ("base", "task", "labels", "extra")  # fields that are the caller's to say
+
+
+def fingerprints(digests: Mapping[str, str]) -> dict[str, str]:
+    """Returns the fingerprints of a host and of its encoder alone, of {parameter path: array digest}."""
+    prefix = "encoder/"
+    encoder = ((path.removeprefix(prefix), d) for path, d in digests.items() if path.startswith(prefix))
+    return {"fingerprint": of_digests(digests.items()), "encoder_fingerprint": of_digests(encoder)}
+
+
+def new_manifest(
+    head: str | None, num_labels: int | None, digests: Mapping[str, str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the manifest of a host about to be written.
+
+    Args:
+      head: kind of its head.
+      num_labels: outputs of a pooled head.
+      digests: {parameter path: array digest}.
+      given: any of `GIVEN`.
+    """
+    labels = given.get("labels")
+    return {
+        "format_version": FORMAT_VERSION,
+        "kinject_version": __version__,
+        "head": head or NO_HEAD,
+        "num_labels": num_labels,
+        **fingerprints(digests),
+        "base": given.get("base"),
+        "task": given.get("task"),
+        "labels": None if labels is None else list(labels),
+        "extra": dict(given.get("extra") or {}),
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of a folder, empty where kinject did not write it.
+
+    Raises:
+      InputError: it is malformed, or of a format that this kinject does not read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return {}
+    manifest = read_json(path)
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        mend = "load it with the kinject that wrote it, or a newer one"
+        raise InputError(path, f"format_version is {version!r}, and this kinject reads {FORMAT_VERSION}", mend)
+    return manifest
+
+
+def check_pinned(manifest: Mapping[str, Any], head: str | None, prints: Mapping[str, str], folder: Path) -> None:
+    """Raises InputError where the weights of a folder are not those its manifest was written for."""
+    if not manifest:
+        return
+    same_head = manifest.get("head") == (head or NO_HEAD)
+    for name in ("encoder_fingerprint", "fingerprint") if same_head else ("encoder_fingerprint",):
+        if manifest.get(name) != prints[name]:
+            problem = f"{name} is {manifest.get(name)}, but the weights have {prints[name]}"
+            raise InputError(folder / NAME, problem, "take host.json and weights of one host")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file, or raises InputError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(path, "is missing", "give a folder in Hugging Face's form") from error
+    except (OSError, ValueError) as error:
+        raise InputError(path, f"is no JSON file ({error})", "get the file again") from error
+    if not isinstance(values, dict):
+        raise InputError(path, "holds no JSON object", "get the file again")
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes an object as JSON, readable by people."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,119 @@
+"""Host -> Hugging Face folder, which transformers loads as if it had written it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+
+from kinject.errors import InputError
+from kinject.models import hf_keys, manifest
+from kinject.models.config import EncoderConfig
+from kinject.models.fingerprint import array_digest
+from kinject.models.heads import Host, head_kind
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def save_host(
+    host: Host,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer_files_from: str | os.PathLike[str] | None = None,
+    host_json: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a host as a folder that both kinject and transformers load, whole or not at all.
+
+    Args:
+      host: what to write, in the dtype its parameters are held in. Its arrays must be on this process's devices.
+      folder: where to; it must not exist.
+      tokenizer_files_from: folder whose tokenizer files are copied.
+      host_json: what `host.json` shall say of where the host is from: any of "base" (name or fingerprint of the model
+        it was tuned from), "task", "labels" (list of names, output by output), "extra" (the task's own dict).
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: the folder exists, there are no tokenizer files to copy, or the labels are not one an output.
+    """
+    folder, given = Path(folder), dict(host_json or {})
+    if folder.exists():
+        raise InputError(folder, "exists, and nothing is overwritten", "choose another folder")
+    unknown = sorted(given.keys() - set(manifest.GIVEN))
+    if unknown:
+        raise ValueError(f"host_json has {unknown}; it may have {', '.join(manifest.GIVEN)}")
+    config, kind = host.encoder.config, None if host.head is None else host.head.kind
+    copied = _tokenizer_files(tokenizer_files_from)
+    hf_config = _hf_config(host, kind, given.get("labels"))
+    arrays = {
+        "/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(host, nnx.Param))
+    }
+    digests = {path: array_digest(array) for path, array in arrays.items()}
+    described = manifest.new_manifest(kind, getattr(host.head, "num_labels", None), digests, given)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        manifest.write_json(partial / "config.json", hf_config)
+        manifest.write_json(partial / manifest.NAME, described)
+        save_file(_their_arrays(arrays, config, kind), partial / "model.safetensors", metadata={"format": "pt"})
+        for file in copied:
+            shutil.copyfile(file, partial / file.name)
+        partial.chmod(0o755)  # mkdtemp's is the owner's alone
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder
+
+
+def _hf_config(host: Host, kind: str | None, labels: Sequence[str] | None) -> dict[str, Any]:
+    config = host.encoder.config
+    values = config.to_hf() | {"architectures": [hf_keys.architecture(config, kind)]}
+    values["dtype"] = host.encoder.embeddings.word.embedding[...].dtype.name
+    if kind is None or not head_kind(kind).pooled:
+        return values
+    if kind != "multiple_choice":
+        labels = [f"LABEL_{i}" for i in range(host.head.num_labels)] if labels is None else list(labels)
+        if len(labels) != host.head.num_labels or len(set(labels)) != len(labels):
+            problem = f"has {len(set(labels))} different names for {host.head.num_labels} outputs"
+            raise InputError("labels", problem, "name each output once")
+        values["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        values["label2id"] = {label: i for i, label in enumerate(labels)}
+    if head_kind(kind).problem_type is not None:
+        values["problem_type"] = head_kind(kind).problem_type
+    return values
+
+
+def _their_arrays(arrays: Mapping[str, np.ndarray], config: EncoderConfig, kind: str | None) -> dict[str, np.ndarray]:
+    theirs = {}
+    for rule in hf_keys.rules(config, kind):
+        array = arrays[rule.path]
+        if rule.part is not None:
+            array = np.take(array, rule.part, rule.axis)
+        theirs[hf_keys.full_key(rule, config, kind)] = np.ascontiguousarray(rule.transform.theirs(array, config))
+    return theirs
+
+
+def _tokenizer_files(source: str | os.PathLike[str] | None) -> list[Path]:
+    if source is None:
+        return []
+    files = [Path(source) / name for name in TOKENIZER_FILES if (Path(source) / name).is_file()]
+    if not files:
+        raise InputError(source, "has no tokenizer files", f"there must be some of {', '.join(TOKENIZER_FILES)}")
+    return files
