@@ -64,8 +64,7 @@ def write_knowledge(
         points outside. Nothing is left behind.
     """
     folder = Path(folder)
-    if folder.exists() or folder.is_symlink():
-        raise InputError(folder, "exists already", "name another folder, or remove this one first")
+    refuse_existing(folder)
     dtype = _check_shapes(folder, name, ids, vectors, dtype, has_vector, labels, aliases, descriptions)
     if has_vector is not None:
         has_vector = np.ascontiguousarray(has_vector, dtype=bool)
@@ -104,6 +103,12 @@ def write_knowledge(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     return folder
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises InputError where something is at the path already: nothing is overwritten."""
+    if folder.exists() or folder.is_symlink():
+        raise InputError(folder, "exists already", "name another folder, or remove this one first")
 
 
 def _check_shapes(
