@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +29,10 @@ from kinject.data.tokenizer import HostTokenizer
 from kinject.data.truncate import doomed_pieces
 from kinject.errors import InputError
 
-__all__ = ["Encoded", "EntityEncoder", "Mention", "Passage", "Rows"]
+if TYPE_CHECKING:
+    from kinject.knowledge.base import KnowledgeBase
+
+__all__ = ["Encoded", "EntityEncoder", "Mention", "Passage", "Rows", "rows_with_vector"]
 
 Rows = Callable[[list[str]], np.ndarray]  # ids of entities -> int32 rows of the knowledge base, -1 = no vector
 
@@ -60,6 +65,17 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+def rows_with_vector(knowledge: KnowledgeBase) -> Rows:
+    """Returns the `rows` of a knowledge base for `encode_batch`: -1 also for entities it knows but has no vector of."""
+    return partial(_rows_with_vector, knowledge)
+
+
+def _rows_with_vector(knowledge: KnowledgeBase, entities: list[str]) -> np.ndarray:
+    rows = knowledge.rows(entities)
+    has_vector = knowledge.has_vector
+    return rows if has_vector is None else np.where((rows >= 0) & has_vector[rows], rows, -1)
 
 
 class EntityEncoder:
@@ -117,7 +133,7 @@ class EntityEncoder:
 
         Args:
           passages: any number.
-          rows: which entities have a vector, e.g. `KnowledgeBase.rows`; None = plugin off, no slots at all.
+          rows: which entities have a vector, see `rows_with_vector`; None = plugin off, no slots at all.
           skip_overlong: give None for a passage whose mentions alone do not fit, instead of raising.
 
         Raises:

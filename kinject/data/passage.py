@@ -108,10 +108,14 @@ def _runs(side: Side) -> tuple[list[Run], bool]:
     runs, whole = [], True
     for start, end in side.ranges:
         low, high = bisect_right(ends, start), bisect_left(starts, end)
-        runs.append((low, high))
         if low < high:
+            # byte-level BPE spells a rare word's space as a piece of its own; it goes where the word goes
+            lone = low > 0 and ends[low - 1] == start and side.text[start - 1] == " "
+            if lone and not side.text[starts[low - 1] : start].strip():
+                low -= 1
             beyond = side.text[starts[low] : start] + side.text[end : ends[high - 1]]
             whole = whole and not beyond.strip()  # some tokenizers count the space before a word to its piece
+        runs.append((low, high))
     return runs, whole
 
 
