@@ -153,7 +153,7 @@ def _open(file: Path) -> io.BufferedIOBase | gzip.GzipFile:
 
 def _decode(line: bytes, where: str) -> object:
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.rstrip(b"\r\n").decode("utf-8"))
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1} of the line is not UTF-8"
         raise InputError(where, problem, "convert the file: iconv -t UTF-8") from error
