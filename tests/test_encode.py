@@ -331,6 +331,19 @@ def test_an_unspaced_word_of_a_rare_script_keeps_its_space_behind_the_slot():
     assert encoder.tokenizer.decode(encoded.token_ids[slice(*encoded.spans[0])]) == " 北京"
 
 
+@both
+def test_a_cut_within_one_word_leaves_the_other_words_alone(family):
+    encoder = EntityEncoder(SHARED[family])
+    tokenizer = encoder.tokenizer
+    text = "Lonham ri Bergen"
+    cut = encoder.encode(text, [Mention(1, 2, "Q1"), Mention(10, 16, "Q2")])
+    parts = ["L", "o", "nham", " ri Bergen"]
+    pieces = [piece for part in parts for piece in tokenizer.backend.encode(part, add_special_tokens=False).ids]
+    assert cut.token_ids[1:-1].tolist() == pieces
+    assert pieces != tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert cut.spans[0].tolist() == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("mentions", "words_of_message"),
     [
@@ -399,6 +412,8 @@ def test_vocabulary_files_alone_give_the_same_tokenizer(make, tmp_path):
     theirs = AutoTokenizer.from_pretrained(tmp_path / "bare")
     facts = [{k: v for k, v in vars(one).items() if k != "backend"} for one in (whole, bare)]
     assert facts[0] == facts[1]
+    swallowed = [EntityEncoder(one).encode("ka [MASK] mo").token_ids.tolist() for one in (whole, bare)]
+    assert swallowed[0] == swallowed[1]
     mask = theirs.mask_token
     for text in ("Lonham mo, Zürgen (ri) é北京 ", f"Berdorf{mask}. U.S.  kalan", ""):
         ids = EntityEncoder(bare).encode(text.replace(mask, "[MASK]"), pair="ka # ri")
@@ -452,6 +467,22 @@ def test_a_published_tokenizer():
     expected = [101, 100, 1013, 2128, 4213, 1011, 2128, 4213, 2003, 1037, 2785, 1997, 103, 1012, 102]
     assert encoded.token_ids.tolist() == expected
     assert encoded.spans.tolist() == [[3, 8]]
+
+
+@pytest.mark.shared_data
+@both
+def test_real_sentences(family):
+    """FewRel as it comes: word lists with odd white space, mentions of several words, names from everywhere."""
+    file = Path(__file__).parents[2] / "shared" / "data" / "fewrel_val_wiki.json"
+    if not file.is_file():
+        pytest.skip(f"needs {file}")
+    encoder = EntityEncoder(replace(SHARED[family], max_length=1024))
+    for relation in json.loads(file.read_text(encoding="utf-8")).values():
+        for one in relation[:40]:
+            ends = [(places[0][0], places[0][-1] + 1, entity) for _, entity, places in (one["h"], one["t"])]
+            mentions = [Mention(start, end, "Q1" if entity < "Q3" else "Q9", "#", "#") for start, end, entity in ends]
+            encoded = encoder.encode(one["tokens"], mentions, rows=rows)
+            assert stripped(encoded, encoder, mentions) == host_ids(encoder.tokenizer, " ".join(one["tokens"]))
 
 
 def test_importing_is_light():
