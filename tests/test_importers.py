@@ -262,7 +262,8 @@ def test_a_table_of_ones_own_in_three_spellings(tmp_path):
     )
     put(
         tmp_path / "t.tsv.gz",
-        "\ufeffvector\tid\tlabel\taliases\tdescription\n\tb\t\t\tno vector\n1 2.5\ta\tAlpha, the\tA|first\t\n3 -4\tc\t\t\t\n",
+        "\ufeffvector\tid\tlabel\taliases\tdescription\n"
+        "\tb\t\t\tno vector\n1 2.5\ta\tAlpha, the\tA|first\t\n3 -4\tc\t\t\t\n",
     )
     bases = []
     for name in ("t.jsonl", "t.csv", "t.tsv.gz"):
