@@ -1,0 +1,128 @@
+"""Config files: Python with a `get_config(arg)`, overrides from the command line, and a strict schema.
+
+`--config configs/x.py:arg` calls `get_config("arg")`, which returns a nested dict. `--config.a.b=value` replaces one
+entry; the value is read as a Python literal, or else as a string. What the dict may hold is declared by `Section`
+classes; an unknown key, a wrong type or a value out of range is one line that names the key.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from kinject.errors import InputError, did_you_mean
+
+
+class Section(BaseModel):
+    """A part of a config: typed, immutable, and without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+AnyConfig = TypeVar("AnyConfig")
+
+
+def read_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads `file.py[:arg]` and applies `a.b=value` overrides.
+
+    Raises:
+      InputError: no such file, no `get_config`, an argument that the file refuses, an override without `=` or of a
+        place that does not exist.
+    """
+    file, _, arg = spec.partition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise InputError(f"--config {spec}", f"there is no file {file}", "see configs/ for the ones that come along")
+    module_spec = importlib.util.spec_from_file_location(f"kinject_config_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"--config {spec}", "not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{file}:{error.lineno}", f"not valid Python: {error.msg}") from None
+    if not hasattr(module, "get_config"):
+        raise InputError(file, "it has no get_config() function")
+    config = module.get_config(arg) if arg else module.get_config()
+    for override in overrides:
+        apply_override(config, override)
+    return config
+
+
+def apply_override(config: dict[str, Any], override: str) -> None:
+    """Sets one entry, `a.b.c=value`, of a nested dict in place. The parents must exist; the schema judges the leaf."""
+    place, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"--config.{override}", "it has no value", f"write --config.{override}=VALUE")
+    *parents, leaf = place.split(".")
+    node: Any = config
+    for depth, part in enumerate(parents):
+        if not isinstance(node, dict) or part not in node:
+            here = ".".join(parents[:depth]) or "the config"
+            known = node if isinstance(node, dict) else ()
+            raise InputError(f"--config.{place}", f"{here} has no entry {part!r}", did_you_mean(part, known))
+        node = node[part]
+    if not isinstance(node, dict):
+        raise InputError(f"--config.{place}", f"{'.'.join(parents)} is a value, not a section")
+    try:
+        node[leaf] = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        node[leaf] = text
+
+
+def build(section: type[AnySection], values: Mapping[str, Any], where: str) -> AnySection:
+    """Makes a `Section` from a dict, strictly.
+
+    Raises:
+      InputError: names the first key at fault, with the nearest known one when it is unknown.
+    """
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *(str(part) for part in first["loc"])]) if where else ".".join(map(str, first["loc"]))
+        key = str(first["loc"][-1]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            raise InputError(
+                place, f"unknown key {key}", did_you_mean(key, known_keys(section, first["loc"]))
+            ) from None
+        if first["type"] == "missing":
+            raise InputError(place, "it is missing") from None
+        given = repr(first.get("input"))
+        problem = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(place, f"{problem}, got {given if len(given) <= 60 else given[:57] + '...'}") from None
+
+
+def build_dataclass(cls: type[AnyConfig], values: Mapping[str, Any], where: str) -> AnyConfig:
+    """Makes a plain dataclass (a method's own Config, which need not know this file) from a dict, strictly."""
+    fields = [field.name for field in dataclasses.fields(cls)]
+    for key in values:
+        if key not in fields:
+            raise InputError(f"{where}.{key}", f"unknown key {key}", did_you_mean(key, fields))
+    try:
+        return TypeAdapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *map(str, first["loc"])])
+        problem = first["msg"][0].lower() + first["msg"][1:]
+        raise InputError(place, f"{problem}, got {first.get('input')!r}") from None
+
+
+def known_keys(section: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """The field names of the (nested) section in which the key at `location` stands."""
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        if field is None:
+            continue
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [each for each in options if isinstance(each, type) and issubclass(each, BaseModel)]
+        if nested:
+            section = nested[0]
+    return list(section.model_fields)

@@ -1,0 +1,142 @@
+"""Encoded examples in length buckets, and the Grain pipeline that deals batches from them.
+
+Rows of one bucket share a padded length, so a run compiles one step a bucket and computes little padding. The order
+of batches is a function of the seed alone and random access: Grain's iterator state is one index, and a rerun sees
+exactly the batches that an uninterrupted run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import grain
+import numpy as np
+
+from kinject.errors import InputError
+
+Batch = dict[str, np.ndarray]
+Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Knowledge rows int32 [...] -> (vectors float32 [..., k], found bool [...])."""
+
+
+def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
+    """At most `count` padded lengths that together pad the fewest tokens (exact, by dynamic programming).
+
+    Args:
+      lengths: the examples' lengths in tokens.
+      count: how many buckets at most; each costs one compilation of the step.
+
+    Returns:
+      Ascending bucket lengths; the last one is the longest example's.
+    """
+    values, counts = np.unique(np.asarray(lengths), return_counts=True)
+    total = np.concatenate([[0], np.cumsum(counts)])
+    best = values * total[1:]  # padded tokens when the first i+1 distinct lengths share one bucket
+    cuts: list[list[int]] = [[i] for i in range(len(values))]
+    for _ in range(count - 1):
+        wider, wider_cuts = best.copy(), list(cuts)
+        for i in range(1, len(values)):
+            cost = best[:i] + values[i] * (total[i + 1] - total[1 : i + 1])
+            j = int(cost.argmin())
+            if cost[j] < wider[i]:
+                wider[i], wider_cuts[i] = cost[j], [*cuts[j], i]
+        best, cuts = wider, wider_cuts
+    return [int(values[i]) for i in cuts[-1]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples ready for the device, one dict of arrays a bucket; every array's first axis counts examples.
+
+    `index` in each bucket is the example's position in the order in which it was given, so that results computed
+    bucket by bucket find their way back.
+    """
+
+    buckets: tuple[Batch, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(len(bucket["index"]) for bucket in self.buckets)
+
+    def with_arrays(self, make: Callable[[Batch], Mapping[str, np.ndarray]]) -> Examples:
+        """The same examples with arrays added or replaced, bucket by bucket."""
+        return Examples(tuple({**bucket, **make(bucket)} for bucket in self.buckets))
+
+    def in_order(self, key: str) -> np.ndarray:
+        """The array `key` of all examples in their given order; its shape behind the first axis must not vary."""
+        values = np.concatenate([bucket[key] for bucket in self.buckets])
+        index = np.concatenate([bucket["index"] for bucket in self.buckets])
+        ordered = np.empty_like(values)
+        ordered[index] = values
+        return ordered
+
+
+def make_examples(
+    lengths: Sequence[int], arrays: Callable[[Sequence[int], int], Mapping[str, np.ndarray]], *, buckets: int = 3
+) -> Examples:
+    """Sorts examples into buckets.
+
+    Args:
+      lengths: tokens of each example.
+      arrays: (indices of the examples of one bucket, padded length) -> dict of arrays, first axis = examples.
+      buckets: how many bucket lengths at most.
+
+    Raises:
+      InputError: there is no example.
+    """
+    if not len(lengths):
+        raise InputError("data set", "it holds no example that can be used")
+    lengths = np.asarray(lengths)
+    made, low = [], 0
+    for high in choose_buckets(lengths, buckets):
+        index = np.flatnonzero((lengths > low) & (lengths <= high))
+        made.append({**arrays([int(i) for i in index], high), "index": index.astype(np.int32)})
+        low = high
+    return Examples(tuple(made))
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Deals batches from examples; entity vectors are gathered as the batch is made, only those it needs."""
+
+    examples: Examples
+    gather: Gather | None = None
+
+    def batch(self, bucket: int, rows: np.ndarray) -> Batch:
+        """The batch of these rows of a bucket, with weight 1 each."""
+        batch = {key: values[rows] for key, values in self.examples.buckets[bucket].items()}
+        if self.gather is not None and batch.get("entity_ids", np.empty(0)).size:
+            batch["entity_vectors"], _ = self.gather(batch["entity_ids"])
+        batch.setdefault("weights", np.ones(len(rows), np.float32))
+        return batch
+
+    def training(self, batch_size: int, seed: int, threads: int = 2) -> grain.IterDataset:
+        """Endless shuffled batches of `batch_size` rows, buckets mixed in proportion to their sizes."""
+        parts = [
+            grain.MapDataset.range(len(bucket["index"]))
+            .seed(seed + number)
+            .shuffle()
+            .repeat()
+            .batch(batch_size)
+            .map(lambda rows, number=number: self.batch(number, rows))
+            for number, bucket in enumerate(self.examples.buckets)
+        ]
+        weights = [len(bucket["index"]) for bucket in self.examples.buckets]
+        mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
+        return mixed.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+
+    def evaluation(self, batch_size: int) -> Iterator[Batch]:
+        """Every example once, in a fixed order; the last batch of a bucket is filled up with rows of weight 0."""
+        for number, bucket in enumerate(self.examples.buckets):
+            size = len(bucket["index"])
+            for start in range(0, size, batch_size):
+                rows = np.arange(start, start + batch_size)
+                batch = self.batch(number, np.minimum(rows, size - 1))
+                filled = (rows < size).astype(np.float32)
+                weights = batch["weights"]
+                batch["weights"] = weights * filled.reshape(-1, *[1] * (weights.ndim - 1))
+                yield batch
+
+    def with_examples(self, examples: Examples) -> Feed:
+        return replace(self, examples=examples)

@@ -1,0 +1,75 @@
+"""A whole forward pass: embeddings, layers, head, with or without a plugin, from any layer on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from kinject.models.encoder import gather_positions, site
+from kinject.models.heads import Host, MaskedLMHead
+from kinject.plugins.base import Plugin
+
+HEAD_SITE = 1_000_003  # far from the sites of the layers
+
+
+def encode(
+    host: Host,
+    batch: Mapping[str, jax.Array],
+    plugin: Plugin | None = None,
+    key: jax.Array | None = None,
+    *,
+    positions: jax.Array | None = None,
+    start: int = 0,
+) -> jax.Array:
+    """What the head reads.
+
+    Args:
+      host: the host.
+      batch: docs/architecture.md; with `start` > 0 also `prefix` [B, L, D], hidden state number `start`.
+      plugin: the knowledge plugin, None = the bare host.
+      key: dropout key, None = no dropout.
+      positions: int32 [B, P] where the head reads, None = everywhere.
+      start: the layers below are not computed; the plugin must not touch them nor read their hidden states.
+
+    Returns:
+      [B, P, D], or [B, L, D] without positions.
+    """
+    encoder = host.encoder
+    hidden = batch["prefix"].astype(encoder.dtype) if start else encoder.embed(batch, plugin, key)
+    everywhere = (plugin is not None and plugin.reads_sequence) or start == len(encoder.layers)
+    early = None if everywhere else positions
+    states = (hidden, *encoder.run(hidden, batch, plugin, key, start=start, positions=early))
+    last = encoder.finish(states, batch, plugin, key)
+    return gather_positions(last, positions) if everywhere and positions is not None else last
+
+
+def logits(
+    host: Host,
+    batch: Mapping[str, jax.Array],
+    plugin: Plugin | None = None,
+    key: jax.Array | None = None,
+    *,
+    start: int = 0,
+) -> jax.Array:
+    """The head's scores at `batch["positions"]` ([B, P]; the first token where there are none).
+
+    Returns:
+      float32 [B, P, V] of a masked-LM head, [B, P, C] of a pooled head.
+    """
+    positions = batch.get("positions")
+    if positions is None:
+        positions = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
+    hidden = encode(host, batch, plugin, key, positions=positions, start=start)
+    if isinstance(host.head, MaskedLMHead):
+        return host.head.logits(hidden, host.encoder.embeddings.word.embedding[...])
+    if host.head is None:
+        raise ValueError("this host has no head to read the encoder with")
+    return host.head.logits(hidden, site(key, HEAD_SITE))
+
+
+def encode_prefix(host: Host, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int) -> jax.Array:
+    """Hidden state number `stop`, [B, L, D], without dropout: what `batch["prefix"]` is for `start=stop`."""
+    hidden = host.encoder.embed(batch, plugin)
+    return [hidden, *host.encoder.run(hidden, batch, plugin, stop=stop)][-1]

@@ -1,0 +1,94 @@
+"""Map-tuning: one map from entity vectors to the host's input space.
+
+Zhang et al., "Plug-and-Play Knowledge Injection for Pre-trained Language Models", ACL 2023, section 3. An entity vector
+e [k] becomes W e + b [d] and occupies one token slot of its own, before the mention: `[ENTITY] / mention`. It stands
+in for the word embedding only; position, type and LayerNorm follow as for any token.
+
+Seam: input embeddings. Trained: the map, k * d + d parameters for the affine one. Needs of the knowledge base: one
+vector an entity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kinject.plugins.base import Plugin, register
+
+
+class Affine(nnx.Module):
+    """W e + b, initialised as torch's Linear is (the authors' default): uniform in +-1/sqrt(k)."""
+
+    def __init__(self, knowledge_dim: int, hidden_size: int, rngs: nnx.Rngs):
+        uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        bound = knowledge_dim**-0.5
+        self.kernel = nnx.Param(uniform(rngs.params(), (knowledge_dim, hidden_size), jnp.float32))
+        self.bias = nnx.Param(jax.random.uniform(rngs.params(), (hidden_size,), jnp.float32, -bound, bound))
+
+    def __call__(self, vectors: jax.Array) -> jax.Array:
+        """[..., k] -> [..., D] in float32."""
+        return vectors.astype(jnp.float32) @ self.kernel[...] + self.bias[...]
+
+
+@register("map_tuning")
+class MapTuning(Plugin):
+    """The mapping network and its slot."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Which map.
+
+        Attributes:
+          mapper: "affine" is the paper's. "residual_mlp" adds a two-layer perceptron to it whose second layer starts at
+            zero, so that it starts as the affine map. "identity" is affine and starts as the identity matrix (cut or
+            padded with zeros when k != D) with bias 0: for vectors that live in the host's input space already, as
+            PELT's do.
+          width: hidden units of the residual perceptron.
+          dropout: on the mapped vector, in training.
+        """
+
+        mapper: Literal["affine", "residual_mlp", "identity"] = "affine"
+        width: int = 256
+        dropout: float = 0.0
+
+    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int, rngs: nnx.Rngs | None = None):
+        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim)
+        rngs = rngs or nnx.Rngs(0)
+        self.mapper = Affine(knowledge_dim, hidden_size, rngs)
+        if self.config.mapper == "identity":
+            self.mapper.kernel[...] = jnp.eye(knowledge_dim, hidden_size, dtype=jnp.float32)
+            self.mapper.bias[...] = jnp.zeros((hidden_size,), jnp.float32)
+        if self.config.mapper == "residual_mlp":
+            self.up = nnx.Linear(knowledge_dim, self.config.width, rngs=rngs)
+            self.down = nnx.Linear(
+                self.config.width, hidden_size, kernel_init=nnx.initializers.zeros, use_bias=False, rngs=rngs
+            )
+        self.dropout = nnx.Dropout(self.config.dropout)
+
+    def map(self, vectors: jax.Array) -> jax.Array:
+        """Entity vectors [..., k] -> the host's input space, float32 [..., D]."""
+        mapped = self.mapper(vectors)
+        if self.config.mapper == "residual_mlp":
+            mapped = mapped + self.down(jax.nn.gelu(self.up(vectors.astype(jnp.float32)), approximate=False))
+        return mapped
+
+    def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """Puts the mapped entities in their slots.
+
+        Args:
+          embeddings: word embeddings [B, L, D].
+          batch: reads `entity_slot` int32 [B, L] and `entity_vectors` float32 [B, M, k]. A batch without entities
+            (no `entity_vectors`) passes unchanged.
+          key: dropout key or None.
+        """
+        if "entity_vectors" not in batch:
+            return embeddings
+        mapped = self.dropout(self.map(batch["entity_vectors"]), deterministic=key is None, rngs=key)
+        slot = batch["entity_slot"]
+        here = jnp.take_along_axis(mapped, jnp.maximum(slot, 0)[:, :, None], axis=1)
+        return jnp.where((slot >= 0)[:, :, None], here.astype(embeddings.dtype), embeddings)

@@ -1,0 +1,252 @@
+"""A plugin on disk: one folder a domain, pinned to the host and the knowledge base that it was trained with.
+
+plugin.json   what it is (see docs/formats.md)
+params/       Orbax, the plugin's own parameters and nothing else: never the entity table, never the host
+README.md     its card
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from kinject.config import build_dataclass
+from kinject.errors import InputError
+from kinject.plugins.base import Plugin, plugin_class
+from kinject.tree import flatten, unflatten
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class HostIdentity:
+    """Which host a plugin belongs to.
+
+    Attributes:
+      fingerprint: of all parameters, head included.
+      lineage: fingerprints of the encoder, then of the encoders that it was made from, newest first. A plugin of any of
+        them fits: that is general plug-and-play, a map tuned on the raw model and plugged into one fine-tuned from it.
+      hidden_size: D.
+    """
+
+    fingerprint: str
+    lineage: tuple[str, ...]
+    hidden_size: int
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        return self.lineage[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredPlugin:
+    """A plugin read from its folder."""
+
+    plugin: Plugin
+    manifest: dict[str, Any]
+    folder: Path
+
+
+def make_plugin(
+    settings: Mapping[str, Any], *, hidden_size: int, knowledge_dim: int, seed: int = 0, where: str = "method"
+) -> Plugin:
+    """Makes a fresh plugin from `{"name": registered name, **fields of its Config}`.
+
+    Raises:
+      InputError: an unknown method, an unknown field, or a value of the wrong type.
+    """
+    settings = dict(settings)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise InputError(f"{where}.name", "it is missing", "name a method, such as map_tuning")
+    cls = plugin_class(name)
+    config = build_dataclass(cls.Config, settings, where)
+    return cls(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, rngs=nnx.Rngs(seed))
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that a plugin was made with."""
+    found = {}
+    for name in ("kinject", "jax", "flax", "optax", "orbax-checkpoint"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def save_plugin(
+    folder: Path,
+    plugin: Plugin,
+    *,
+    host: HostIdentity,
+    knowledge: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    replace: bool = False,
+) -> Path:
+    """Writes a plugin folder, whole or not at all.
+
+    Args:
+      folder: must not exist, unless `replace`.
+      plugin: its parameters are written as they are.
+      host: the host that it was trained through.
+      knowledge: `{"name", "fingerprint", "dim", "count", …}` of the knowledge base.
+      config: the stage's configuration, for the record.
+      metrics: of the training.
+      replace: an existing folder is replaced, once the new one is whole.
+
+    Raises:
+      InputError: the folder exists.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    if folder.exists() and not replace:
+        raise InputError(folder, "it exists already", "choose another folder; nothing was overwritten")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    params = {path: np.asarray(leaf) for path, leaf in flatten(nnx.to_pure_dict(nnx.state(plugin))).items()}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "method": plugin.name,
+        "method_config": dataclasses.asdict(plugin.config),
+        "hidden_size": plugin.hidden_size,
+        "knowledge_dim": plugin.knowledge_dim,
+        "parameters": {path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in params.items()},
+        "host": {"fingerprint": host.fingerprint, "encoder_fingerprint": host.encoder_fingerprint},
+        "knowledge": dict(knowledge),
+        "config": dict(config),
+        "metrics": dict(metrics),
+        "versions": library_versions(),
+    }
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(partial / "params", params)
+    (partial / "plugin.json").write_text(json.dumps(manifest, indent=2, default=str) + "\n")
+    (partial / "README.md").write_text(card(manifest))
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.replace(folder)
+    return folder
+
+
+def load_plugin(
+    folder: Path | str, *, host: HostIdentity | None = None, knowledge: Mapping[str, Any] | None = None
+) -> StoredPlugin:
+    """Reads a plugin, strictly, and refuses one that belongs to another host or knowledge base.
+
+    Args:
+      folder: written by `save_plugin`.
+      host: the host that it is to be plugged into; None skips that check.
+      knowledge: `{"fingerprint", "dim"}` of the knowledge base whose vectors it will read; None skips that check.
+
+    Raises:
+      InputError: no plugin there, a damaged one, leaves that the method does not have or that are missing, another
+        host, another knowledge base.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    manifest = read_manifest(folder)
+    check_fits(folder, manifest, host, knowledge)
+    plugin = make_plugin(
+        {"name": manifest["method"], **manifest["method_config"]},
+        hidden_size=manifest["hidden_size"],
+        knowledge_dim=manifest["knowledge_dim"],
+        where=f"{folder / 'plugin.json'}: method_config",
+    )
+    expected = flatten(nnx.to_pure_dict(nnx.state(plugin)))
+    shapes = {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in expected.items()}
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            on_disk = checkpointer.metadata(folder / "params").item_metadata.tree
+            found = {path: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for path, leaf in on_disk.items()}
+            params = checkpointer.restore(folder / "params") if found == shapes else {}
+    except Exception as error:
+        problem = f"the parameters cannot be read: {str(error).splitlines()[0][:120]}"
+        raise InputError(folder / "params", problem, "the folder is damaged; train or copy it again") from None
+    for path in sorted(set(found) | set(shapes)):
+        if found.get(path) != shapes.get(path):
+            problem = f"parameter {path} is {found.get(path, 'missing')}, {manifest['method']} has {shapes.get(path)}"
+            raise InputError(folder / "params", problem, "the folder is damaged or of another version")
+    nnx.update(plugin, unflatten({path: np.asarray(leaf) for path, leaf in params.items()}))
+    return StoredPlugin(plugin, manifest, folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads and checks `plugin.json`."""
+    path = Path(folder) / "plugin.json"
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(folder, "there is no plugin here (no plugin.json)") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(path, f"it is not JSON: {error}") from None
+    needed = ("format_version", "method", "method_config", "hidden_size", "knowledge_dim", "host", "knowledge")
+    for key in needed:
+        if not isinstance(manifest, dict) or key not in manifest:
+            raise InputError(path, f"the field {key} is missing")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            path, f"format_version is {manifest['format_version']}, this kinject reads {FORMAT_VERSION}", "upgrade it"
+        )
+    return manifest
+
+
+def check_fits(
+    folder: Path, manifest: Mapping[str, Any], host: HostIdentity | None, knowledge: Mapping[str, Any] | None
+) -> None:
+    """Raises InputError unless the plugin belongs to this host (or one that it was made from) and knowledge base."""
+    where = Path(folder) / "plugin.json"
+    if host is not None:
+        if manifest["hidden_size"] != host.hidden_size:
+            raise InputError(where, f"hidden_size is {manifest['hidden_size']}, the host's is {host.hidden_size}")
+        pinned = str(manifest["host"].get("encoder_fingerprint"))
+        if pinned not in host.lineage:
+            raise InputError(
+                where,
+                f"it was trained through the encoder {pinned[:19]}…, which is neither this host's "
+                f"({host.encoder_fingerprint[:19]}…) nor one that it was made from",
+                "train a plugin for this host",
+            )
+    if knowledge is not None:
+        if manifest["knowledge_dim"] != knowledge["dim"]:
+            raise InputError(
+                where, f"knowledge_dim is {manifest['knowledge_dim']}, the knowledge base has {knowledge['dim']}"
+            )
+        pinned = str(manifest["knowledge"].get("fingerprint"))
+        if pinned != knowledge["fingerprint"]:
+            raise InputError(
+                where,
+                f"it was trained on the knowledge base {manifest['knowledge'].get('name')!r} ({pinned[:19]}…), "
+                f"this one is {knowledge['fingerprint'][:19]}…",
+                "vectors of another embedding space mean nothing to it: train a plugin for this knowledge base",
+            )
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """The plugin's README: what it is, what it fits, how it did."""
+    knowledge, host = manifest["knowledge"], manifest["host"]
+    size = sum(int(np.prod(leaf["shape"])) for leaf in manifest["parameters"].values())
+    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in manifest["metrics"].items())
+    license_line = f" Its licence: {knowledge['license']}." if knowledge.get("license") else ""
+    return (
+        f"# Knowledge plugin: {knowledge.get('name', 'unnamed')}\n\n"
+        f"Method `{manifest['method']}`, {size:,} parameters, for a host with hidden size {manifest['hidden_size']} "
+        f"and entity vectors of {manifest['knowledge_dim']} numbers.\n\n"
+        f"- Host encoder: `{host['encoder_fingerprint']}`\n"
+        f"- Knowledge base: {knowledge.get('name')} (`{knowledge.get('fingerprint')}`), "
+        f"{knowledge.get('count', 0):,} entities.{license_line}\n"
+        f"- Made with: {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}\n\n"
+        f"| metric in training | value |\n|---|---|\n{metrics}\n\n"
+        "The plugin holds no entity vectors: it needs the knowledge base named above.\n"
+    )

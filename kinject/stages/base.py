@@ -1,0 +1,153 @@
+"""What every stage has: its settings, the run it belongs to, and how it refers to what other stages made."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kinject.config import Section
+from kinject.data.encode import EntityEncoder
+from kinject.data.records import Record, read_records
+from kinject.data.sources.package_data import package_file
+from kinject.data.tokenizer import HostTokenizer, load_tokenizer
+from kinject.errors import InputError
+from kinject.knowledge.base import KnowledgeBase
+from kinject.models.pretrained import LoadedHost, load_host
+from kinject.plugins.store import HostIdentity
+from kinject.training.mesh import Placement
+from kinject.training.reporting import Reporter
+
+OUTPUT_MARK = "@"
+
+
+class StageConfig(Section):
+    """Settings that every stage has."""
+
+    kind: str
+
+
+@dataclass
+class Run:
+    """One run of a config: where it writes, its seed, and what is shared by its stages.
+
+    Attributes:
+      stages: settings by stage name, in order.
+      results: what finished stages reported; `results.json`.
+    """
+
+    workdir: Path
+    seed: int
+    reporter: Reporter
+    placement: Placement
+    stages: Mapping[str, StageConfig]
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def folder(self, stage: str) -> Path:
+        return self.workdir / stage
+
+    def seed_of(self, stage: str) -> int:
+        """A seed of the stage's own, so that stages draw independently of which others ran."""
+        return int(np.random.SeedSequence([self.seed, zlib.crc32(stage.encode())]).generate_state(1)[0] >> 1)
+
+    def path(self, reference: str, where: str) -> Path:
+        """`@stage/file` -> what that stage of this run wrote; `package:name/folder` -> a model's folder in a package.
+
+        Anything else is a path as it stands.
+
+        Raises:
+          InputError: no such stage, or it has not run; no such file.
+        """
+        if reference.startswith(OUTPUT_MARK):
+            stage, _, rest = reference[1:].partition("/")
+            if stage not in self.stages:
+                raise InputError(where, f"{reference} names no stage", f"stages are {', '.join(self.stages)}")
+            if stage not in self.results:
+                raise InputError(where, f"the stage {stage} has not run yet", f"run it first: --stage {stage}")
+            path = self.folder(stage) / rest
+        elif reference.startswith("package:"):
+            name, _, rest = reference.removeprefix("package:").partition("/")
+            return package_file(name, f"{rest}/config.json").parent
+        else:
+            path = Path(reference).expanduser()
+        if not path.exists():
+            raise InputError(where, f"there is no {path}", "check the path")
+        return path
+
+    def model(self, reference: str, where: str) -> Path | str:
+        """A model's folder as `path` finds it, or a hub id as it stands."""
+        is_path = reference.startswith((OUTPUT_MARK, "package:", ".", "/", "~")) or Path(reference).exists()
+        return self.path(reference, where) if is_path else reference
+
+    def records(self, references: tuple[str, ...], require: tuple[str, ...], where: str) -> list[Record]:
+        """All records of some JSON-lines files."""
+        return list(read_records([self.path(reference, where) for reference in references], require))
+
+    def knowledge(self, reference: str, where: str) -> KnowledgeBase:
+        return KnowledgeBase.open(self.path(reference, where))
+
+
+@dataclass(frozen=True)
+class ReadyHost:
+    """A loaded host with its tokenizer and its identity."""
+
+    loaded: LoadedHost
+    tokenizer: HostTokenizer
+
+    @property
+    def identity(self) -> HostIdentity:
+        lineage = self.loaded.manifest.get("extra", {}).get("lineage", [])
+        return HostIdentity(
+            self.loaded.fingerprint, (self.loaded.encoder_fingerprint, *lineage), self.loaded.config.hidden_size
+        )
+
+    def encoder(self, max_length: int | None) -> EntityEncoder:
+        return EntityEncoder(self.tokenizer, max_length)
+
+
+def knowledge_identity(base: KnowledgeBase) -> dict[str, Any]:
+    """What a plugin is pinned to, and what its card says of the knowledge base."""
+    return {
+        "name": base.name,
+        "fingerprint": base.fingerprint,
+        "dim": base.dim,
+        "count": base.size,
+        "source": base.manifest["source"],
+        "license": base.manifest["license"],
+    }
+
+
+def open_host(folder: Path | str, **options: Any) -> ReadyHost:
+    """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
+    loaded = load_host(folder, **options)
+    return ReadyHost(loaded, load_tokenizer(loaded.folder))
+
+
+class Stage(ABC):
+    """One stage of one run."""
+
+    Config: ClassVar[type[StageConfig]]
+
+    def __init__(self, name: str, config: Any, run: Run):
+        self.name, self.config, self.run = name, config, run
+        self.where = f"stages.{name}"
+
+    @abstractmethod
+    def execute(self) -> dict[str, Any]:
+        """Does the work and returns what goes into `results.json` under the stage's name.
+
+        Writes into `self.fresh_folder()` only, so that a stage that was cut short starts over (or from its
+        checkpoints) and one that is done stays as it is.
+        """
+
+    def fresh_folder(self) -> Path:
+        """The stage's folder, without what an unfinished earlier attempt left there."""
+        folder = self.run.folder(self.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder

@@ -1,0 +1,112 @@
+"""Stage `evaluate`: the result table. For each domain the host alone, with its plugins, and the controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from kinject.config import Section
+from kinject.data.records import Record
+from kinject.knowledge.base import KnowledgeBase
+from kinject.plugins.store import load_plugin
+from kinject.stages.base import Run, Stage, StageConfig, knowledge_identity, open_host
+from kinject.stages.comparison import Comparison, majority, nearest_neighbour
+from kinject.tasks.base import make_task
+
+
+class DomainConfig(Section):
+    """One domain's held-out data and the plugins that are compared on it.
+
+    `plugins` maps a row's name to a plugin's folder; the first is also run with shuffled entities. With
+    `reference_data` (the plugin's own training records) the table has the rows that use no language model.
+    """
+
+    knowledge: str
+    data: tuple[str, ...] = Field(min_length=1)
+    plugins: dict[str, str] = Field(min_length=1)
+    reference_data: tuple[str, ...] = ()
+
+
+class EvaluateConfig(StageConfig):
+    """Which host is evaluated, on which domains; `examples` questions a domain are shown before and after."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    host: str
+    task: str
+    task_options: dict[str, Any] = {}
+    max_length: int | None = None
+    batch_size: int = Field(100, ge=1)
+    examples: int = Field(3, ge=0)
+    domains: dict[str, DomainConfig]
+
+
+class EvaluateStage(Stage):
+    """Compares."""
+
+    Config = EvaluateConfig
+
+    def __init__(self, name: str, config: EvaluateConfig, run: Run):
+        super().__init__(name, config, run)
+
+    def execute(self) -> dict[str, Any]:
+        config = self.config
+        task = make_task(config.task, f"{self.where}.task", **config.task_options)
+        host = open_host(self.run.model(config.host, f"{self.where}.host"), head=task.head or "none")
+        comparison = Comparison(host, task, config.max_length, self.run.placement, config.batch_size)
+        return {name: self._domain(name, domain, comparison) for name, domain in config.domains.items()}
+
+    def _domain(self, name: str, domain: DomainConfig, comparison: Comparison) -> dict[str, Any]:
+        where = f"{self.where}.domains.{name}"
+        knowledge = self.run.knowledge(domain.knowledge, f"{where}.knowledge")
+        records = self.run.records(domain.data, comparison.task.required, f"{where}.data")
+        metric = comparison.task.metric
+        metrics, before = comparison.host_alone(records)
+        rows: dict[str, Any] = {"n": len(records), "host": metrics[metric]}
+        after = None
+        for row, reference in domain.plugins.items():
+            folder = self.run.path(reference, f"{where}.plugins.{row}")
+            stored = load_plugin(folder, host=comparison.host.identity, knowledge=knowledge_identity(knowledge))
+            metrics, predictions = comparison.with_plugin(stored.plugin, knowledge, records)
+            rows[row] = metrics[metric]
+            if after is None:
+                after = predictions
+                seed = self.run.seed_of(self.name)
+                metrics, swapped, donors = comparison.shuffled(stored.plugin, knowledge, records, seed)
+                rows["shuffled"] = metrics[metric]
+                if "label" in predictions:
+                    # the answer of the entity whose vector was put there: knowledge is read, not the name
+                    followed = swapped["predicted"] == predictions["label"][donors]
+                    rows["shuffled_follows_vector"] = float(followed.mean())
+        if domain.reference_data:
+            train = self.run.records(domain.reference_data, comparison.task.required, f"{where}.reference_data")
+            rows["nearest_neighbour"] = nearest_neighbour(knowledge, train, records)
+            rows["majority"] = majority(train, records)
+        rows["coverage"] = comparison.coverage(knowledge, records)
+        if "predicted" in before and after is not None:
+            rows["examples"] = self._examples(comparison, knowledge, records, before, after)
+        return rows
+
+    def _examples(
+        self,
+        comparison: Comparison,
+        knowledge: KnowledgeBase,
+        records: Sequence[Record],
+        before: dict[str, np.ndarray],
+        after: dict[str, np.ndarray],
+    ) -> list[dict[str, str]]:
+        """A few questions as they are, not the flattering ones: drawn by the run's seed."""
+        decode = comparison.host.tokenizer.decode
+        chosen = np.random.default_rng(self.run.seed_of(self.name)).permutation(len(records))[: self.config.examples]
+        return [
+            {
+                "text": records[i].text,
+                "entity": knowledge.entity(int(knowledge.rows([records[i].mentions[0].entity or ""])[0])).label,
+                "label": str(records[i].fields["label"]),
+                "host": decode([int(before["predicted"][i])]),
+                "plugin": decode([int(after["predicted"][i])]),
+            }
+            for i in chosen
+        ]

@@ -1,0 +1,168 @@
+"""An experiment: a config's stages in a workdir, each run once, with its results kept."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kinject.config import build
+from kinject.errors import InputError, did_you_mean
+from kinject.stages.base import Run, Stage, StageConfig
+from kinject.stages.evaluate import EvaluateStage
+from kinject.stages.host import HostStage
+from kinject.stages.knowledge import KnowledgeStage
+from kinject.stages.plugin import PluginStage
+from kinject.training.checkpoint import write_json
+from kinject.training.mesh import Placement
+from kinject.training.reporting import Reporter
+
+STAGES: dict[str, type[Stage]] = {
+    "knowledge": KnowledgeStage,
+    "host": HostStage,
+    "plugin": PluginStage,
+    "evaluate": EvaluateStage,
+}
+TOP = ("name", "seed", "stages")
+
+
+class Experiment:
+    """A config bound to a workdir; `with experiment:` holds the workdir's lock."""
+
+    def __init__(self, run: Run, config: Mapping[str, Any]):
+        self.run, self.config = run, config
+        self._lock: Any = None
+
+    @classmethod
+    def open(
+        cls, config: Mapping[str, Any], workdir: Path, *, devices: int | None = None, quiet: bool = False
+    ) -> Experiment:
+        """Checks the whole config before anything is run or written.
+
+        Raises:
+          InputError: a bad config, or a workdir that holds the run of another config.
+        """
+        for key in config:
+            if key not in TOP:
+                raise InputError(f"config.{key}", f"unknown key {key}", did_you_mean(key, TOP))
+        if not isinstance(config.get("stages"), Mapping) or not config["stages"]:
+            raise InputError("config.stages", "there is no stage")
+        stages = {name: _stage_config(name, values) for name, values in config["stages"].items()}
+        seed = config.get("seed", 0)
+        if not isinstance(seed, int) or seed < 0:
+            raise InputError("config.seed", f"it must be a whole number from 0, got {seed!r}")
+        workdir = Path(workdir).expanduser().absolute()
+        reporter = Reporter(quiet=quiet)
+        run = Run(workdir, seed, reporter, Placement.over(devices), stages)
+        settled = {
+            "name": config.get("name", "experiment"),
+            "seed": seed,
+            "stages": {name: stage.model_dump(mode="json") for name, stage in stages.items()},
+        }
+        check_workdir(workdir, settled)
+        run.results = read_results(workdir)
+        return cls(run, settled)
+
+    def __enter__(self) -> Experiment:
+        self.run.workdir.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.run.workdir / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(self.run.workdir, "another run is using this workdir", "wait, or choose another") from None
+        write_json(self.run.workdir / "config.json", self.config)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def choose(self, names: Sequence[str] | None) -> list[str]:
+        """The stages to run: those named, or all; without those that are done."""
+        for name in names or ():
+            if name not in self.run.stages:
+                raise InputError(f"--stage {name}", "the config has no such stage", did_you_mean(name, self.run.stages))
+        wanted = [name for name in self.run.stages if names is None or name in names]
+        done = [name for name in wanted if name in self.run.results]
+        if done:
+            self.run.reporter.say(f"done already in {self.run.workdir}: {', '.join(done)}")
+        return [name for name in wanted if name not in self.run.results]
+
+    def execute(self, name: str) -> None:
+        """Runs one stage and keeps what it reports."""
+        started = time.monotonic()
+        stage = STAGES[self.run.stages[name].kind](name, self.run.stages[name], self.run)
+        found = stage.execute()
+        self.run.results[name] = found
+        seconds = self.run.results.setdefault("seconds", {})
+        seconds[name] = round(time.monotonic() - started, 2)
+        seconds["total"] = round(sum(value for key, value in seconds.items() if key != "total"), 2)
+        write_json(self.run.workdir / "results.json", self.run.results)
+        self.run.reporter.say(f"{name}: done in {seconds[name]:.1f} s")
+
+    def report(self, command: str, seconds: float) -> None:
+        """Prints and saves what a person wants to see at the end."""
+        from kinject.stages.report import report
+
+        report(self.run, self.config, command, seconds)
+
+
+def _stage_config(name: str, values: Any) -> StageConfig:
+    where = f"stages.{name}"
+    if not name.isidentifier() or name in ("checkpoints", "seconds"):
+        raise InputError(where, "a stage's name is a word of letters, digits and _, and not 'checkpoints' or 'seconds'")
+    if not isinstance(values, Mapping) or "kind" not in values:
+        raise InputError(f"{where}.kind", "it is missing", f"kinds are {', '.join(STAGES)}")
+    if values["kind"] not in STAGES:
+        raise InputError(f"{where}.kind", f"unknown kind {values['kind']!r}", did_you_mean(str(values["kind"]), STAGES))
+    return build(STAGES[values["kind"]].Config, values, where)
+
+
+def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises InputError when the workdir holds the run of another config: results of two would be mixed."""
+    path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"--workdir {workdir}", "it is a file")
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(path, f"it is not JSON: {error}", "choose another --workdir") from None
+    now = json.loads(json.dumps(config))
+    difference = first_difference(before, now)
+    if difference is not None:
+        raise InputError(
+            path,
+            f"this workdir holds a run of another config: {difference}",
+            "choose another --workdir, or give the config as it was",
+        )
+
+
+def first_difference(before: Any, now: Any, place: str = "config") -> str | None:
+    """Where two nested values differ first, in words; None when they are equal."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            if key not in before or key not in now:
+                return f"{place}.{key} is only in {'the old' if key in before else 'the new'} one"
+            found = first_difference(before[key], now[key], f"{place}.{key}")
+            if found:
+                return found
+        return None
+    return None if before == now else f"{place} was {before!r} and is {now!r}"
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """`results.json`, or {} where there is none yet."""
+    path = workdir / "results.json"
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(path, f"it is not JSON: {error}", "delete it to evaluate again") from None

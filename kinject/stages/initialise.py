@@ -1,0 +1,57 @@
+"""Closed-form starts of a mapping network from the training examples: see plugins/ridge.py for why."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kinject.data.pipeline import Batch, Feed
+from kinject.errors import InputError, did_you_mean
+from kinject.models.heads import Host
+from kinject.plugins.base import Plugin
+from kinject.plugins.map_tuning import MapTuning
+from kinject.plugins.ridge import fit_ridge
+
+TARGETS = ("ridge_label", "ridge_mention")
+
+
+def initialise(plugin: Plugin, target: str, feed: Feed, host: Host, penalty: float, where: str) -> None:
+    """Sets the affine part of a map-tuning plugin by ridge regression.
+
+    Args:
+      plugin: a map-tuning plugin; its affine map is replaced.
+      target: "ridge_label" aims at the word embedding of the piece that the example asks for (it uses the labels of the
+        training examples), "ridge_mention" at the mean word embedding of the entity's own name.
+      feed: the training examples.
+      host: whose word embeddings are aimed at.
+      penalty: of the regression.
+      where: config key for messages.
+    """
+    if target not in TARGETS:
+        raise InputError(where, f"unknown start {target!r}", did_you_mean(target, ("random", *TARGETS)))
+    if not isinstance(plugin, MapTuning):
+        raise InputError(where, f"{target} is a start of map_tuning, not of {plugin.name}", "use random")
+    table = np.asarray(host.encoder.embeddings.word.embedding[...], np.float32)
+    aim = _label_vectors if target == "ridge_label" else _mention_vectors
+    rows, targets = zip(*(aim(bucket, table, where) for bucket in feed.examples.buckets), strict=True)
+    vectors, found = feed.gather(np.concatenate(rows))
+    kernel, bias = fit_ridge(vectors[found], np.concatenate(targets)[found], penalty)
+    plugin.mapper.kernel[...] = kernel
+    plugin.mapper.bias[...] = bias
+
+
+def _label_vectors(bucket: Batch, table: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """First entity of each row -> word vector of its first label: int32 [n], float32 [n, D]."""
+    if "labels" not in bucket or bucket["labels"].ndim != 2:
+        raise InputError(where, "ridge_label needs a task whose labels are words", "use ridge_mention or random")
+    return bucket["entity_ids"][:, 0], table[bucket["labels"][:, 0]]
+
+
+def _mention_vectors(bucket: Batch, table: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """First entity of each row -> mean word vector of the pieces of its mention."""
+    if "mention_spans" not in bucket:
+        raise InputError(where, "ridge_mention needs a task that tells where mentions stand", "use random")
+    position = np.arange(bucket["token_ids"].shape[1])
+    start, end = bucket["mention_spans"].T
+    inside = (position >= start[:, None]) & (position < end[:, None])
+    words = table[bucket["token_ids"]] * inside[:, :, None]
+    return bucket["entity_ids"][:, 0], words.sum(1) / np.maximum(inside.sum(1), 1)[:, None]

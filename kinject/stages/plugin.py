@@ -1,0 +1,89 @@
+"""Stage `plugin`: tunes a knowledge plugin through a frozen host, and writes its folder `<stage>/`.
+
+The task decides which use of the paper it is: the host's own task is task-specific map-tuning, `mention_masked_lm` on
+the raw model is general map-tuning (`description_matching` where the raw model has no masked-LM head).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from flax import nnx
+from pydantic import Field
+
+from kinject.knowledge.base import KnowledgeBase
+from kinject.plugins.base import Plugin
+from kinject.plugins.store import load_plugin, make_plugin, save_plugin
+from kinject.plugins.thunlp import load_released_affine
+from kinject.stages.base import ReadyHost, knowledge_identity, open_host
+from kinject.stages.initialise import initialise
+from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
+from kinject.tasks.base import Task, make_task
+from kinject.tree import unflatten
+
+
+class PluginConfig(TrainingConfig):
+    """Which plugin, on which host and knowledge base.
+
+    `method` is `{"name": …, **its settings}`. `initialise` is "random", a closed-form start ("ridge_label": towards the
+    word vector of the answer, which uses the training labels; "ridge_mention": towards the mean word vector of the
+    mention), or the folder of a plugin, or an authors' `Affine_*.bin`.
+    """
+
+    kind: Literal["plugin"] = "plugin"
+    host: str
+    knowledge: str
+    method: dict[str, Any] = {"name": "map_tuning"}
+    initialise: str = "random"
+    ridge_penalty: float = Field(0.1, ge=0)
+    dropout: float | None = None
+    train: Rules = (("plugin/.*", "train"), (".*", "freeze"))
+
+
+class PluginStage(TrainingStage):
+    """Tunes a plugin."""
+
+    Config = PluginConfig
+
+    def execute(self) -> dict[str, Any]:
+        config = self.config
+        task = make_task(config.task, f"{self.where}.task", **config.task_options)
+        reference = self.run.model(config.host, f"{self.where}.host")
+        host = open_host(reference, head=task.head or "none", dropout=config.dropout)
+        knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
+        feeds = self.feeds(task, host, knowledge)
+        plugin = self._plugin(task, host, knowledge, feeds)
+        result = self.fit(task, host, plugin, feeds)
+        nnx.update(plugin, unflatten(take(result, "plugin")))
+        save_plugin(
+            self.run.folder(self.name),
+            plugin,
+            host=host.identity,
+            knowledge=knowledge_identity(knowledge),
+            config=config.model_dump(mode="json"),
+            metrics=result.metrics,
+            replace=True,
+        )
+        return summary(result, feeds[0])
+
+    def _plugin(self, task: Task, host: ReadyHost, knowledge: KnowledgeBase, feeds: Any) -> Plugin:
+        config = self.config
+        plugin = make_plugin(
+            config.method,
+            hidden_size=host.loaded.config.hidden_size,
+            knowledge_dim=knowledge.dim,
+            seed=self.run.seed_of(self.name),
+            where=f"{self.where}.method",
+        )
+        if config.initialise.startswith("ridge_"):
+            initialise(
+                plugin, config.initialise, feeds[0], host.loaded.host, config.ridge_penalty, f"{self.where}.initialise"
+            )
+        elif config.initialise.endswith(".bin"):
+            path = self.run.path(config.initialise, f"{self.where}.initialise")
+            load_released_affine(path, plugin)
+        elif config.initialise != "random":
+            path = self.run.path(config.initialise, f"{self.where}.initialise")
+            stored = load_plugin(path, host=host.identity, knowledge=knowledge_identity(knowledge))
+            nnx.update(plugin, nnx.state(stored.plugin))
+        return plugin

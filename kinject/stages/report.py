@@ -1,0 +1,101 @@
+"""The end of a run: a table and a plot of what was evaluated, printed and saved, with the command that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from kinject.stages.base import Run
+
+ROWS = {
+    "majority": "most frequent answer",
+    "host": "host alone (no plugin)",
+    "plugin": "host + plugin",
+    "shuffled": "host + plugin, vectors of other entities",
+    "shuffled_follows_vector": "… answers with the other entity's fact",
+    "nearest_neighbour": "nearest neighbour on the vectors (no model)",
+}
+ORDER = ("majority", "host", "plugin", "shuffled", "shuffled_follows_vector", "nearest_neighbour")
+NOT_ROWS = ("n", "coverage", "examples")
+
+
+def report(run: Run, config: Mapping[str, Any], command: str, seconds: float) -> None:
+    """Prints examples, table, time, command and workdir; writes `results.md` and `results.png` per evaluate stage."""
+    for name, stage in run.stages.items():
+        if stage.kind == "evaluate" and name in run.results:
+            domains = run.results[name]
+            _examples(run, domains)
+            run.reporter.console.print(table(domains))
+            (run.workdir / "results.md").write_text(f"# {config['name']}\n\n`{command}`\n\n{markdown(domains)}")
+            if plot(domains, run.workdir / "results.png"):
+                run.reporter.say(f"plot:    {run.workdir / 'results.png'}")
+    taken = run.results.get("seconds", {})
+    stages = ", ".join(f"{name} {value:.0f}" for name, value in taken.items() if name != "total")
+    run.reporter.say(f"seconds: {taken.get('total', 0):.0f} in stages ({stages}); this call {seconds:.0f}")
+    run.reporter.say(f"command: {command}")
+    run.reporter.say(f"workdir: {run.workdir}")
+
+
+def row_names(domains: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Rows in the order in which they are read: controls around the plugins, plugins in the config's order."""
+    found = [row for rows in domains.values() for row in rows if row not in NOT_ROWS]
+    extra = [row for row in dict.fromkeys(found) if row not in ORDER]
+    return [row for row in (*ORDER[:3], *extra, *ORDER[3:]) if row in found]
+
+
+def table(domains: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Accuracy by row and domain, in percent."""
+    made = Table(title="accuracy on held-out entities, %", title_justify="left")
+    made.add_column("")
+    for name, rows in domains.items():
+        made.add_column(f"{name} (n={rows['n']})", justify="right")
+    for row in row_names(domains):
+        made.add_row(ROWS.get(row, row.replace("_", " ")), *[_percent(rows.get(row)) for rows in domains.values()])
+    return made
+
+
+def markdown(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same table in Markdown."""
+    head = ["accuracy on held-out entities, %", *(f"{name} (n={rows['n']})" for name, rows in domains.items())]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * len(domains)}"]
+    for row in row_names(domains):
+        cells = [ROWS.get(row, row.replace("_", " ")), *(_percent(rows.get(row)) for rows in domains.values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(domains: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
+    """Bars by row, one panel a domain; False when matplotlib is not installed."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(5.2 * len(domains), 0.5 * len(row_names(domains)) + 1.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, rows) in zip(figure.subplots(1, len(domains), squeeze=False)[0], domains.items(), strict=True):
+        kept = [row for row in row_names(domains) if row in rows][::-1]
+        values = [100 * rows[row] for row in kept]
+        shades = ["#1b6ca8" if row not in ORDER or row == "plugin" else "#9aa5b1" for row in kept]
+        bars = axes.barh([ROWS.get(row, row.replace("_", " ")) for row in kept], values, color=shades)
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+        axes.set(xlim=(0, 112), xlabel="accuracy, %", title=f"{name} (n={rows['n']})")
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes is not figure.axes[0] and kept == row_names(domains)[::-1]:
+            axes.set_yticklabels([])
+    figure.savefig(path, dpi=150)
+    return True
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _examples(run: Run, domains: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, rows in domains.items():
+        for one in rows.get("examples", ()):
+            mark = "right" if one["plugin"] == one["label"] else f"wrong, it is {one['label']}"
+            run.reporter.say(f"{name}: {one['text']}  host: {one['host']}  + plugin: {one['plugin']} ({mark})")

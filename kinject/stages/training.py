@@ -1,0 +1,83 @@
+"""What the two stages that train have in common: task, data, rules and the loop's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from kinject.data.pipeline import Feed
+from kinject.knowledge.base import KnowledgeBase
+from kinject.plugins.base import Plugin
+from kinject.stages.base import ReadyHost, Stage, StageConfig
+from kinject.tasks.base import Task
+from kinject.training.loop import Fit, FitConfig, FitResult
+from kinject.training.partition import describe
+from kinject.training.step import split_program
+
+Rules = tuple[tuple[str, str], ...]
+
+
+class TrainingConfig(StageConfig):
+    """Settings of a stage that trains something.
+
+    `data` and `dev_data` are JSON-lines files of records. `train` are (regex, "train" | "freeze") rules over parameter
+    paths, first match wins; `.*` is matched against the whole path. `max_length` is in tokens, special ones included.
+    """
+
+    task: str
+    task_options: dict[str, Any] = {}
+    data: tuple[str, ...] = Field(min_length=1)
+    dev_data: tuple[str, ...] = ()
+    max_length: int | None = Field(None, ge=4)
+    train: Rules
+    fit: FitConfig
+
+
+class TrainingStage(Stage):
+    """A stage that runs the loop once."""
+
+    config: TrainingConfig
+
+    def feeds(self, task: Task, host: ReadyHost, knowledge: KnowledgeBase | None) -> tuple[Feed, Feed | None]:
+        """The encoded training and development data; the latter None where the config has none."""
+        encoder = host.encoder(self.config.max_length)
+        gather = None if knowledge is None else knowledge.gather
+
+        def feed(references: tuple[str, ...], field: str) -> Feed:
+            records = self.run.records(references, task.required, f"{self.where}.{field}")
+            examples = task.examples(records, encoder, knowledge, buckets=self.config.fit.buckets)
+            return Feed(task.prepare(examples, records, host, self.config.max_length), gather)
+
+        train = feed(self.config.data, "data")
+        return train, feed(self.config.dev_data, "dev_data") if self.config.dev_data else None
+
+    def fit(self, task: Task, host: ReadyHost, plugin: Plugin | None, feeds: tuple[Feed, Feed | None]) -> FitResult:
+        """Trains, after saying what is trained."""
+        program, params = split_program(host.loaded.host, plugin, task)
+        fit = Fit(
+            self.name,
+            program,
+            params,
+            list(self.config.train),
+            self.config.fit,
+            *feeds,
+            seed=self.run.seed_of(self.name),
+            workdir=self.run.workdir,
+            reporter=self.run.reporter,
+            placement=self.run.placement,
+        )
+        self.run.reporter.say(f"{self.name}: {describe(params, fit.labels)}")
+        return fit.run()
+
+
+def summary(result: FitResult, feed: Feed) -> dict[str, Any]:
+    """What a training stage reports."""
+    return {"steps": result.steps, "examples": feed.examples.size, **result.metrics}
+
+
+def take(result: FitResult, prefix: str) -> Mapping[str, Any]:
+    """The trained leaves below `prefix/`, without it."""
+    start = len(prefix) + 1
+    return {path[start:]: leaf for path, leaf in result.train.items() if path.startswith(f"{prefix}/")}

@@ -1,0 +1,106 @@
+"""What a task is: which head it reads, what an example looks like, its loss and its metric. One file a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import jax
+import numpy as np
+
+from kinject.errors import InputError, did_you_mean
+from kinject.models.forward import logits
+
+if TYPE_CHECKING:
+    from kinject.data.encode import EntityEncoder
+    from kinject.data.pipeline import Examples
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.heads import Host
+    from kinject.plugins.base import Plugin
+
+
+class Task(ABC):
+    """One task. Instances are stateless but for what they were constructed with.
+
+    Attributes:
+      head: the kind of head that the host must have, or None when the task reads the bare encoder.
+      required: record fields without which an example is an error.
+      metric: the metric on which checkpoints are compared; larger is better.
+    """
+
+    head: ClassVar[str | None]
+    required: ClassVar[tuple[str, ...]] = ()
+    metric: ClassVar[str] = "accuracy"
+
+    @abstractmethod
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        """Records -> examples. With `knowledge`, entities that have a vector there get a slot; without, none do.
+
+        Raises:
+          InputError: a record that the task cannot use, naming its file and line; no record at all.
+        """
+
+    def prepare(self, examples: Examples, records: Sequence[Record], host: Any, max_length: int | None) -> Examples:
+        """Adds what must be computed by the frozen host before training (nothing, for most tasks)."""
+        del records, host, max_length
+        return examples
+
+    def outputs(
+        self,
+        host: Host,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> jax.Array:
+        """What the host computes for a batch.
+
+        `key` switches dropout on. With `start` > 0, `batch["prefix"]` [B, L, D] is hidden state `start` and the layers
+        below are not computed again.
+        """
+        return logits(host, batch, plugin, key, start=start)
+
+    @abstractmethod
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(loss of each item, weight of each item); the training loss is their weighted mean over the whole batch."""
+
+    @abstractmethod
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Arrays with one row an example, from which `score` computes metrics."""
+
+    @abstractmethod
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics over a whole evaluation set, fractions in 0..1; holds `self.metric`."""
+
+
+_TASKS: dict[str, type[Task]] = {}
+
+
+def register_task(name: str) -> Any:
+    """Class decorator: the task is `name` in configs."""
+
+    def wrap(cls: type[Task]) -> type[Task]:
+        _TASKS[name] = cls
+        return cls
+
+    return wrap
+
+
+def make_task(name: str, where: str = "task", **options: Any) -> Task:
+    """Makes the task that a config names.
+
+    Raises:
+      InputError: no such task, or options that it does not take.
+    """
+    import kinject.tasks.registry  # noqa: F401  (its imports register the tasks that come along)
+
+    if name not in _TASKS:
+        raise InputError(where, f"there is no task {name!r}", did_you_mean(name, _TASKS))
+    try:
+        return _TASKS[name](**options)
+    except TypeError as error:
+        raise InputError(where, f"the task {name} refuses its options: {error}") from None

@@ -1,0 +1,85 @@
+"""Single-token cloze question answering: the host names the one word at the [MASK] of a question.
+
+EntityQuestions in the paper (section 4.1): `question $ [ENTITY] / mention $ [MASK]`, cross-entropy at the mask over the
+whole vocabulary, accuracy. Here the mask stands wherever the record's text has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kinject.data.encode import EntityEncoder, Passage
+from kinject.data.pipeline import Examples, make_examples
+from kinject.errors import InputError
+from kinject.tasks.base import Task, register_task
+from kinject.tasks.slots import entity_count, first_span, slot_rows
+
+if TYPE_CHECKING:
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+
+
+@register_task("cloze")
+class Cloze(Task):
+    """One blank, one word. Records need `label`, a word that is one piece of the host's vocabulary."""
+
+    head = "masked_lm"
+    required = ("label",)
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        records = list(records)
+        passages = [Passage(record.source, record.mentions, where=record.where) for record in records]
+        encoded = encoder.encode_batch(passages, slot_rows(knowledge))
+        labels = self._labels(records, encoder)
+        for record, one in zip(records, encoded, strict=True):
+            if len(one.blanks) != 1:
+                raise InputError(
+                    record.where, f"field text has {len(one.blanks)} [MASK], a cloze question has one", "mend the text"
+                )
+
+        def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+            rows = [encoded[i] for i in index]
+            return {
+                **encoder.pad(rows, length, entity_count(rows)),
+                "positions": np.stack([one.blanks for one in rows]),
+                "labels": labels[index, None],
+                "mention_spans": np.stack([first_span(one) for one in rows]),
+            }
+
+        return make_examples([len(one) for one in encoded], arrays, buckets=buckets)
+
+    def _labels(self, records: Sequence[Record], encoder: EntityEncoder) -> np.ndarray:
+        words: dict[str, int] = {}
+        for record in records:
+            label = record.fields["label"]
+            if label in words:
+                continue
+            if not isinstance(label, str) or not label.strip():
+                raise InputError(record.where, f"field label is {label!r}, not a word")
+            pieces = encoder.tokenizer.word(label)
+            if len(pieces) != 1:
+                raise InputError(
+                    record.where,
+                    f"field label: {label!r} is {len(pieces)} pieces of the host's vocabulary",
+                    "the answer to a cloze question must be one piece; drop the record",
+                )
+            words[label] = pieces[0]
+        return np.array([words[record.fields["label"]] for record in records], np.int32)
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])  # [B, 1]
+        return losses, jnp.broadcast_to(batch["weights"][:, None], losses.shape)
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"predicted": outputs[:, 0].argmax(-1), "label": batch["labels"][:, 0]}
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return {"accuracy": float((predictions["predicted"] == predictions["label"]).mean())}

@@ -1,0 +1,109 @@
+"""Mention-masked language modelling: general map-tuning's objective (Zhang et al., ACL 2023, section 3.2).
+
+Every piece of a masked mention becomes [MASK]; its slot and slash stay, so the map must carry what the vector knows of
+the mention. Two mentions give three examples: both masked, the tail masked, the head masked. A sentence in which no
+mention has a vector says nothing about the map and is skipped, as is one that does not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+import optax
+
+from kinject.data.encode import Encoded, EntityEncoder, Mention, Passage
+from kinject.data.pipeline import Examples, make_examples
+from kinject.errors import InputError
+from kinject.tasks.base import Task, register_task
+from kinject.tasks.slots import entity_count, slot_rows
+
+if TYPE_CHECKING:
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+
+
+def masking_variants(mentions: Sequence[Mention]) -> Iterator[tuple[Mention, ...]]:
+    """All ways to mask that the objective trains on: all mentions; then, of several, each one alone.
+
+    For two mentions these are the paper's three. (With more, subsets would be exponential.)
+    """
+    yield tuple(replace(mention, masked=True) for mention in mentions)
+    if len(mentions) > 1:
+        for hidden in reversed(range(len(mentions))):
+            yield tuple(replace(mention, masked=number == hidden) for number, mention in enumerate(mentions))
+
+
+@register_task("mention_masked_lm")
+class MentionMaskedLM(Task):
+    """Predict the pieces of masked mentions.
+
+    Args:
+      slots: False trains and measures without slots, on the very same sentences: the control.
+      metric: of an evaluation: the negative loss, so that larger is better.
+    """
+
+    head = "masked_lm"
+    metric = "negative_loss"
+
+    def __init__(self, slots: bool = True):
+        self.slots = slots
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        encoded = self._encode(records, encoder, knowledge)
+        if not encoded:
+            raise InputError("data set", "no sentence has a mention with a vector that fits into max_length")
+
+        def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+            rows = [encoded[i] for i in index]
+            places = max(len(one.mask_positions) for one in rows)
+            positions, labels = np.zeros((2, len(rows), places), np.int32)
+            weights = np.zeros((len(rows), places), np.float32)
+            for row, one in enumerate(rows):
+                count = len(one.mask_positions)
+                positions[row, :count], labels[row, :count] = one.mask_positions, one.label_ids
+                weights[row, :count] = 1
+            padded = encoder.pad(rows, length, entity_count(rows))
+            return {**padded, "positions": positions, "labels": labels, "weights": weights}
+
+        return make_examples([len(one) for one in encoded], arrays, buckets=buckets)
+
+    def _encode(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None
+    ) -> list[Encoded]:
+        passages = [
+            Passage(record.source, mentions, where=record.where)
+            for record in records
+            if record.mentions
+            for mentions in masking_variants(record.mentions)
+        ]
+        rows = slot_rows(knowledge)
+        encoded = encoder.encode_batch(passages, rows, skip_overlong=True)
+        kept = [
+            (passage, one)
+            for passage, one in zip(passages, encoded, strict=True)
+            if one is not None and (knowledge is None or len(one.entities)) and len(one.mask_positions)
+        ]
+        if self.slots or knowledge is None:
+            return [one for _, one in kept]
+        return encoder.encode_batch([passage for passage, _ in kept])
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        losses, weights = self.loss(outputs, batch)
+        right = (outputs.argmax(-1) == batch["labels"]) * weights
+        return {"lost": (losses * weights).sum(1), "right": right.sum(1), "pieces": weights.sum(1)}
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        pieces = max(float(predictions["pieces"].sum()), 1.0)
+        return {
+            "accuracy": float(predictions["right"].sum()) / pieces,
+            "negative_loss": -float(predictions["lost"].sum()) / pieces,
+        }

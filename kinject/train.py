@@ -1,0 +1,75 @@
+"""Runs a config: `python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kinject.errors import EXIT_BAD_INPUT, InputError
+
+EXAMPLES = """\
+examples:
+  python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart
+  python -m kinject.train --config configs/quickstart.py:no_answer_triples --workdir runs/two_hops
+  python -m kinject.train --config configs/quickstart.py --config.seed=1 --workdir runs/seed1
+  python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart --stage geography_plugin
+
+A config names stages; each is run unless the workdir holds its result. The same command again resumes a run that was
+cut short, and reports one that is done. --config.a.b=VALUE replaces any entry of the config.
+"""
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the arguments, and the overrides `a.b=value` of the config."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kinject.train",
+        description="Train hosts and knowledge plugins as a config file says.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, and its get_config(ARG)")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where everything is written")
+    parser.add_argument("--stage", action="append", metavar="NAME", help="run only this stage (may be repeated)")
+    parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all)")
+    parser.add_argument("--quiet", action="store_true", help="print only the result")
+    known, rest = parser.parse_known_args(argv)
+    overrides = [argument.removeprefix("--config.") for argument in rest if argument.startswith("--config.")]
+    for argument in rest:
+        if not argument.startswith("--config."):
+            raise InputError(argument, "unknown argument", "see --help")
+    return known, overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        run(*parse(argv), command=shlex.join(["python", "-m", "kinject.train", *argv]))
+    except InputError as error:
+        print(f"kinject: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -> dict:
+    """Runs the stages that are missing, reports, and returns the results."""
+    started = time.monotonic()
+    from kinject.config import read_config
+    from kinject.stages.experiment import Experiment
+
+    config = read_config(arguments.config, overrides)
+    experiment = Experiment.open(config, arguments.workdir, devices=arguments.devices, quiet=arguments.quiet)
+    with experiment:
+        for stage in experiment.choose(arguments.stage):
+            experiment.execute(stage)
+        experiment.report(command, seconds=time.monotonic() - started)
+    return json.loads((arguments.workdir / "results.json").read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

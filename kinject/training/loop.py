@@ -1,0 +1,265 @@
+"""The one training loop: restore, step, log, evaluate, checkpoint, until the steps are done or nothing improves."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from pydantic import Field, model_validator
+
+from kinject.config import Section
+from kinject.data.pipeline import Feed
+from kinject.errors import InputError
+from kinject.training.checkpoint import Checkpoints
+from kinject.training.mesh import Placement
+from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.partition import hold, label_parameters, split
+from kinject.training.prefix import attach_prefix, first_trainable_state, prefix_bytes
+from kinject.training.reporting import MetricsFile, Reporter
+from kinject.training.step import (
+    Program,
+    initial_state,
+    make_evaluation_step,
+    make_train_step,
+)
+from kinject.tree import Flat
+
+
+class FitConfig(Section):
+    """How long to train, on how much at a time, and when to look.
+
+    Give `epochs` or `steps`. Logged values are means since the line before. A checkpoint stands on a logged step, so
+    that a rerun logs the same means. `evaluate_every` 0 evaluates only at the end; with development data the best
+    evaluation's parameters are kept, without it the last step's. `patience` counts evaluations without improvement.
+    """
+
+    batch_size: int = Field(32, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    dropout: bool = False
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(50, ge=1)
+    evaluate_every: int = Field(0, ge=0)
+    evaluation_batch_size: int = Field(100, ge=1)
+    patience: int | None = Field(None, ge=1)
+    buckets: int = Field(2, ge=1, le=16)
+    prefix_cache_mb: int = Field(2048, ge=0)
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FitConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.checkpoint_every % self.log_every:
+            raise ValueError("checkpoint_every must be a multiple of log_every")
+        if self.patience is not None and not self.evaluate_every:
+            raise ValueError("patience needs evaluate_every")
+        return self
+
+    def total_steps(self, examples: int) -> int:
+        return self.steps or max(1, math.ceil((self.epochs or 0) * examples / self.batch_size))
+
+
+@dataclass
+class Progress:
+    """What the loop has learned so far besides the state; goes into each checkpoint as JSON."""
+
+    best_step: int = -1
+    best_metric: float = -math.inf
+    stale: int = 0
+    last_loss: float = math.nan
+    seconds: float = 0.0
+    finished: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "best_metric": None if self.best_step < 0 else self.best_metric}
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> Progress:
+        fields = {name: meta[name] for name in vars(cls())}
+        return cls(**{**fields, "best_metric": -math.inf if meta["best_metric"] is None else meta["best_metric"]})
+
+
+@dataclass
+class FitResult:
+    """The trained leaves (the best evaluation's where there was one) and how they came about."""
+
+    train: dict[str, np.ndarray]
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    labels: dict[str, str] = field(repr=False, default_factory=dict)
+
+
+def evaluate(
+    program: Program, params: Flat, feed: Feed, batch_size: int, placement: Placement | None = None, step: Any = None
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics, and the task's predictions in the examples' given order, over a whole feed.
+
+    Returns:
+      ({"loss": …, and the task's metrics}, {name: array [examples, …]}).
+    """
+    place = placement or Placement.single()
+    step = step or make_evaluation_step(program)
+    batch_size = place.round_up(batch_size)
+    parts: list[dict[str, np.ndarray]] = []
+    loss = weight = 0.0
+    for batch in feed.evaluation(batch_size):
+        outputs = jax.device_get(step(params, place.batch(batch)))
+        losses, weights = outputs.pop("loss"), outputs.pop("loss_weights")
+        loss, weight = loss + float((losses * weights).sum()), weight + float(weights.sum())
+        real = batch["weights"].reshape(len(batch["index"]), -1).max(1) > 0
+        parts.append({name: values[real] for name, values in {**outputs, "index": batch["index"]}.items()})
+    index = np.concatenate([part["index"] for part in parts])
+    order = np.argsort(index, kind="stable")
+    predictions = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0] if name != "index"}
+    return {"loss": loss / max(weight, 1e-6), **program.task.score(predictions)}, predictions
+
+
+class Fit:
+    """One training run of one program: `Fit(...).run()`."""
+
+    def __init__(
+        self,
+        name: str,
+        program: Program,
+        params: Flat,
+        rules: list[tuple[str, str]],
+        config: FitConfig,
+        train_feed: Feed,
+        dev_feed: Feed | None,
+        *,
+        seed: int,
+        workdir: Path,
+        reporter: Reporter,
+        placement: Placement | None = None,
+    ):
+        self.name, self.program, self.config, self.seed = name, program, config, seed
+        self.place = placement or Placement.single()
+        self.train_feed, self.dev_feed, self.reporter = train_feed, dev_feed, reporter
+        if config.batch_size % self.place.devices:
+            raise InputError(
+                f"{name}.fit.batch_size", f"{config.batch_size} rows cannot be shared by {self.place.devices} devices"
+            )
+        self.labels = label_parameters(params, rules, where=f"{name}.train")
+        self.total = config.total_steps(train_feed.examples.size)
+        train, frozen = split(params, self.labels)
+        train, self.frozen = hold(train, frozen, config.compute_dtype, self.place.replicated)
+        self._skip_frozen_prefix(train)
+        optimizer = make_optimizer(config.optimizer, self.labels, self.total)
+        self.state = initial_state(train, optimizer, self.labels)
+        self.train_step = make_train_step(self.program, optimizer, self.labels, seed=seed, dropout=config.dropout)
+        self.evaluation_step = make_evaluation_step(self.program)
+        self.iterator = iter(self.train_feed.training(config.batch_size, seed))
+        self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
+        self.best = Checkpoints(workdir / "checkpoints" / name / "best", keep=None)
+        self.metrics = MetricsFile(workdir / "metrics.jsonl")
+        self.progress = Progress()
+        self.saved_best_step = -1
+
+    def _skip_frozen_prefix(self, train: Flat) -> None:
+        """Computes hidden states below all that trains once, where nothing is dropped and memory allows."""
+        host, plugin = self.program.merge({**self.frozen, **train})
+        start = first_trainable_state(self.labels, plugin, len(host.encoder.layers))
+        feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
+        size = sum(prefix_bytes(feed, host.encoder.config.hidden_size) for feed in feeds)
+        if start == 0 or self.config.dropout or size > self.config.prefix_cache_mb << 20:
+            return
+        self.reporter.say(f"{self.name}: layers below {start} are frozen, computed once ({size / 2**20:.0f} MiB)")
+        params, rows = {**self.frozen, **train}, self.config.evaluation_batch_size
+        self.train_feed = attach_prefix(self.program, params, self.train_feed, start, rows, self.place)
+        if self.dev_feed is not None:
+            self.dev_feed = attach_prefix(self.program, params, self.dev_feed, start, rows, self.place)
+        self.program = replace(self.program, start=start)
+
+    def run(self) -> FitResult:
+        """Trains to the end, from the newest whole checkpoint if there is one."""
+        step = self._resume()
+        clock = time.monotonic() - self.progress.seconds
+        losses: list[Any] = []
+        with self.reporter.bar(self.name, self.total, step) as update:
+            while step < self.total and not self.progress.finished:
+                self.state, logged = self.train_step(self.state, self.frozen, self.place.batch(next(self.iterator)))
+                losses.append(logged)
+                step += 1
+                if step % self.config.log_every == 0 or step == self.total:
+                    update(step, **self._log(step, losses))
+                    losses = []
+                    self.progress.seconds = time.monotonic() - clock
+                self._maybe_evaluate(step)
+                if step % self.config.checkpoint_every == 0 or step == self.total or self.progress.finished:
+                    self._save(step)
+        result = self._result(step)
+        self.checkpoints.close()
+        self.best.close()
+        return result
+
+    def _resume(self) -> int:
+        restored = self.checkpoints.restore(self.state, self.iterator)
+        if restored is None:
+            self.metrics.rewind(self.name, 0)
+            self.best.drop_after(-1)
+            return 0
+        self.state, self.progress = restored.state, Progress.from_json(restored.meta)
+        self.metrics.rewind(self.name, restored.step)
+        self.best.drop_after(restored.step)
+        self.saved_best_step = self.progress.best_step
+        if restored.step < self.total:
+            self.reporter.say(f"{self.name}: resuming at step {restored.step} of {self.total}")
+        return restored.step
+
+    def _log(self, step: int, losses: list[Any]) -> dict[str, float]:
+        fetched = jax.device_get(losses)
+        means = {name: float(np.mean([each[name] for each in fetched])) for name in fetched[0]}
+        if not math.isfinite(means["loss"]):
+            raise InputError(
+                f"{self.name}, step {step}", f"the loss is {means['loss']}", "lower the learning rate, or set a clip"
+            )
+        self.progress.last_loss = means["loss"]
+        self.metrics.write(self.name, step, means)
+        return {"loss": means["loss"]}
+
+    def _maybe_evaluate(self, step: int) -> None:
+        every = self.config.evaluate_every
+        if self.dev_feed is None or not (step == self.total or (every and step % every == 0)):
+            return
+        params = {**self.frozen, **self.state.train}
+        found, _ = evaluate(
+            self.program, params, self.dev_feed, self.config.evaluation_batch_size, self.place, self.evaluation_step
+        )
+        self.metrics.write(self.name, step, {f"dev_{name}": value for name, value in found.items()})
+        if found[self.program.task.metric] > self.progress.best_metric:
+            self.progress.best_step, self.progress.best_metric = step, found[self.program.task.metric]
+            self.progress.stale = 0
+            self.best.save(step, self.state.train, {"metrics": found})
+        else:
+            self.progress.stale += 1
+        self.progress.finished = self.config.patience is not None and self.progress.stale >= self.config.patience
+
+    def _save(self, step: int) -> None:
+        self.best.wait()  # the best must be whole before a checkpoint speaks of it
+        self.checkpoints.wait()
+        self.best.drop_before(self.saved_best_step)  # no checkpoint on disk speaks of those any more
+        self.checkpoints.save(step, self.state, self.progress.to_json(), self.iterator)
+        self.saved_best_step = self.progress.best_step
+
+    def _result(self, step: int) -> FitResult:
+        self.checkpoints.wait()
+        self.best.wait()
+        train, metrics = self.state.train, {"loss": self.progress.last_loss}
+        if self.progress.best_step >= 0:
+            best = self.best.restore(self.state.train)
+            if best is None or best.step != self.progress.best_step:
+                raise InputError(self.best.folder, f"the best checkpoint, step {self.progress.best_step}, is gone")
+            train = best.state
+            metrics |= {f"dev_{name}": value for name, value in best.meta["metrics"].items()}
+            metrics["best_step"] = best.step
+        fetched = {path: np.asarray(leaf) for path, leaf in jax.device_get(train).items()}
+        return FitResult(fetched, metrics, step, self.progress.seconds, self.labels)

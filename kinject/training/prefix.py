@@ -1,0 +1,72 @@
+"""The frozen prefix: layers below everything that trains are computed once an example, not once a step.
+
+Where the lowest trainable parameter (and the lowest seam of a trainable plugin) sits above layer s and nothing is
+dropped below, hidden state s of an example is the same in every epoch. It is computed before training, kept with the
+examples, and the step starts from it. Same numbers, a fraction of the work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from kinject.data.pipeline import Batch, Feed
+from kinject.models.forward import encode_prefix
+from kinject.plugins.base import Plugin
+from kinject.training.mesh import Placement
+from kinject.training.partition import TRAIN
+from kinject.training.step import Program
+from kinject.tree import Flat
+
+
+def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, layers: int) -> int:
+    """The highest hidden state (0 = embeddings, `layers` = last) that no training can change.
+
+    A plugin that reads several hidden states at its `outputs` needs all of them, so nothing is skipped for it.
+    """
+    start = layers
+    for path, label in labels.items():
+        if label != TRAIN:
+            continue
+        if path.startswith("host/encoder/layers/"):
+            start = min(start, int(re.match(r"host/encoder/layers/(\d+)/", path).group(1)))
+        elif path.startswith("host/encoder/"):
+            return 0
+        elif path.startswith("plugin/"):
+            start = min(start, max(0, plugin.first_seam() - 1)) if plugin is not None else 0
+    if plugin is not None and type(plugin).outputs is not Plugin.outputs:
+        return 0
+    return start
+
+
+def prefix_bytes(feed: Feed, hidden_size: int) -> int:
+    """What the float32 hidden states of all examples would take."""
+    return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * 4
+
+
+def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_size: int, place: Placement) -> Feed:
+    """The feed with `prefix` float32 [B, L, D], hidden state `start`, in every batch."""
+
+    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
+        host, plugin = program.merge(params)
+        return encode_prefix(host, batch, plugin, stop=start)
+
+    compute = jax.jit(compute)
+    batch_size = place.round_up(batch_size)
+
+    def rows_of(number: int, bucket: Batch) -> np.ndarray:
+        size = len(bucket["index"])
+        parts = []
+        for low in range(0, size, batch_size):
+            rows = np.minimum(np.arange(low, low + batch_size), size - 1)
+            parts.append(np.asarray(compute(params, place.batch(feed.batch(number, rows))), np.float32))
+        return np.concatenate(parts)[:size]
+
+    buckets = tuple(
+        {**bucket, "prefix": rows_of(number, bucket)} for number, bucket in enumerate(feed.examples.buckets)
+    )
+    return feed.with_examples(replace(feed.examples, buckets=buckets))

@@ -1,0 +1,125 @@
+"""The training step and the evaluation step: pure functions over flat parameter dicts.
+
+NNX objects are split once; inside `jax.jit` they are merged from pure dicts. Frozen parameters are arguments (closed
+over, they would become constants of the program) and only the trainable dict is differentiated, so XLA computes no
+weight gradient for the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from kinject.models.heads import Host
+from kinject.plugins.base import Plugin
+from kinject.tasks.base import Task
+from kinject.training.optimizer import mask_frozen
+from kinject.tree import Flat, flatten, unflatten
+
+
+class TrainState(NamedTuple):
+    """What a step changes, and all that a checkpoint must hold of it. The dropout key is a function of the step."""
+
+    train: Flat
+    optimizer: Any
+    step: jax.Array
+
+
+@dataclass(frozen=True)
+class Program:
+    """The static half of a model: structure without arrays, and what to compute with it.
+
+    Attributes:
+      start: the hidden state from which layers are computed; below it, `batch["prefix"]` holds them (see prefix.py).
+    """
+
+    host: nnx.GraphDef
+    plugin: nnx.GraphDef | None
+    task: Task
+    start: int = 0
+
+    def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
+        """The task's outputs for a batch, from flat parameters `host/…` and `plugin/…`."""
+        host, plugin = self.merge(params)
+        return self.task.outputs(host, plugin, batch, key, self.start)
+
+    def merge(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
+        tree = unflatten(params)
+        host = nnx.merge(self.host, tree["host"])
+        return host, None if self.plugin is None else nnx.merge(self.plugin, tree.get("plugin", {}))
+
+
+def split_program(host: Host, plugin: Plugin | None, task: Task) -> tuple[Program, Flat]:
+    """NNX modules -> (program, flat parameters `host/…`, `plugin/…`)."""
+    graph, state = nnx.split(host)
+    params = flatten(nnx.to_pure_dict(state), "host")
+    plugin_graph = None
+    if plugin is not None:
+        plugin_graph, plugin_state = nnx.split(plugin)
+        params |= flatten(nnx.to_pure_dict(plugin_state), "plugin")
+    return Program(graph, plugin_graph, task), params
+
+
+def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """Mean of `values` with `weights` of the same shape; 0 when all weights are 0."""
+    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-6)
+
+
+def make_train_step(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    labels: Mapping[str, str],
+    *,
+    seed: int,
+    dropout: bool,
+) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """The jitted step (state, frozen, batch) -> (state, {"loss", "gradient_norm"}); the state's buffers are donated.
+
+    The logged norm is that of the trainable gradients: asking for the norm of all would compute all.
+    """
+
+    def step(
+        state: TrainState, frozen: Flat, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
+
+        def loss_of(train: Flat) -> jax.Array:
+            outputs = program.outputs({**frozen, **train}, batch, key)
+            return weighted_mean(*program.task.loss(outputs, batch))
+
+        loss, gradients = jax.value_and_grad(loss_of)(state.train)
+        updates, optimizer_state = optimizer.update(
+            mask_frozen(gradients, labels), state.optimizer, mask_frozen(state.train, labels)
+        )
+        train = {path: leaf + updates[path].astype(leaf.dtype) for path, leaf in state.train.items()}
+        logged = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(train, optimizer_state, state.step + 1), logged
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_evaluation_step(
+    program: Program,
+) -> Callable[[Flat, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """The jitted step (params, batch) -> per-item "loss" and "loss_weights" and the task's predictions, no dropout.
+
+    Parameters are an argument: evaluating another plugin of the same shape compiles nothing.
+    """
+
+    def step(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        outputs = program.outputs(params, batch, None)
+        losses, weights = program.task.loss(outputs, batch)
+        return {"loss": losses, "loss_weights": weights, **program.task.predict(outputs, batch)}
+
+    return jax.jit(step)
+
+
+def initial_state(train: Flat, optimizer: optax.GradientTransformation, labels: Mapping[str, str]) -> TrainState:
+    """The state before the first step."""
+    return TrainState(train, optimizer.init(mask_frozen(train, labels)), jnp.zeros((), jnp.int32))

