@@ -1,7 +1,9 @@
 """Small random hosts, written as Hugging Face folders write them, and batches to feed them."""
 
+from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,6 +15,8 @@ from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
 from kinject.models.saving import save_host
 
+# jax.jit for tests: LLVM's optimiser takes most of the time of a test, and XLA's own passes are what is tested
+fast_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 TOKENIZERS = {"bert": wordpiece_folder, "roberta": byte_level_folder}
 
 
@@ -21,7 +25,7 @@ def tiny_config(model_type="bert", **values):
     default = {
         "vocab_size": 120,
         "hidden_size": 32,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 48,
         "max_position_embeddings": 98 if roberta else 96,

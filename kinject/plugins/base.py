@@ -51,7 +51,7 @@ class Plugin(nnx.Module):
         if "reads_sequence" not in vars(cls):
             cls.reads_sequence = _overrides(cls, "feed_forward") or _overrides(cls, "outputs")
 
-    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int, rngs: nnx.Rngs | None = None):
+    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs | None = None):
         """Remembers what every plugin is built from.
 
         Args:
