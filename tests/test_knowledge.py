@@ -154,8 +154,11 @@ def test_it_pickles_as_its_path(folder):
         ({"vectors": np.array([[1.0], [2], [3], [np.inf], [5]])}, "row 3 .*'é clair'.*not finite"),
         ({"dtype": "float64"}, "'float64'"),
         ({"name": " "}, "'name' is empty"),
-        ({"triples": np.array([[0, 0, 5]]), "relations": ["r"]}, "tail 5, there are 5"),
-        ({"triples": np.array([[0, 1, 2]]), "relations": ["r"]}, "relation 1, there are 1"),
+        ({"triples": np.array([[0, 0, 5]]), "relations": ["r"]}, r"triple 0 is \[0, 0, 5\], but there are 5 entities"),
+        (
+            {"triples": np.array([[0, 1, 2]]), "relations": ["r"]},
+            r"triple 0 is \[0, 1, 2\], but there are 5 entities and 1 relations",
+        ),
         ({"triples": np.array([[0, 0, 2]])}, "come together"),
         ({"triples": np.array([[0, 0, 2]]), "relations": ["r", "r"]}, "'r' twice"),
     ],

@@ -18,6 +18,7 @@ import numpy as np
 
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.graph_methods import METHODS, uniform
+from kinject.knowledge.triples import check_triples
 
 _BLOCK_STEPS = 512  # steps of one scan: long enough to hide the dispatch, short enough to report progress
 
@@ -117,7 +118,7 @@ def train_graph(
     Raises:
       InputError: triples of another shape or pointing outside, or none; a loss that is not finite.
     """
-    triples = check_triples(triples, num_entities, num_relations)
+    triples = check_triples("train_graph", triples, num_entities, num_relations)
     order_seed, init_key, sample_key = seed, *jax.random.split(jax.random.key(seed))
     tables = _start(init_key, num_entities, num_relations, config)
     batch = min(config.batch, len(triples))
@@ -141,25 +142,6 @@ def train_graph(
     seen[triples[:, 0]] = seen[triples[:, 2]] = True
     entities, relations = (np.asarray(table.values) for table in tables)
     return GraphResult(entities, relations, losses, seen, config)
-
-
-def check_triples(triples: np.ndarray, num_entities: int, num_relations: int) -> np.ndarray:
-    """Returns int32 [T, 3] whose indices all point at something.
-
-    Raises:
-      InputError: naming the first triple that does not.
-    """
-    triples = np.asarray(triples)
-    if triples.ndim != 2 or triples.shape[1] != 3 or not np.issubdtype(triples.dtype, np.integer):
-        raise InputError("triples", f"are {triples.dtype} {triples.shape}, not integer [T, 3]")
-    if len(triples) == 0:
-        raise InputError("triples", "are none", "give at least one")
-    bounds = np.array([num_entities, num_relations, num_entities])
-    bad = np.flatnonzero(((triples < 0) | (triples >= bounds)).any(axis=1))
-    if len(bad):
-        problem = f"triple {bad[0]} is {triples[bad[0]].tolist()}, but there are {num_entities} entities and"
-        raise InputError("triples", f"{problem} {num_relations} relations", "indices count from 0")
-    return triples.astype(np.int32)
 
 
 def _start(key: jax.Array, num_entities: int, num_relations: int, config: GraphConfig) -> tuple[_Table, _Table]:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.knowledge.graph import GraphConfig, GraphResult, check_triples
+from kinject.knowledge.graph import GraphConfig, GraphResult
 from kinject.knowledge.graph_methods import METHODS
+from kinject.knowledge.triples import check_triples
 
 
 def filtered_ranking(
@@ -47,8 +48,8 @@ def filtered_ranks(
         raise InputError("filtered_ranking", "the vectors are not all finite", "train again with a lower learning rate")
     if batch < 1:
         raise InputError("filtered_ranking", f"batch is {batch}", "it must be above 0")
-    test = check_triples(test_triples, size, kinds)
-    known = np.concatenate([check_triples(known_triples, size, kinds), test])
+    test = check_triples("test_triples", test_triples, size, kinds)
+    known = np.concatenate([check_triples("known_triples", known_triples, size, kinds), test])
     vectors, relations = jnp.asarray(result.vectors), jnp.asarray(result.relations)
     ranks = np.empty((len(test), 2))
     for side, (asked, given) in enumerate(((2, 0), (0, 2))):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import marisa_trie
 import numpy as np
 
 from kinject.errors import InputError
 from kinject.knowledge import manifest as layout
+from kinject.knowledge.triples import check_triples
 
 _ENTITY_BATCH = 65_536  # rows of a record batch of entities.arrow: small enough to build without a second copy
 
@@ -43,8 +45,7 @@ def write_knowledge(
       name: what the knowledge base is called in logs and manifests.
       ids: N distinct non-empty strings without line breaks; their order is the row order.
       vectors: floating [N, k], finite.
-      has_vector: bool [N], False where an entity is known but has no vector (its row is stored as zeros, and `gather`
-        reports it as not found); None when all have one.
+      has_vector: bool [N], False where an entity has no vector (stored as zeros, not found by `gather`); None = all do.
       labels: N strings; empty where there is none.
       aliases: N lists of strings.
       descriptions: N strings; empty where there is none.
@@ -56,53 +57,32 @@ def write_knowledge(
       normalisation: what was done to the vectors, in words ("none", "centred, divided by the global std").
       metrics: figures of merit of the vectors, such as a filtered MRR.
 
-    Returns:
-      The folder.
-
     Raises:
       InputError: the folder exists, counts differ, an id is doubled or unusable, a vector is not finite, a triple
         points outside. Nothing is left behind.
     """
     folder = Path(folder)
     refuse_existing(folder)
-    dtype = _check_shapes(folder, name, ids, vectors, dtype, has_vector, labels, aliases, descriptions)
-    if has_vector is not None:
-        has_vector = np.ascontiguousarray(has_vector, dtype=bool)
-    names = _relation_names(folder, relations)
-    if (triples is None) != (relations is None):
-        raise InputError(folder, "triples and relations come together", "give both, or neither")
-    if triples is not None:
-        triples = _check_triples(folder, triples, len(ids), len(names))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    draft.mkdir()
-    try:
-        _write_ids(draft, folder, ids)
-        fingerprint = _write_vectors(draft, folder, ids, vectors, dtype, has_vector)
-        if labels is not None or aliases is not None or descriptions is not None:
-            _write_entities(draft, folder, ids, labels, aliases, descriptions)
-        if triples is not None:
-            np.save(draft / layout.TRIPLES, triples)
-            listed = [{"id": one, "label": label} for one, label in names.items()]
-            (draft / layout.RELATIONS).write_text(json.dumps(listed, ensure_ascii=False, indent=0), encoding="utf-8")
-        fields = {
-            "name": name,
-            "count": len(ids),
-            "dim": int(vectors.shape[1]),
-            "dtype": dtype,
-            "fingerprint": fingerprint,
-            "source": source,
-            "license": license,
-            "normalisation": normalisation,
-            "metrics": dict(metrics or {}),
-            "has_vector": layout.HAS_VECTOR if has_vector is not None else None,
-        }
-        layout.write_manifest(draft, fields)
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    about = {"name": name, "source": source, "license": license, "normalisation": normalisation}
+    content = _Content(ids, vectors, has_vector, labels, aliases, descriptions, triples, relations, dtype)
+    content = _check(folder, name, content)
+    with _whole(folder) as draft:
+        _write(draft, folder, content, {**about, "metrics": dict(metrics or {})})
     return folder
+
+
+class _Content(NamedTuple):
+    """What a knowledge base is made of; the fields are those of `write_knowledge`."""
+
+    ids: Sequence[str]
+    vectors: np.ndarray
+    has_vector: np.ndarray | None
+    labels: Sequence[str] | None
+    aliases: Sequence[Sequence[str]] | None
+    descriptions: Sequence[str] | None
+    triples: np.ndarray | None
+    relations: Any
+    dtype: str | None
 
 
 def refuse_existing(folder: Path) -> None:
@@ -111,24 +91,51 @@ def refuse_existing(folder: Path) -> None:
         raise InputError(folder, "exists already", "name another folder, or remove this one first")
 
 
-def _check_shapes(
-    folder: Path,
-    name: str,
-    ids: Sequence[str],
-    vectors: np.ndarray,
-    dtype: str | None,
-    has_vector: np.ndarray | None,
-    *columns: Sequence[Any] | None,
-) -> str:
-    """Checks what can be checked without reading a row; returns the dtype the table is stored in."""
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Yields a sibling to write in, which becomes the folder if all goes well and vanishes if not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    draft.mkdir()
+    try:
+        yield draft
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _write(draft: Path, folder: Path, content: _Content, about: dict[str, Any]) -> None:
+    """Writes checked content; the manifest last."""
+    _write_ids(draft, folder, content.ids)
+    fingerprint = _write_vectors(draft, folder, content)
+    if not (content.labels is content.aliases is content.descriptions is None):
+        _write_entities(draft, folder, content)
+    if content.triples is not None:
+        np.save(draft / layout.TRIPLES, content.triples)
+        listed = [{"id": one, "label": label} for one, label in content.relations.items()]
+        (draft / layout.RELATIONS).write_text(json.dumps(listed, ensure_ascii=False, indent=0), encoding="utf-8")
+    fields = {
+        "count": len(content.ids),
+        "dim": int(content.vectors.shape[1]),
+        "dtype": content.dtype,
+        "fingerprint": fingerprint,
+        "has_vector": layout.HAS_VECTOR if content.has_vector is not None else None,
+    }
+    layout.write_manifest(draft, {**about, **fields})
+
+
+def _check(folder: Path, name: str, content: _Content) -> _Content:
+    """Checks what can be checked without reading a vector; settles dtypes and relation names."""
+    ids, vectors, dtype = content.ids, content.vectors, content.dtype
     if not name.strip():
         raise InputError(folder, "field 'name' is empty", "give the knowledge base a name")
     if len(vectors.shape) != 2 or vectors.shape[1] == 0:
         raise InputError(folder, f"field 'vectors' has shape {tuple(vectors.shape)}, not [entities, dimensions]")
     if len(ids) == 0:
         raise InputError(folder, "field 'ids' is empty", "a knowledge base holds at least one entity")
-    fields = ("has_vector", "labels", "aliases", "descriptions")
-    for field, column in zip(("vectors", *fields), (vectors, has_vector, *columns), strict=True):
+    for field in ("vectors", "has_vector", "labels", "aliases", "descriptions"):
+        column = getattr(content, field)
         if column is not None and len(column) != len(ids):
             raise InputError(folder, f"{len(ids)} ids but {len(column)} {field}", "give one of each for every entity")
     if not np.issubdtype(vectors.dtype, np.floating):
@@ -136,7 +143,16 @@ def _check_shapes(
     dtype = dtype or ("float16" if vectors.dtype == np.float16 else "float32")
     if dtype not in layout.DTYPES:
         raise InputError(folder, f"field 'dtype' is {dtype!r}", f"choose {' or '.join(layout.DTYPES)}")
-    return dtype
+    if (content.triples is None) != (content.relations is None):
+        raise InputError(folder, "triples and relations come together", "give both, or neither")
+    names = _relation_names(folder, content.relations)
+    triples = content.triples
+    if triples is not None:
+        triples = check_triples(folder, triples, len(ids), len(names))
+    has_vector = content.has_vector
+    if has_vector is not None:
+        has_vector = np.ascontiguousarray(has_vector, dtype=bool)
+    return content._replace(dtype=dtype, relations=names, triples=triples, has_vector=has_vector)
 
 
 def _relation_names(folder: Path, relations: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
@@ -147,20 +163,6 @@ def _relation_names(folder: Path, relations: Sequence[str] | Mapping[str, str] |
         doubled = next(one for one in names if list(relations).count(one) > 1)
         raise InputError(folder, f"field 'relations' names {doubled!r} twice", "give every relation its own id")
     return names
-
-
-def _check_triples(folder: Path, triples: np.ndarray, entities: int, relations: int) -> np.ndarray:
-    """Returns int32 [T, 3] whose indices all point at something."""
-    if triples.ndim != 2 or triples.shape[1] != 3 or not np.issubdtype(triples.dtype, np.integer):
-        raise InputError(folder, f"field 'triples' is {triples.dtype} {triples.shape}, not integer [T, 3]")
-    if len(triples) == 0:
-        raise InputError(folder, "field 'triples' is empty", "leave it out when there is none")
-    for column, (what, bound) in enumerate((("head", entities), ("relation", relations), ("tail", entities))):
-        bad = np.flatnonzero((triples[:, column] < 0) | (triples[:, column] >= bound))
-        if len(bad):
-            value = triples[bad[0], column]
-            raise InputError(folder, f"triple {bad[0]} has {what} {value}, there are {bound}", "indices count from 0")
-    return triples.astype(np.int32)
 
 
 def _write_ids(draft: Path, folder: Path, ids: Sequence[str]) -> None:
@@ -186,10 +188,9 @@ def _write_ids(draft: Path, folder: Path, ids: Sequence[str]) -> None:
     np.save(draft / layout.ROW_OF_KEY, row_of_key)
 
 
-def _write_vectors(
-    draft: Path, folder: Path, ids: Sequence[str], vectors: np.ndarray, dtype: str, has_vector: np.ndarray | None
-) -> str:
+def _write_vectors(draft: Path, folder: Path, content: _Content) -> str:
     """Writes the table block by block; returns the fingerprint."""
+    ids, vectors, has_vector, dtype = content.ids, content.vectors, content.has_vector, content.dtype
     count, dim = vectors.shape
     fingerprint = layout.Fingerprint(count, dim, dtype)
     header = {"descr": layout.DTYPES[dtype], "fortran_order": False, "shape": (count, dim)}
@@ -216,14 +217,9 @@ def _write_vectors(
     return fingerprint.hexdigest()
 
 
-def _write_entities(
-    draft: Path,
-    folder: Path,
-    ids: Sequence[str],
-    labels: Sequence[str] | None,
-    aliases: Sequence[Sequence[str]] | None,
-    descriptions: Sequence[str] | None,
-) -> None:
+def _write_entities(draft: Path, folder: Path, content: _Content) -> None:
+    """Writes names and descriptions, a record batch at a time."""
+    ids, labels, aliases, descriptions = content.ids, content.labels, content.aliases, content.descriptions
     import pyarrow as pa
 
     schema = pa.schema(
