@@ -8,102 +8,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from encoding_cases import (
+    KNOWN,
+    assert_same,
+    both,
+    host,
+    host_ids,
+    in_characters,
+    passages,
+    rows,
+    steady,
+    stem_words,
+    stripped,
+    words,
+)
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from tiny_tokenizers import STEMS, byte_level_folder, wordpiece_folder
 
 from kinject.data.encode import EntityEncoder, Mention, Passage, rows_with_vector
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
 from kinject.knowledge import KnowledgeBase, write_knowledge
 
-KNOWN = {"Q1": 7, "Q2": 3, "Q3": 0}
-ENTITIES = [*KNOWN, "Q9", None]
-SHARED = {}
-steady = settings(derandomize=True, max_examples=80, deadline=None)
-both = pytest.mark.parametrize("family", ["wordpiece", "bpe"])
-
-
-def rows(entities):
-    return np.array([KNOWN.get(entity, -1) for entity in entities], np.int32)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def hosts(tmp_path_factory):
-    """Hypothesis asks for its tokenizers by name, so they lie in a module variable."""
-    folder = tmp_path_factory.mktemp("hosts")
-    SHARED["wordpiece"] = load_tokenizer(wordpiece_folder(folder / "wordpiece"))
-    SHARED["bpe"] = load_tokenizer(byte_level_folder(folder / "bpe"))
-    return SHARED
-
-
-stem_words = st.lists(st.sampled_from(STEMS), min_size=1, max_size=3).map("".join)
-any_words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn", "Co", "Z")), min_size=1, max_size=5)
-words = st.one_of(
-    stem_words, stem_words, any_words, st.sampled_from(["[MASK]", ".", "#", "/", "U.S.", "北京", "e\u0301"])
-)
-look = st.fixed_dictionaries(
-    {
-        "entity": st.sampled_from(ENTITIES),
-        "opening": st.sampled_from(["", "#", "$"]),
-        "closing": st.sampled_from(["", "#"]),
-        "slot": st.booleans(),
-        "masked": st.booleans(),
-    }
-)
-
-
-@st.composite
-def passages(draw, vocabulary=words, max_words=12):
-    """A word list and disjoint mentions of whole words, in any order."""
-    tokens = draw(st.lists(vocabulary, max_size=max_words))
-    mentions, at = [], 0
-    while at < len(tokens) and len(mentions) < 4:
-        start = draw(st.integers(at, len(tokens) - 1))
-        end = draw(st.integers(start + 1, min(len(tokens), start + 3)))
-        if any(character.isalnum() for character in "".join(tokens[start:end])):
-            mentions.append(Mention(start, end, **draw(look)))
-        at = end + draw(st.integers(0, 3))
-    return tokens, draw(st.permutations(mentions))
-
-
-def in_characters(tokens, mentions):
-    """The same mentions in the joined text, counted in a slower, plainer way than the encoder does."""
-    moved = []
-    for mention in mentions:
-        start = len("".join(token + " " for token in tokens[: mention.start]))
-        moved.append(replace(mention, start=start, end=start + len(" ".join(tokens[mention.start : mention.end]))))
-    return " ".join(tokens), moved
-
-
-def stripped(encoded, encoder, mentions):
-    """Token ids and types with slot, slash and markers taken out and masked pieces put back."""
-    ids = encoded.token_ids.copy()
-    ids[encoded.mask_positions] = encoded.label_ids
-    gone = np.zeros(len(ids), bool)
-    for position in np.flatnonzero(encoded.entity_slot >= 0):
-        gone[position : position + 1 + len(encoder.tokenizer.word("/"))] = True
-    for mention, places in zip(mentions, encoded.markers, strict=True):
-        for word, position in zip((mention.opening, mention.closing), places, strict=True):
-            assert (position >= 0) == bool(word)
-            if word:
-                piece = encoder.tokenizer.word(word)
-                assert tuple(ids[position : position + len(piece)]) == piece
-                gone[position : position + len(piece)] = True
-    return ids[~gone].tolist(), encoded.type_ids[~gone].tolist()
-
-
-def host_ids(tokenizer, *texts):
-    """What the host's tokenizer says, special tokens included."""
-    encoding = tokenizer.backend.encode(*texts)
-    return [tokenizer.mask_id if i == tokenizer.mask_alias else i for i in encoding.ids], encoding.type_ids
-
 
 @both
 @steady
 @given(passage=passages(), plugged=st.booleans())
 def test_what_is_inserted_changes_no_piece(family, passage, plugged):
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     text, mentions = in_characters(*passage)
     encoded = encoder.encode(text, mentions, rows=rows if plugged else None)
     assert stripped(encoded, encoder, mentions) == host_ids(encoder.tokenizer, text)
@@ -113,7 +45,7 @@ def test_what_is_inserted_changes_no_piece(family, passage, plugged):
 @steady
 @given(passage=passages(), second=passages())
 def test_pairs_are_framed_as_the_host_frames_them(family, passage, second):
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     (text, mentions), (pair, more) = in_characters(*passage), in_characters(*second)
     encoded = encoder.encode(text, mentions, pair, more, rows=rows)
     assert stripped(encoded, encoder, [*mentions, *more]) == host_ids(encoder.tokenizer, text, pair)
@@ -123,7 +55,7 @@ def test_pairs_are_framed_as_the_host_frames_them(family, passage, second):
 @steady
 @given(passage=passages())
 def test_word_lists_are_their_joined_text(family, passage):
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     one, other = encoder.encode(*passage, rows=rows), encoder.encode(*in_characters(*passage), rows=rows)
     assert_same(one, other)
 
@@ -133,7 +65,7 @@ def test_word_lists_are_their_joined_text(family, passage):
 @given(st.data())
 def test_spans_cover_exactly_the_mention(family, data):
     """Mentions start and end anywhere, in the midst of words too."""
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     vocabulary = st.one_of(stem_words, st.sampled_from(".,;(/#")) if family == "wordpiece" else words
     text = " ".join(data.draw(st.lists(vocabulary, min_size=1, max_size=8)))
     assume("[MASK]" not in text and text.strip())
@@ -158,7 +90,7 @@ def spoken_text(tokenizer, ids):
 @steady
 @given(passage=passages(), limit=st.none() | st.integers(0, 2))
 def test_slots(family, passage, limit):
-    encoder = EntityEncoder(SHARED[family], max_entities=limit)
+    encoder = EntityEncoder(host(family), max_entities=limit)
     tokens, mentions = passage
     encoded = encoder.encode(tokens, mentions, rows=rows)
     ordered = sorted(range(len(mentions)), key=lambda index: mentions[index].start)
@@ -180,7 +112,7 @@ def test_slots(family, passage, limit):
 @steady
 @given(passage=passages())
 def test_masked_mentions(family, passage):
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     tokens, mentions = passage
     encoded = encoder.encode(tokens, mentions, rows=rows)
     bare = encoder.encode(tokens, [replace(mention, masked=False) for mention in mentions], rows=rows)
@@ -197,79 +129,9 @@ def test_masked_mentions(family, passage):
 
 @both
 @steady
-@given(passage=passages(max_words=20), second=st.none() | passages(max_words=20), length=st.integers(6, 40))
-def test_truncation_takes_context_alone(family, passage, second, length):
-    tokenizer = SHARED[family]
-    pair, more = second or (None, [])
-    mentions = [*passage[1], *more]
-    whole = EntityEncoder(replace(tokenizer, max_length=10_000)).encode(*passage, pair, more, rows=rows)
-    stays = protected(whole, tokenizer, mentions, pair is not None)
-    encoder = EntityEncoder(tokenizer, max_length=length)
-    one = Passage(*passage, pair, more, where="here:1")
-    if stays.sum() > length:
-        assert encoder.encode_batch([one], rows, skip_overlong=True) == [None]
-        with pytest.raises(InputError, match=f"here:1: .*{length}"):
-            encoder.encode_batch([one], rows)
-        return
-    (short,) = encoder.encode_batch([one], rows)
-    assert len(short) == min(length, len(whole))
-    kept = embedded(short.token_ids.tolist(), whole.token_ids.tolist(), stays)
-    assert kept is not None
-    for now, then in zip(short.spans, whole.spans, strict=True):
-        assert short.token_ids[slice(*now)].tolist() == whole.token_ids[slice(*then)].tolist()
-    assert short.label_ids.tolist() == whole.label_ids.tolist()
-    assert len(short.blanks) == len(whole.blanks)
-    assert short.entities == whole.entities
-
-
-def protected(encoded, tokenizer, mentions, paired):
-    """Which positions may not go."""
-    stays = np.zeros(len(encoded), bool)
-    stays[: len(tokenizer.before)] = stays[len(encoded) - len(tokenizer.after) :] = True
-    stays[encoded.blanks] = True
-    if paired and tokenizer.pair_type:
-        stays[np.flatnonzero(encoded.type_ids)[0] - 1] = True
-    elif paired:
-        double = [list(encoded.token_ids[i : i + 2]) == list(tokenizer.between) for i in range(len(encoded))]
-        stays[double.index(True) : double.index(True) + 2] = True
-    for position in np.flatnonzero(encoded.entity_slot >= 0):
-        stays[position : position + 1 + len(tokenizer.word("/"))] = True
-    for mention, (start, end), places in zip(mentions, encoded.spans, encoded.markers, strict=True):
-        stays[start:end] = True
-        for word, position in zip((mention.opening, mention.closing), places, strict=True):
-            if word:
-                stays[position : position + len(tokenizer.word(word))] = True
-    return stays
-
-
-def embedded(short, whole, stays):
-    """Whether `short` is `whole` without some positions that need not stay (dynamic programming); None if not."""
-    reachable = {0}
-    for token, stay in zip(whole, stays, strict=True):
-        step = {at + 1 for at in reachable if at < len(short) and short[at] == token}
-        reachable = step if stay else step | reachable
-    return True if len(short) in reachable else None
-
-
-def test_truncation_cuts_the_outer_ends_first():
-    encoder = EntityEncoder(SHARED["wordpiece"], max_length=10)
-    words_ = ["ka", "mo", "ri", "te", "ka", "Lon", "mo", "te", *["lan"] * 7]
-    mentions = [Mention(3, 4), Mention(5, 6)]
-    # 8 pieces fit beside [CLS] and [SEP]; the mentions lie at 3 and 5
-    short = encoder.encode(words_, mentions)
-    assert encoder.tokenizer.decode(short.token_ids) == "[CLS] ka mo ri te ka Lon mo te [SEP]"
-    tight = EntityEncoder(SHARED["wordpiece"], max_length=5).encode(words_, mentions)
-    assert encoder.tokenizer.decode(tight.token_ids) == "[CLS] te ka Lon [SEP]"
-    tightest = EntityEncoder(SHARED["wordpiece"], max_length=4)
-    assert encoder.tokenizer.decode(tightest.encode(words_, mentions).token_ids) == "[CLS] te Lon [SEP]"
-    assert encoder.tokenizer.decode(tightest.encode(words_).token_ids) == "[CLS] ka mo [SEP]"
-
-
-@both
-@steady
 @given(batch=st.lists(passages(max_words=6), min_size=1, max_size=4), extra=st.integers(0, 2))
 def test_batches_hold_what_was_encoded_one_by_one(family, batch, extra):
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     together = encoder.encode_batch([Passage(*passage) for passage in batch], rows)
     alone = [encoder.encode(*passage, rows=rows) for passage in batch]
     for one, other in zip(together, alone, strict=True):
@@ -293,18 +155,9 @@ def test_batches_hold_what_was_encoded_one_by_one(family, batch, extra):
             assert padded["entity_ids"][row].tolist() == one.entity_rows.tolist() + [-1] * (3 - len(one.entities))
 
 
-def assert_same(one, other):
-    assert one.entities == other.entities
-    for name in ("token_ids", "type_ids", "entity_slot", "entity_rows", "spans", "markers", "mask_positions"):
-        assert getattr(one, name).dtype == np.int32
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    np.testing.assert_array_equal(one.label_ids, other.label_ids)
-    np.testing.assert_array_equal(one.blanks, other.blanks)
-
-
 @both
 def test_the_map_tuning_form(family):
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     text = "Lonham mo Bergen ri [MASK]."
     mentions = [Mention(10, 16, "Q2", "$", "$"), Mention(0, 6, "Q1", "#", "#")]
     encoded = encoder.encode(text, mentions, rows=rows)
@@ -323,7 +176,7 @@ def test_the_map_tuning_form(family):
 
 def test_an_unspaced_word_of_a_rare_script_keeps_its_space_behind_the_slot():
     """Byte-level BPE spells the space before 北 as a piece of its own."""
-    encoder = EntityEncoder(SHARED["bpe"])
+    encoder = EntityEncoder(host("bpe"))
     encoded = encoder.encode("ka 北京 ri", [Mention(3, 5, "Q1")], rows=rows)
     spoken = [encoder.tokenizer.backend.id_to_token(int(i)) for i in encoded.token_ids]
     at = spoken.index("<unk>")
@@ -333,7 +186,7 @@ def test_an_unspaced_word_of_a_rare_script_keeps_its_space_behind_the_slot():
 
 @both
 def test_a_cut_within_one_word_leaves_the_other_words_alone(family):
-    encoder = EntityEncoder(SHARED[family])
+    encoder = EntityEncoder(host(family))
     tokenizer = encoder.tokenizer
     text = "Lonham ri Bergen"
     cut = encoder.encode(text, [Mention(1, 2, "Q1"), Mention(10, 16, "Q2")])
@@ -356,16 +209,16 @@ def test_a_cut_within_one_word_leaves_the_other_words_alone(family):
     ],
 )
 def test_bad_mentions(mentions, words_of_message):
-    encoder = EntityEncoder(SHARED["wordpiece"])
+    encoder = EntityEncoder(host("wordpiece"))
     with pytest.raises(InputError, match=words_of_message):
         encoder.encode("ka morite", mentions)
 
 
 def test_bad_encoder_arguments():
-    tokenizer = SHARED["wordpiece"]
+    tokenizer = host("wordpiece")
     for arguments, message in [
-        ({"max_length": 97}, "97 .* choose from 4 to 96"),
-        ({"max_length": 3}, "choose from 4 to 96"),
+        ({"max_length": 1025}, "1025 .* choose from 4 to 1024"),
+        ({"max_length": 3}, "choose from 4 to 1024"),
         ({"separator": "☃"}, "☃"),
         ({"max_entities": -1}, "negative"),
     ]:
@@ -388,7 +241,7 @@ def test_an_entity_without_a_vector_gets_no_slot(tmp_path):
     vectors, has_vector = np.ones((2, 4), np.float32), np.array([True, False])
     write_knowledge(tmp_path / "kb", name="kb", ids=["Q1", "Q2"], vectors=vectors, has_vector=has_vector)
     knowledge = KnowledgeBase.open(tmp_path / "kb")
-    encoder = EntityEncoder(SHARED["wordpiece"])
+    encoder = EntityEncoder(host("wordpiece"))
     mentions = [Mention(0, 2, "Q2"), Mention(3, 5, "Q1"), Mention(6, 8, "Q404")]
     encoded = encoder.encode("ka mo ri", mentions, rows=pickle.loads(pickle.dumps(rows_with_vector(knowledge))))
     assert encoded.entities == ("Q1",)
@@ -397,61 +250,8 @@ def test_an_entity_without_a_vector_gets_no_slot(tmp_path):
 
 @both
 def test_tokenizers_pickle_for_data_workers(family):
-    copy = pickle.loads(pickle.dumps(EntityEncoder(SHARED[family])))
-    assert_same(copy.encode("ka [MASK] mo"), EntityEncoder(SHARED[family]).encode("ka [MASK] mo"))
-
-
-@pytest.mark.parametrize("make", [wordpiece_folder, byte_level_folder])
-def test_vocabulary_files_alone_give_the_same_tokenizer(make, tmp_path):
-    """And what transformers makes of the same files, but for the space before a RoBERTa mask: transformers 5 forgets,
-    without a tokenizer.json, that the mask swallows it, as it does in every published one."""
-    from transformers import AutoTokenizer
-
-    whole = load_tokenizer(make(tmp_path / "whole"))
-    bare = load_tokenizer(make(tmp_path / "bare", files=()))
-    theirs = AutoTokenizer.from_pretrained(tmp_path / "bare")
-    facts = [{k: v for k, v in vars(one).items() if k != "backend"} for one in (whole, bare)]
-    assert facts[0] == facts[1]
-    swallowed = [EntityEncoder(one).encode("ka [MASK] mo").token_ids.tolist() for one in (whole, bare)]
-    assert swallowed[0] == swallowed[1]
-    mask = theirs.mask_token
-    for text in ("Lonham mo, Zürgen (ri) é北京 ", f"Berdorf{mask}. U.S.  kalan", ""):
-        ids = EntityEncoder(bare).encode(text.replace(mask, "[MASK]"), pair="ka # ri")
-        assert ids.token_ids.tolist() == theirs(text, "ka # ri")["input_ids"]
-        assert EntityEncoder(whole).encode(text, pair="ka # ri").token_ids.tolist() == ids.token_ids.tolist()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer in it"),
-        (lambda f: (f / "tokenizer.json").write_text('{"version": "1.0", "trunc'), "tokenizer.json: cannot be read"),
-        (lambda f: (f / "tokenizer_config.json").write_text("[1]"), "not a JSON object"),
-        (lambda f: (f / "tokenizer_config.json").write_text('{"mask_token": "<m>"}'), "mask_token '<m>' is not in"),
-        (lambda f: (f / "config.json").write_text('{"vocab_size": 200}'), "300 ids, .* vocab_size 200"),
-    ],
-)
-def test_bad_host_folders(change, message, tmp_path):
-    folder = wordpiece_folder(tmp_path / "host")
-    change(folder)
-    with pytest.raises(InputError, match=message):
-        load_tokenizer(folder)
-
-
-def test_other_tokenizer_models_are_refused(tmp_path):
-    from tokenizers import Tokenizer, models
-
-    Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], 0)).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(InputError, match="Unigram is not supported"):
-        load_tokenizer(tmp_path)
-    with pytest.raises(InputError, match="no such folder"):
-        load_tokenizer(tmp_path / "absent")
-
-
-def test_roberta_positions_start_behind_the_padding_id(tmp_path):
-    folder = byte_level_folder(tmp_path / "host")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": int(1e30)}))
-    assert load_tokenizer(folder).max_length == 96
+    copy = pickle.loads(pickle.dumps(EntityEncoder(host(family))))
+    assert_same(copy.encode("ka [MASK] mo"), EntityEncoder(host(family)).encode("ka [MASK] mo"))
 
 
 def test_a_published_tokenizer():
@@ -476,7 +276,7 @@ def test_real_sentences(family):
     file = Path(__file__).parents[2] / "shared" / "data" / "fewrel_val_wiki.json"
     if not file.is_file():
         pytest.skip(f"needs {file}")
-    encoder = EntityEncoder(replace(SHARED[family], max_length=1024))
+    encoder = EntityEncoder(host(family))
     for relation in json.loads(file.read_text(encoding="utf-8")).values():
         for one in relation[:40]:
             ends = [(places[0][0], places[0][-1] + 1, entity) for _, entity, places in (one["h"], one["t"])]

@@ -38,8 +38,8 @@ def wordpiece_folder(folder: Path, *, vocab_size=300, files=("tokenizer.json",))
     )
     backend.enable_truncation(8)
     backend.enable_padding(length=8, pad_id=0, pad_token="[PAD]")
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "model_max_length": 96}
-    return _write(folder, backend, settings, {"model_type": "bert", "max_position_embeddings": 96}, files)
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": False, "model_max_length": 1024}
+    return _write(folder, backend, settings, {"model_type": "bert", "max_position_embeddings": 1024}, files)
 
 
 def byte_level_folder(folder: Path, *, vocab_size=420, files=("tokenizer.json",)) -> Path:
@@ -55,8 +55,8 @@ def byte_level_folder(folder: Path, *, vocab_size=420, files=("tokenizer.json",)
     backend.train_from_iterator(sentences(), trainer)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    settings = {"tokenizer_class": "RobertaTokenizer", "model_max_length": 96}
-    return _write(folder, backend, settings, {"model_type": "roberta", "max_position_embeddings": 98}, files)
+    settings = {"tokenizer_class": "RobertaTokenizer", "model_max_length": 1024}
+    return _write(folder, backend, settings, {"model_type": "roberta", "max_position_embeddings": 1026}, files)
 
 
 def _write(folder, backend, settings, config, files):
