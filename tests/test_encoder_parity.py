@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import tiny_batch
+from tiny import fast_jit, tiny_batch
 
 from kinject.models.forward import logits as host_logits
 from kinject.models.pretrained import load_host
@@ -71,7 +71,7 @@ def forward(host):
 
 def jitted(module, function):
     graph, state = nnx.split(module)
-    compiled = jax.jit(lambda params, batch: function(nnx.merge(graph, params), batch))
+    compiled = fast_jit(lambda params, batch: function(nnx.merge(graph, params), batch))
     return lambda batch: compiled(nnx.to_pure_dict(state), batch)
 
 
@@ -107,7 +107,7 @@ def test_base_shape_layers_logits_and_gradient(family, tmp_path):
         return jnp.sum(picked * weights), (states, logits)
 
     zero = jnp.zeros(word.shape)
-    gradient, (states, logits) = jax.jit(jax.grad(score, has_aux=True))(zero, params, batch)
+    gradient, (states, logits) = fast_jit(jax.grad(score, has_aux=True))(zero, params, batch)
     compare_layers(states, theirs.hidden_states, batch["segment_ids"])
     real = np.asarray(batch["segment_ids"]) > 0
     assert np.abs(np.asarray(logits)[real] - theirs.logits.detach().numpy()[real]).max() <= LAYER_TOLERANCE

@@ -336,6 +336,7 @@ def test_a_distribution_of_a_third_party_is_found(registry, tmp_path, monkeypatc
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[kinject.plugins]\ntheirs = their_module\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    assert "theirs" in base.plugin_names()
     assert "their_module" not in sys.modules
     assert plugin_class("theirs").__name__ == "Theirs"
     sys.modules.pop("their_module")

@@ -2,7 +2,7 @@
 
 A plugin is one file in this folder, called like the plugin, whose class is decorated with `@register(name)`. A third
 party's plugin lives in its own distribution, which declares the entry point group `kinject.plugins`
-(`my_plugin = "my_package.my_module"`); the module is imported when its name is first asked for.
+(`my_plugin = "my_package.my_module"`, under the name it registers); the module is imported when that name is asked for.
 """
 
 from __future__ import annotations
@@ -142,25 +142,26 @@ def plugin_class(name: str) -> type[Plugin]:
     Raises:
       InputError: nobody registers that name.
     """
+    if name not in _REGISTERED and name in _our_modules():
+        importlib.import_module(f"{_package()}.{name}")
     if name not in _REGISTERED:
-        for importing in _modules(name):
-            importing()
+        for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+            entry.load()
     if name not in _REGISTERED:
         raise InputError("plugin", f"there is no plugin called {name!r}", did_you_mean(name, plugin_names()))
     return _REGISTERED[name]
 
 
 def plugin_names() -> list[str]:
-    """Returns every name that can be asked for, sorted; imports all plugins to know."""
-    for importing in _modules(None):
-        importing()
-    return sorted(_REGISTERED)
+    """Returns every name that can be asked for, sorted. Imports our plugins; of third parties' it reads the names."""
+    for module in _our_modules():
+        importlib.import_module(f"{_package()}.{module}")
+    return sorted(_REGISTERED.keys() | {entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
 
 
-def _modules(name: str | None) -> list[Callable[[], object]]:
-    """Returns importers of what may register `name`: our file of that name, entry points of that name; None = all."""
-    package = __name__.rpartition(".")[0]
-    ours = [m.name for m in pkgutil.iter_modules(sys.modules[package].__path__) if name in (None, m.name)]
-    theirs = entry_points(group=ENTRY_POINT_GROUP) if name is None else entry_points(group=ENTRY_POINT_GROUP, name=name)
-    found: list[Callable[[], object]] = [lambda m=m: importlib.import_module(f"{package}.{m}") for m in ours]
-    return found + [entry.load for entry in theirs]
+def _package() -> str:
+    return __name__.rpartition(".")[0]
+
+
+def _our_modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(sys.modules[_package()].__path__)]
