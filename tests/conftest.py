@@ -1,12 +1,24 @@
-"""What every test stands on: two CPU devices, no network, no GPU memory grabbing."""
+"""What every test stands on: two CPU devices, no network, quick compilation, and one tiny world for all."""
 
 import os
+import tempfile
 
+CACHE = tempfile.TemporaryDirectory(prefix="kinject-test-jit-")
+QUICK = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2").strip()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+# tests and the processes they start compile the same small programs again and again
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-from absl import flags
+import pytest  # noqa: E402
 
-if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # Grain reads absl flags when it prefetches
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A host that reads its slot, a knowledge base and records: see tiny_world.py. Read only."""
+    from tiny_world import write_world
+
+    return write_world(tmp_path_factory.mktemp("world") / "files")

@@ -51,6 +51,11 @@ def digest(leaves: Mapping[str, Any]) -> str:
     return sha.hexdigest()
 
 
+def specification(leaves: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Shape and dtype of every leaf, as JSON holds them."""
+    return {name: [list(leaf.shape), str(np.dtype(leaf.dtype))] for name, leaf in leaves.items()}
+
+
 class Checkpoints:
     """The checkpoints of one stage, newest last, in `folder/<step>`."""
 
@@ -64,7 +69,13 @@ class Checkpoints:
                 log.warning("skipping %s: the checkpoint is incomplete", empty)
                 shutil.rmtree(empty, ignore_errors=True)
         self.manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix=None)
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+                "data": grain.checkpoint.CheckpointHandler(),
+            },
         )
 
     def save(
@@ -75,7 +86,9 @@ class Checkpoints:
         fetched = {name: np.asarray(jax.device_get(leaf)) for name, leaf in leaves.items()}
         items = {
             "state": ocp.args.StandardSave(fetched),
-            "meta": ocp.args.JsonSave({**meta, "step": step, "digest": digest(fetched)}),
+            "meta": ocp.args.JsonSave(
+                {**meta, "step": step, "digest": digest(fetched), "leaves": specification(fetched)}
+            ),
         }
         if iterator is not None:
             items["data"] = grain.checkpoint.CheckpointSave(iterator)
@@ -105,8 +118,7 @@ class Checkpoints:
     def _read(self, step: int, template: Any, iterator: grain.DatasetIterator | None) -> Restored:
         expected = name_leaves(template)
         meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        on_disk = self.manager.item_metadata(step)["state"]
-        self._check(step, {name: (tuple(m.shape), str(np.dtype(m.dtype))) for name, m in on_disk.items()}, expected)
+        self._check(step, meta["leaves"], specification(expected))
         shapes = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
         leaves = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
         if digest(leaves) != meta["digest"]:
@@ -120,15 +132,11 @@ class Checkpoints:
         )
         return Restored(step, state, meta)
 
-    def _check(self, step: int, found: Mapping[str, tuple[Any, str]], expected: Mapping[str, Any]) -> None:
-        wanted = {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in expected.items()}
-        if found == wanted:
-            return
-        where = self.folder / str(step)
+    def _check(self, step: int, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         for name in sorted(set(found) | set(wanted)):
             if found.get(name) != wanted.get(name):
                 raise InputError(
-                    where,
+                    self.folder / str(step),
                     f"the checkpoint's leaf {name} is {found.get(name, 'missing')}, "
                     f"the run expects {wanted.get(name, 'none')}",
                     "it was made by another configuration: use another --workdir, or delete this folder",
