@@ -50,7 +50,10 @@ def read_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"{file}:{error.lineno}", f"not valid Python: {error.msg}") from None
     if not hasattr(module, "get_config"):
         raise InputError(file, "it has no get_config() function")
-    config = module.get_config(arg) if arg else module.get_config()
+    try:
+        config = module.get_config(arg) if arg else module.get_config()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--config {spec}", str(error)) from None
     for override in overrides:
         apply_override(config, override)
     return config

@@ -101,7 +101,7 @@ def test_no_optimizer_moves_the_base(world, tmp_path, optimizer):
 
 @pytest.mark.parametrize("cut", [1, 5, 8, 13, 23])
 def test_cut_and_resumed_equals_uninterrupted_bit_for_bit(world, tmp_path, cut, monkeypatch):
-    options = {"dev": True, "evaluate_every": 4, "dropout": True, "dropout_rate": 0.2}
+    options = {"dev": True, "evaluate_every": 4, "dropout": "all", "dropout_rate": 0.2}
     whole = Setting(world, tmp_path / "whole", **options).fit().run()
     fit = Setting(world, tmp_path / "cut", **options).fit()
     step, count = fit.train_step, 0

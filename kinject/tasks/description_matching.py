@@ -37,13 +37,15 @@ class DescriptionMatching(Task):
 
     Args:
       temperature: of the softmax over cosine similarities.
+      description_length: tokens of a description that are read.
     """
 
     head = None
     required = ("description",)
 
-    def __init__(self, temperature: float = 0.05):
+    def __init__(self, temperature: float = 0.05, description_length: int = 34):
         self.temperature = temperature
+        self.description_length = description_length
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
@@ -71,7 +73,7 @@ class DescriptionMatching(Task):
 
     def prepare(self, examples: Examples, records: Sequence[Record], host: Any, max_length: int | None) -> Examples:
         """Adds `targets` float32 [B, D]: what the frozen encoder makes of each description, computed once."""
-        encoder = host.encoder(128)  # a description may be longer than what it describes
+        encoder = host.encoder(self.description_length)
         encoded = encoder.encode_batch([Passage(each.fields["description"], where=each.where) for each in records])
 
         def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:

@@ -37,13 +37,15 @@ class FitConfig(Section):
     Give `epochs` or `steps`. Logged values are means since the line before. A checkpoint stands on a logged step, so
     that a rerun logs the same means. `evaluate_every` 0 evaluates only at the end; with development data the best
     evaluation's parameters are kept, without it the last step's. `patience` counts evaluations without improvement.
+    `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
+    below are then computed once, without it), or everywhere.
     """
 
     batch_size: int = Field(32, ge=1)
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
-    dropout: bool = False
+    dropout: Literal["none", "trained", "all"] = "none"
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(50, ge=1)
     evaluate_every: int = Field(0, ge=0)
@@ -155,7 +157,9 @@ class Fit:
         self._skip_frozen_prefix(train)
         optimizer = make_optimizer(config.optimizer, self.labels, self.total)
         self.state = initial_state(train, optimizer, self.labels)
-        self.train_step = make_train_step(self.program, optimizer, self.labels, seed=seed, dropout=config.dropout)
+        self.train_step = make_train_step(
+            self.program, optimizer, self.labels, seed=seed, dropout=config.dropout != "none"
+        )
         self.evaluation_step = make_evaluation_step(self.program)
         self.iterator = iter(self.train_feed.training(config.batch_size, seed))
         self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
@@ -170,7 +174,14 @@ class Fit:
         start = first_trainable_state(self.labels, plugin, len(host.encoder.layers))
         feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
         size = sum(prefix_bytes(feed, host.encoder.config.hidden_size) for feed in feeds)
-        if start == 0 or self.config.dropout or size > self.config.prefix_cache_mb << 20:
+        fits = size <= self.config.prefix_cache_mb << 20
+        if start and self.config.dropout == "trained" and not fits:
+            raise InputError(
+                f"{self.name}.fit.prefix_cache_mb",
+                f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB",
+                "raise it, or use dropout='all'",
+            )
+        if start == 0 or self.config.dropout == "all" or not fits:
             return
         self.reporter.say(f"{self.name}: layers below {start} are frozen, computed once ({size / 2**20:.0f} MiB)")
         params, rows = {**self.frozen, **train}, self.config.evaluation_batch_size
