@@ -26,6 +26,11 @@ class InputError(Exception):
         super().__init__(" ".join(line.split()))
 
 
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """Returns the first line of another library's message, cut, or the error's class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:limit]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns 'did you mean x?' for the known word nearest to `word`, or the list of what there is."""
     known = sorted(set(known))

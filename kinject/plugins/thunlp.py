@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from kinject.errors import InputError
+from kinject.errors import InputError, first_line
 from kinject.plugins.base import Plugin
 from kinject.plugins.map_tuning import MapTuning
 
@@ -29,12 +29,15 @@ def read_released_affine(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        problem = f"it is not a plain torch state dict: {str(error).splitlines()[0][:100]}"
+        problem = f"it is not a plain torch state dict: {first_line(error, 100)}"
         raise InputError(path, problem, "only tensors are loaded, never pickled code") from None
     expected = {"model.weight", "model.bias"}
     if not isinstance(state, dict) or set(state) != expected:
         keys = sorted(state) if isinstance(state, dict) else type(state).__name__
         raise InputError(path, f"it holds {keys}", f"a released mapping network holds {sorted(expected)}")
+    for key, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(path, f"{key} is a {type(value).__name__}, not a tensor")
     weight, bias = state["model.weight"].float().numpy(), state["model.bias"].float().numpy()
     if weight.ndim != 2 or bias.shape != weight.shape[:1]:
         raise InputError(path, f"model.weight {weight.shape} and model.bias {bias.shape} do not fit each other")

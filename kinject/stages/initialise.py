@@ -32,7 +32,10 @@ def initialise(plugin: Plugin, target: str, feed: Feed, host: Host, penalty: flo
         raise InputError(where, f"{target} is a start of map_tuning, not of {plugin.name}", "use random")
     table = np.asarray(host.encoder.embeddings.word.embedding[...], np.float32)
     aim = _label_vectors if target == "ridge_label" else _mention_vectors
-    rows, targets = zip(*(aim(bucket, table, where) for bucket in feed.examples.buckets), strict=True)
+    with_slots = [bucket for bucket in feed.examples.buckets if bucket["entity_ids"].shape[1]]
+    if not with_slots:
+        raise InputError(where, f"{target} needs entities that have a vector, and the data set has none")
+    rows, targets = zip(*(aim(bucket, table, where) for bucket in with_slots), strict=True)
     vectors, found = feed.gather(np.concatenate(rows))
     kernel, bias = fit_ridge(vectors[found], np.concatenate(targets)[found], penalty)
     plugin.mapper.kernel[...] = kernel

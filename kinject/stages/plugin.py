@@ -81,7 +81,7 @@ class PluginStage(TrainingStage):
             )
         elif config.initialise.endswith(".bin"):
             path = self.run.path(config.initialise, f"{self.where}.initialise")
-            load_released_affine(path, plugin)
+            load_released_affine(path, plugin, f"{self.where}.initialise")
         elif config.initialise != "random":
             path = self.run.path(config.initialise, f"{self.where}.initialise")
             stored = load_plugin(path, host=host.identity, knowledge=knowledge_identity(knowledge))
