@@ -15,15 +15,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from kinject.config import build_dataclass
-from kinject.errors import InputError
+from kinject.errors import InputError, first_line
 from kinject.plugins.base import Plugin, plugin_class
 from kinject.tree import flatten, unflatten
 
 FORMAT_VERSION = 1
+FIELDS = {
+    "method": str,
+    "method_config": dict,
+    "hidden_size": int,
+    "knowledge_dim": int,
+    "host": dict,
+    "knowledge": dict,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,13 +181,13 @@ def load_plugin(
             found = {path: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for path, leaf in on_disk.items()}
             params = checkpointer.restore(folder / "params") if found == shapes else {}
     except Exception as error:
-        problem = f"the parameters cannot be read: {str(error).splitlines()[0][:120]}"
+        problem = f"the parameters cannot be read: {first_line(error, 120)}"
         raise InputError(folder / "params", problem, "the folder is damaged; train or copy it again") from None
     for path in sorted(set(found) | set(shapes)):
         if found.get(path) != shapes.get(path):
             problem = f"parameter {path} is {found.get(path, 'missing')}, {manifest['method']} has {shapes.get(path)}"
             raise InputError(folder / "params", problem, "the folder is damaged or of another version")
-    nnx.update(plugin, unflatten({path: np.asarray(leaf) for path, leaf in params.items()}))
+    nnx.update(plugin, unflatten({path: jnp.asarray(leaf) for path, leaf in params.items()}))
     return StoredPlugin(plugin, manifest, folder)
 
 
@@ -187,18 +196,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "plugin.json"
     try:
         manifest = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(folder, "there is no plugin here (no plugin.json)") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(folder, "there is no plugin here (no plugin.json)", "name a plugin's folder") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(path, f"it is not JSON: {error}") from None
-    needed = ("format_version", "method", "method_config", "hidden_size", "knowledge_dim", "host", "knowledge")
-    for key in needed:
-        if not isinstance(manifest, dict) or key not in manifest:
+    if not isinstance(manifest, dict):
+        raise InputError(path, "it holds no JSON object")
+    version = manifest.get("format_version")  # first: another version may have other fields
+    if version != FORMAT_VERSION:
+        mend = "load it with the kinject that wrote it, or a newer one"
+        raise InputError(path, f"format_version is {version!r}, this kinject reads {FORMAT_VERSION}", mend)
+    for key, kind in FIELDS.items():
+        if key not in manifest:
             raise InputError(path, f"the field {key} is missing")
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise InputError(
-            path, f"format_version is {manifest['format_version']}, this kinject reads {FORMAT_VERSION}", "upgrade it"
-        )
+        if not isinstance(manifest[key], kind):
+            raise InputError(path, f"the field {key} is {manifest[key]!r}, not of type {kind.__name__}")
     return manifest
 
 
@@ -237,7 +249,7 @@ def card(manifest: Mapping[str, Any]) -> str:
     """The plugin's README: what it is, what it fits, how it did."""
     knowledge, host = manifest["knowledge"], manifest["host"]
     size = sum(int(np.prod(leaf["shape"])) for leaf in manifest["parameters"].values())
-    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in manifest["metrics"].items())
+    metrics = "\n".join(f"| {name} | {value:.4g} |" for name, value in manifest["metrics"].items())
     license_line = f" Its licence: {knowledge['license']}." if knowledge.get("license") else ""
     return (
         f"# Knowledge plugin: {knowledge.get('name', 'unnamed')}\n\n"

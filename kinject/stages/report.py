@@ -14,9 +14,10 @@ ROWS = {
     "majority": "most frequent answer",
     "host": "host alone (no plugin)",
     "plugin": "host + plugin",
-    "shuffled": "host + plugin, vectors of other entities",
-    "shuffled_follows_vector": "… answers with the other entity's fact",
-    "nearest_neighbour": "nearest neighbour on the vectors (no model)",
+    "general_plugin": "host + general plugin (no labels)",
+    "shuffled": "host + plugin, wrong vectors",
+    "shuffled_follows_vector": "… and it says the wrong one's answer",
+    "nearest_neighbour": "nearest neighbour, no model",
 }
 ORDER = ("majority", "host", "plugin", "shuffled", "shuffled_follows_vector", "nearest_neighbour")
 NOT_ROWS = ("n", "coverage", "examples")
@@ -76,16 +77,15 @@ def plot(domains: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
         return False
     figure = Figure(figsize=(5.2 * len(domains), 0.5 * len(row_names(domains)) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (name, rows) in zip(figure.subplots(1, len(domains), squeeze=False)[0], domains.items(), strict=True):
-        kept = [row for row in row_names(domains) if row in rows][::-1]
-        values = [100 * rows[row] for row in kept]
-        shades = ["#1b6ca8" if row not in ORDER or row == "plugin" else "#9aa5b1" for row in kept]
-        bars = axes.barh([ROWS.get(row, row.replace("_", " ")) for row in kept], values, color=shades)
-        axes.bar_label(bars, fmt="%.1f", padding=3)
+    names = row_names(domains)[::-1]
+    labels = [ROWS.get(row, row.replace("_", " ")) for row in names]
+    shades = ["#1b6ca8" if row not in ORDER or row == "plugin" else "#9aa5b1" for row in names]
+    panels = figure.subplots(1, len(domains), squeeze=False, sharey=True)[0]
+    for axes, (name, rows) in zip(panels, domains.items(), strict=True):
+        bars = axes.barh(labels, [100 * rows.get(row, 0) for row in names], color=shades)
+        axes.bar_label(bars, [_percent(rows.get(row)) for row in names], padding=3)
         axes.set(xlim=(0, 112), xlabel="accuracy, %", title=f"{name} (n={rows['n']})")
         axes.spines[["top", "right"]].set_visible(False)
-        if axes is not figure.axes[0] and kept == row_names(domains)[::-1]:
-            axes.set_yticklabels([])
     figure.savefig(path, dpi=150)
     return True
 
