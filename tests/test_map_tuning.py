@@ -263,7 +263,7 @@ def test_a_mapping_network_of_another_form_is_refused(tmp_path, state, message):
 
 def test_a_mapping_network_is_for_an_affine_map_only(tmp_path):
     path = released(tmp_path / "Affine_1.bin", {"model.weight": np.ones((HIDDEN, DIM)), "model.bias": np.ones(HIDDEN)})
-    with pytest.raises(InputError, match="stages.x.initialise: .* use the method map_tuning with mapper affine"):
+    with pytest.raises(InputError, match=r"stages.x.initialise: .* use the method map_tuning with mapper affine"):
         load_released_affine(path, map_tuning(mapper="residual_mlp"), "stages.x.initialise")
 
 
