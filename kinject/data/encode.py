@@ -26,7 +26,7 @@ import numpy as np
 from kinject.data.passage import Passage, Side, Text, sides_of
 from kinject.data.records import Mention
 from kinject.data.tokenizer import HostTokenizer
-from kinject.data.truncate import doomed_pieces
+from kinject.data.truncate import Truncate, doomed_pieces
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class EntityEncoder:
       separator: what stands between slot and mention.
       max_entities: most distinct entities a passage may have (the M of a batch); those that come later in the text get
         no slot. None = no limit.
+      truncate: chooses the pieces that go from a passage that is too long; see data/truncate.py.
 
     Raises:
       InputError: a length the host does not have, a separator it cannot spell.
@@ -98,8 +99,11 @@ class EntityEncoder:
         max_length: int | None = None,
         separator: str = "/",
         max_entities: int | None = None,
+        truncate: Truncate = doomed_pieces,
     ):
         self.tokenizer = tokenizer
+        self.separator = separator
+        self.truncate = truncate
         self.max_length = tokenizer.max_length if max_length is None else max_length
         least = len(tokenizer.before) + len(tokenizer.between) + len(tokenizer.after) + 1
         if not least <= self.max_length <= tokenizer.max_length:
@@ -124,7 +128,12 @@ class EntityEncoder:
         return self.encode_batch([Passage(text, mentions, pair, pair_mentions)], rows)[0]
 
     def encode_batch(
-        self, passages: Sequence[Passage], rows: Rows | None = None, *, skip_overlong: bool = False
+        self,
+        passages: Sequence[Passage],
+        rows: Rows | None = None,
+        *,
+        skip_overlong: bool = False,
+        bare_slots: bool = False,
     ) -> list[Encoded | None]:
         """Encodes passages with one call of the tokenizer and one of `rows` for all of them.
 
@@ -135,6 +144,8 @@ class EntityEncoder:
           passages: any number.
           rows: which entities have a vector, see `rows_with_vector`; None = plugin off, no slots at all.
           skip_overlong: give None for a passage whose mentions alone do not fit, instead of raising.
+          bare_slots: give a slot to linked entities without a vector too; their `entity_rows` are -1, so that a zero
+            vector stands for them.
 
         Raises:
           InputError: mentions outside their text, overlapping, without a visible character or too long to fit; a
@@ -148,7 +159,7 @@ class EntityEncoder:
         for passage, group in zip(passages, sides, strict=True):
             for side in group:
                 side.locate(self.tokenizer, passage.where)
-        known = _known_rows(flat, rows)
+        known = _known_rows(flat, rows, bare_slots)
         return [
             self._finish(passage, group, known, skip_overlong) for passage, group in zip(passages, sides, strict=True)
         ]
@@ -206,7 +217,7 @@ class EntityEncoder:
         fixed += sum(inserted.size for side in plan for inserted in side)
         excess = fixed + sum(len(side.pieces.ids) for side in sides) - self.max_length
         if excess > 0:
-            gone = doomed_pieces([(side.pieces.ids, side.runs) for side in sides], excess, self.tokenizer.mask_id)
+            gone = self.truncate([(side.pieces.ids, side.runs) for side in sides], excess, self.tokenizer.mask_id)
             if gone is None:
                 if skip_overlong:
                     return None
@@ -319,8 +330,8 @@ class _Draft:
         )
 
 
-def _known_rows(sides: list[Side], rows: Rows | None) -> dict[str, int]:
-    """Returns the row of every entity of a batch that has a vector."""
+def _known_rows(sides: list[Side], rows: Rows | None, bare_slots: bool) -> dict[str, int]:
+    """Returns the row of every entity of a batch that gets a slot; -1 for those without a vector (`bare_slots`)."""
     if rows is None:
         return {}
     mentions = (mention for side in sides for mention in side.mentions if mention.slot)
@@ -328,4 +339,4 @@ def _known_rows(sides: list[Side], rows: Rows | None) -> dict[str, int]:
     if not entities:
         return {}
     found = np.asarray(rows(entities)).tolist()
-    return {entity: row for entity, row in zip(entities, found, strict=True) if row >= 0}
+    return {entity: row for entity, row in zip(entities, found, strict=True) if row >= 0 or bare_slots}

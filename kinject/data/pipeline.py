@@ -8,7 +8,7 @@ exactly the batches that an uninterrupted run would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import grain
 import numpy as np
@@ -18,6 +18,8 @@ from kinject.errors import InputError
 Batch = dict[str, np.ndarray]
 Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Knowledge rows int32 [...] -> (vectors float32 [..., k], found bool [...])."""
+Complete = Callable[[Batch, int], Batch]
+"""(the rows of a batch, padded length of their bucket) -> the batch with what is only made when it is dealt."""
 
 
 def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
@@ -51,9 +53,19 @@ class Examples:
 
     `index` in each bucket is the example's position in the order in which it was given, so that results computed
     bucket by bucket find their way back.
+
+    Attributes:
+      lengths: padded length of each bucket.
+      complete: makes the arrays that are too large to be kept for all examples at once.
+      ordered: train in the given order, not in a shuffled one.
+      notes: what became of the records, such as how many were dropped and why.
     """
 
     buckets: tuple[Batch, ...]
+    lengths: tuple[int, ...] = ()
+    complete: Complete | None = None
+    ordered: bool = False
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -61,7 +73,7 @@ class Examples:
 
     def with_arrays(self, make: Callable[[Batch], Mapping[str, np.ndarray]]) -> Examples:
         """The same examples with arrays added or replaced, bucket by bucket."""
-        return Examples(tuple({**bucket, **make(bucket)} for bucket in self.buckets))
+        return replace(self, buckets=tuple({**bucket, **make(bucket)} for bucket in self.buckets))
 
     def in_order(self, key: str) -> np.ndarray:
         """The array `key` of all examples in their given order; its shape behind the first axis must not vary."""
@@ -89,11 +101,12 @@ def make_examples(
         raise InputError("data set", "it holds no example that can be used")
     lengths = np.asarray(lengths)
     made, low = [], 0
-    for high in choose_buckets(lengths, buckets):
+    chosen = choose_buckets(lengths, buckets)
+    for high in chosen:
         index = np.flatnonzero((lengths > low) & (lengths <= high))
         made.append({**arrays([int(i) for i in index], high), "index": index.astype(np.int32)})
         low = high
-    return Examples(tuple(made))
+    return Examples(tuple(made), tuple(chosen))
 
 
 @dataclass(frozen=True)
@@ -106,25 +119,32 @@ class Feed:
     def batch(self, bucket: int, rows: np.ndarray) -> Batch:
         """The batch of these rows of a bucket, with weight 1 each."""
         batch = {key: values[rows] for key, values in self.examples.buckets[bucket].items()}
+        if self.examples.complete is not None:
+            batch = self.examples.complete(batch, self.examples.lengths[bucket])
         if self.gather is not None and batch.get("entity_ids", np.empty(0)).size:
             batch["entity_vectors"], _ = self.gather(batch["entity_ids"])
         batch.setdefault("weights", np.ones(len(rows), np.float32))
         return batch
 
     def training(self, batch_size: int, seed: int, threads: int = 2) -> grain.IterDataset:
-        """Endless shuffled batches of `batch_size` rows, buckets mixed in proportion to their sizes."""
-        parts = [
-            grain.MapDataset.range(len(bucket["index"]))
-            .seed(seed + number)
-            .shuffle()
-            .repeat()
-            .batch(batch_size)
-            .map(lambda rows, number=number: self.batch(number, rows))
-            for number, bucket in enumerate(self.examples.buckets)
-        ]
+        """Endless batches of `batch_size` rows, buckets mixed in proportion to their sizes.
+
+        Rows are shuffled in each epoch, unless the examples are `ordered`.
+
+        Raises:
+          InputError: ordered examples in several buckets, which have no common order.
+        """
+        if self.examples.ordered and len(self.examples.buckets) > 1:
+            raise InputError("fit.buckets", "examples are dealt in their own order, so they share one length", "set 1")
+        parts = [self._part(number, batch_size, seed) for number in range(len(self.examples.buckets))]
         weights = [len(bucket["index"]) for bucket in self.examples.buckets]
         mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
         return mixed.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+
+    def _part(self, number: int, batch_size: int, seed: int) -> grain.MapDataset:
+        rows = grain.MapDataset.range(len(self.examples.buckets[number]["index"])).seed(seed + number)
+        rows = rows if self.examples.ordered else rows.shuffle()
+        return rows.repeat().batch(batch_size).map(lambda rows: self.batch(number, rows))
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """Every example once, in a fixed order; the last batch of a bucket is filled up with rows of weight 0."""

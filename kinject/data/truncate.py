@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
+from collections.abc import Callable
 
 Run = tuple[int, int]  # pieces [low, high) of a mention
 Doomed = list[int]  # indices of pieces, ascending
+Truncate = Callable[[list[tuple[list[int], list[Run]]], int, int], list[Doomed] | None]
+"""(piece ids and runs of each text, how many must go, mask id) -> for each text what goes; None if it cannot be."""
 
 
 def doomed_pieces(sides: list[tuple[list[int], list[Run]]], excess: int, mask_id: int) -> list[Doomed] | None:

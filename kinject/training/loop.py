@@ -173,6 +173,11 @@ class Fit:
         host, plugin = self.program.merge({**self.frozen, **train})
         start = first_trainable_state(self.labels, plugin, len(host.encoder.layers))
         feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
+        if start and any(feed.examples.complete is not None for feed in feeds):  # their tokens are not kept either
+            if self.config.dropout == "trained":
+                problem = "dropout='trained' keeps the frozen layers' states, and this task's examples are too many"
+                raise InputError(f"{self.name}.fit.dropout", problem, "use dropout='all'")
+            return
         size = sum(prefix_bytes(feed, host.encoder.config.hidden_size) for feed in feeds)
         fits = size <= self.config.prefix_cache_mb << 20
         if start and self.config.dropout == "trained" and not fits:
