@@ -16,6 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import ACTIVATIONS, EncoderConfig
+from kinject.models.dense import Dense, FusedProjection, JoinedProjection
 from kinject.plugins.base import Plugin
 
 __all__ = ["Encoder", "EncoderConfig", "EncoderOutput", "gather_positions"]
@@ -23,6 +24,10 @@ __all__ = ["Encoder", "EncoderConfig", "EncoderOutput", "gather_positions"]
 Batch = Mapping[str, jax.Array]
 EMBEDDINGS, FIRST_LAYER = 0, 1  # sites of a step's dropout key: layer i is FIRST_LAYER + i, `outputs` comes after all
 PROBABILITIES, ATTENTION, FEED_FORWARD, PLUGIN = range(4)  # sites within one of those
+QKV, QUERIES, ATTENTION_OUTPUT, UP, DOWN = range(4, 9)  # and within a layer, those of what is added to a dense layer
+
+
+Adapter = Callable[[jax.Array], jax.Array]  # what models/houlsby.py puts before a LayerNorm; None in a plain host
 
 
 class EncoderOutput(NamedTuple):
@@ -168,7 +173,7 @@ class Encoder(nnx.Module):
 
         def step(hidden: jax.Array) -> jax.Array:
             hidden = layer.attention(hidden, batch["segment_ids"], key, positions)
-            output = layer.feed_forward.inner(hidden)
+            output = layer.feed_forward.inner(hidden, key)
             if plugin is not None:
                 changed = plugin.feed_forward(i, hidden, output, batch, site(key, PLUGIN))
                 output = _same_form(changed, output, plugin, "feed_forward")
@@ -219,25 +224,17 @@ class Layer(nnx.Module):
         self.feed_forward = FeedForward(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
-class FusedProjection(nnx.LinearGeneral):
-    """Queries, keys and values from one kernel [D, 3, H, Dh], whole or only some of the three."""
-
-    def part(self, hidden: jax.Array, start: int, stop: int) -> jax.Array:
-        """Projects [B, L, D] with kernels `start` to `stop` (exclusive) of the three: [B, L, stop - start, H, Dh]."""
-        kernel, bias = self.kernel[...][:, start:stop], self.bias[...][start:stop]
-        hidden, kernel, bias = self.promote_dtype((hidden, kernel, bias), dtype=self.dtype)
-        return jnp.einsum("bld,dchk->blchk", hidden, kernel) + bias
-
-
 class Attention(nnx.Module):
     """Multi-head self-attention inside each segment, with its residual and LayerNorm."""
+
+    adapter: Adapter | None = None
 
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         size, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
         options = _linear_options(config, dtype, param_dtype, rngs)
         self.dtype = jnp.dtype(dtype)
         self.qkv = FusedProjection(size, (3, heads, head_dim), **options)
-        self.output = nnx.LinearGeneral((heads, head_dim), size, axis=(-2, -1), **options)
+        self.output = JoinedProjection((heads, head_dim), size, axis=(-2, -1), **options)
         self.norm = _layer_norm(config, dtype, param_dtype, rngs)
         self.probability_dropout = nnx.Dropout(config.attention_probs_dropout_prob)
         self.dropout = nnx.Dropout(config.hidden_dropout_prob)
@@ -250,12 +247,12 @@ class Attention(nnx.Module):
         A padding position (segment 0) attends to nothing in particular: its row is finite and means nothing.
         """
         if positions is None:
-            queries, keys, values = jnp.moveaxis(self.qkv(hidden), 2, 0)
+            queries, keys, values = jnp.moveaxis(self.qkv(hidden, site(key, QKV)), 2, 0)
             own_segment = segment_ids
         else:
-            keys, values = jnp.moveaxis(self.qkv.part(hidden, 1, 3), 2, 0)
+            keys, values = jnp.moveaxis(self.qkv.part(hidden, 1, 3, site(key, QKV)), 2, 0)
             hidden = gather_positions(hidden, positions)
-            queries = self.qkv.part(hidden, 0, 1)[:, :, 0]
+            queries = self.qkv.part(hidden, 0, 1, site(key, QUERIES))[:, :, 0]
             own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
         visible = (own_segment[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
         scores = jnp.einsum("bqhk,bmhk->bhqm", queries, keys, preferred_element_type=jnp.float32)
@@ -264,28 +261,37 @@ class Attention(nnx.Module):
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         probabilities = _drop(self.probability_dropout, probabilities, key, PROBABILITIES)
-        context = self.output(jnp.einsum("bhqm,bmhk->bqhk", probabilities, values))
-        return self.norm(_drop(self.dropout, context, key, ATTENTION) + hidden)
+        context = jnp.einsum("bhqm,bmhk->bqhk", probabilities, values)
+        context = _drop(self.dropout, self.output(context, site(key, ATTENTION_OUTPUT)), key, ATTENTION)
+        if self.adapter is not None:
+            context = self.adapter(context)
+        return self.norm(context + hidden)
 
 
 class FeedForward(nnx.Module):
     """Two dense layers in two halves, as a plugin's seam lies before the residual."""
 
+    adapter: Adapter | None = None
+
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         options = _linear_options(config, dtype, param_dtype, rngs)
         self.activation = config.hidden_act
-        self.up = nnx.Linear(config.hidden_size, config.intermediate_size, **options)
-        self.down = nnx.Linear(config.intermediate_size, config.hidden_size, **options)
+        self.up = Dense(config.hidden_size, config.intermediate_size, **options)
+        self.down = Dense(config.intermediate_size, config.hidden_size, **options)
         self.norm = _layer_norm(config, dtype, param_dtype, rngs)
         self.dropout = nnx.Dropout(config.hidden_dropout_prob)
 
-    def inner(self, hidden: jax.Array) -> jax.Array:
+    def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns down(activation(up(hidden))), [B, L, D]."""
-        return self.down(ACTIVATIONS[self.activation](self.up(hidden)))
+        inside = ACTIVATIONS[self.activation](self.up(hidden, site(key, UP)))
+        return self.down(inside, site(key, DOWN))
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:
         """Drops, adds the residual, and norms: [B, L, D]."""
-        return self.norm(_drop(self.dropout, output, key, FEED_FORWARD) + hidden)
+        output = _drop(self.dropout, output, key, FEED_FORWARD)
+        if self.adapter is not None:
+            output = self.adapter(output)
+        return self.norm(output + hidden)
 
 
 def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:

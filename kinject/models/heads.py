@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ from jax.typing import DTypeLike
 from kinject.errors import InputError, did_you_mean
 from kinject.models.config import ACTIVATIONS
 from kinject.models.encoder import Encoder, EncoderConfig, site
+
+if TYPE_CHECKING:
+    from kinject.models.tuning_base import Tuning
 
 
 class MaskedLMHead(nnx.Module):
@@ -96,11 +100,16 @@ Head = MaskedLMHead | PooledHead
 
 
 class Host(nnx.Module):
-    """An encoder and the head that reads it; `head` is None for a bare encoder."""
+    """An encoder and the head that reads it; `head` is None for a bare encoder.
+
+    Attributes:
+      tuning: what was added to the encoder to tune it (see models/tuning.py), None in a plain host.
+    """
 
     def __init__(self, encoder: Encoder, head: Head | None = None):
         self.encoder = encoder
         self.head = head
+        self.tuning: Tuning | None = None
 
 
 @dataclasses.dataclass(frozen=True)
