@@ -25,7 +25,11 @@ def fingerprints(digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def new_manifest(
-    head: str | None, num_labels: int | None, digests: Mapping[str, str], given: Mapping[str, Any]
+    head: str | None,
+    num_labels: int | None,
+    digests: Mapping[str, str],
+    given: Mapping[str, Any],
+    tuning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the manifest of a host about to be written.
 
@@ -34,6 +38,7 @@ def new_manifest(
       num_labels: outputs of a pooled head.
       digests: {parameter path: array digest}.
       given: any of `GIVEN`.
+      tuning: settings of what was added to the encoder (models/tuning_file.py), None for a plain host.
     """
     labels = given.get("labels")
     return {
@@ -41,6 +46,7 @@ def new_manifest(
         "kinject_version": __version__,
         "head": head or NO_HEAD,
         "num_labels": num_labels,
+        "tuning": None if tuning is None else dict(tuning),
         **fingerprints(digests),
         "base": given.get("base"),
         "task": given.get("task"),

@@ -18,10 +18,12 @@ from kinject.models import hf_keys
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.fingerprint import array_digest, fingerprint
-from kinject.models.heads import Host, build_head, head_kind
+from kinject.models.heads import Head, Host, build_head, head_kind
 from kinject.models.hub import host_folder
 from kinject.models.manifest import NO_HEAD, check_pinned, fingerprints, read_json, read_manifest
 from kinject.models.saving import save_host
+from kinject.models.tuning import attach
+from kinject.models.tuning_file import read_added, saved_tuning
 from kinject.models.weights import Tensors, open_tensors
 
 __all__ = ["NO_HEAD", "LoadedHost", "fingerprint", "load_host", "save_host"]
@@ -64,7 +66,7 @@ def load_host(
     remat: bool = False,
     dropout: float | None = None,
 ) -> LoadedHost:
-    """Loads a BERT or RoBERTa.
+    """Loads a BERT or RoBERTa, with what a tuning added to it.
 
     Args:
       folder_or_id: a folder in Hugging Face's form, or a model id on their hub.
@@ -89,26 +91,38 @@ def load_host(
     kind = None if kind == NO_HEAD else kind
     checkpoint = _match(open_tensors(folder), config, kind, fresh_head)
     labels = _num_labels(checkpoint, kind, num_labels)
+    tuning = saved_tuning(manifest, folder)
 
     def build() -> Host:
         options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": nnx.Rngs(seed)}
         encoder = Encoder(config, remat=remat, **options)
-        return Host(encoder, None if kind is None else build_head(kind, config, labels, **options))
+        host = Host(encoder, None if kind is None else build_head(kind, config, labels, **options))
+        if tuning is not None:
+            attach(host, tuning, options["rngs"])
+        return host
 
     graph, state = nnx.split(nnx.eval_shape(build))  # shapes only: nothing is drawn that the checkpoint has
     shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
-    arrays, digests = _read_arrays(checkpoint, shapes, config, param_dtype)
+    sources = [_read_arrays(checkpoint, shapes, config, param_dtype)]
+    own = {rule.path for rule in checkpoint.table}
+    if added := {path: shape for path, shape in shapes.items() if path not in own}:
+        sources.append(read_added(folder, added, param_dtype))
     if checkpoint.fresh:
-        drawn = nnx.state(build_head(kind, config, labels, param_dtype=param_dtype, rngs=nnx.Rngs(seed)), nnx.Param)
-        for name, leaf in nnx.to_flat_state(drawn):
-            path = "/".join(("head", *name))
-            if path in checkpoint.fresh:
-                arrays[path], digests[path] = leaf[...], array_digest(leaf[...])
+        drawn = build_head(kind, config, labels, param_dtype=param_dtype, rngs=nnx.Rngs(seed))
+        sources.append(_fresh_arrays(drawn, checkpoint.fresh))
+    arrays = {path: array for source, _ in sources for path, array in source.items()}
+    digests = {path: digest for _, source in sources for path, digest in source.items()}
     host = nnx.merge(graph, _nested(arrays, shapes))
     prints = fingerprints(digests)
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
     return LoadedHost(host, config, manifest, folder, **prints, fresh=checkpoint.fresh, unused=checkpoint.unused)
+
+
+def _fresh_arrays(head: Head, fresh: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Arrays and digests by path of those parameters of a new head that the checkpoint lacks."""
+    flat = {"/".join(("head", *path)): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(head, nnx.Param))}
+    return {path: flat[path] for path in fresh}, {path: array_digest(flat[path]) for path in fresh}
 
 
 def _config(folder: Path, dropout: float | None) -> EncoderConfig:

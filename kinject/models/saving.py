@@ -18,6 +18,7 @@ from kinject.models import hf_keys, manifest
 from kinject.models.config import EncoderConfig
 from kinject.models.fingerprint import array_digest
 from kinject.models.heads import Host, head_kind
+from kinject.models.tuning_file import write_added
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -38,6 +39,9 @@ def save_host(
     host_json: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a host as a folder that both kinject and transformers load, whole or not at all.
+
+    What a tuning added to the encoder goes into a file of its own, of which transformers knows nothing: there the
+    folder is the host without it. `merge_lora` makes a LoRA part of the weights.
 
     Args:
       host: what to write, in the dtype its parameters are held in. Its arrays must be on this process's devices.
@@ -65,13 +69,19 @@ def save_host(
         "/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(host, nnx.Param))
     }
     digests = {path: array_digest(array) for path, array in arrays.items()}
-    described = manifest.new_manifest(kind, getattr(host.head, "num_labels", None), digests, given)
+    own = {rule.path for rule in hf_keys.rules(config, kind)}
+    added = {path: array for path, array in arrays.items() if path not in own}
+    if added and host.tuning is None:
+        raise ValueError(f"the host has {min(added)}, which no host of its kind has, and names no tuning")
+    tuning = None if host.tuning is None else host.tuning.to_json()
+    described = manifest.new_manifest(kind, getattr(host.head, "num_labels", None), digests, given, tuning)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         manifest.write_json(partial / "config.json", hf_config)
         manifest.write_json(partial / manifest.NAME, described)
         save_file(_their_arrays(arrays, config, kind), partial / "model.safetensors", metadata={"format": "pt"})
+        write_added(partial, added)
         for file in copied:
             shutil.copyfile(file, partial / file.name)
         partial.chmod(0o755)  # mkdtemp's is the owner's alone

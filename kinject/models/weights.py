@@ -68,6 +68,11 @@ def open_tensors(folder: Path) -> Tensors:
     return Tensors(path, readers)
 
 
+def open_file(path: Path) -> Tensors:
+    """Opens one safetensors file."""
+    return Tensors(path, _safetensors(path))
+
+
 def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
