@@ -1,7 +1,8 @@
 """Stage `host`: makes a host, that is, tunes a pretrained model for a task and then never again.
 
 With `plugin` and `knowledge`, it is fine-tuning with a frozen mapping network (map-tuning paper, section 3.3): the
-plugin's slots are there, its parameters are not trained. Writes the host folder `<stage>/`.
+plugin's slots are there, its parameters are not trained. `tuning` says how it is made: full fine-tuning, LoRA, Houlsby
+adapters or BitFit (see models/tuning.py). Writes the host folder `<stage>/`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from flax import nnx
+from pydantic import field_validator, model_validator
 
+from kinject.errors import InputError
 from kinject.models.pretrained import save_host
+from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
 from kinject.plugins.store import load_plugin
 from kinject.stages.base import knowledge_identity, open_host
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
@@ -22,14 +26,33 @@ class HostConfig(TrainingConfig):
     """Which model is tuned, and with which frozen plugin, if any.
 
     `base` is a folder or hub id in Hugging Face's form. `dropout` replaces the model's own rates in training.
+    `tuning` is `{"name": "full" | "lora" | "houlsby" | "bitfit", **its settings}`; without `train` it says what trains.
+    `merge` writes a host tuned by LoRA as a plain one, in which the low-rank matrices are part of the weights.
     """
 
     kind: Literal["host"] = "host"
     base: str
     dropout: float | None = None
-    train: Rules = (("host/.*", "train"), ("plugin/.*", "freeze"))
+    tuning: dict[str, Any] = {"name": "full"}
+    merge: bool = False
+    train: Rules | None = None
     plugin: str | None = None
     knowledge: str | None = None
+
+    @field_validator("tuning")
+    @classmethod
+    def _known_tuning(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        try:
+            make_tuning(settings)
+        except InputError as error:  # before any stage runs, and with the name of this one
+            raise ValueError(str(error)) from None
+        return settings
+
+    @model_validator(mode="after")
+    def _mergeable(self) -> HostConfig:
+        if self.merge and self.tuning["name"] != Lora.name:
+            raise ValueError(f"merge is for lora, and tuning is {self.tuning['name']}")
+        return self
 
 
 class HostStage(TrainingStage):
@@ -47,23 +70,30 @@ class HostStage(TrainingStage):
             dropout=config.dropout,
             seed=self.run.seed_of(self.name),
         )
+        tuning = make_tuning(config.tuning, f"{self.where}.tuning")
+        attach(base.loaded.host, tuning, nnx.Rngs(self.run.seed_of(f"{self.name}.tuning")))
         knowledge = plugin = None
         if config.plugin is not None and config.knowledge is not None:
             knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
             folder = self.run.path(config.plugin, f"{self.where}.plugin")
             plugin = load_plugin(folder, host=base.identity, knowledge=knowledge_identity(knowledge)).plugin
         feeds = self.feeds(task, base, knowledge)
-        result = self.fit(task, base, plugin, feeds)
+        rules = rules_for(tuning, task.head, base.loaded.fresh) if config.train is None else config.train
+        result = self.fit(task, base, plugin, feeds, rules)
         host = base.loaded.host
         nnx.update(host, unflatten(take(result, "host")))
         save_host(
-            host,
+            merge_lora(host) if config.merge else host,
             self.fresh_folder(),
             tokenizer_files_from=base.loaded.folder,
             host_json={
                 "base": config.base,
                 "task": config.task,
-                "extra": {"lineage": list(base.identity.lineage), "task_options": config.task_options},
+                "extra": {
+                    "lineage": list(base.identity.lineage),
+                    "task_options": config.task_options,
+                    "tuning": tuning.to_json(),
+                },
             },
         )
         return summary(result, feeds[0])

@@ -53,14 +53,22 @@ class TrainingStage(Stage):
         train = feed(self.config.data, "data")
         return train, feed(self.config.dev_data, "dev_data") if self.config.dev_data else None
 
-    def fit(self, task: Task, host: ReadyHost, plugin: Plugin | None, feeds: tuple[Feed, Feed | None]) -> FitResult:
+    def fit(
+        self,
+        task: Task,
+        host: ReadyHost,
+        plugin: Plugin | None,
+        feeds: tuple[Feed, Feed | None],
+        rules: Rules | None = None,
+    ) -> FitResult:
         """Trains, after saying what is trained."""
+        rules = self.config.train if rules is None else rules
         program, params = split_program(host.loaded.host, plugin, task)
         fit = Fit(
             self.name,
             program,
             params,
-            list(self.config.train),
+            list(rules),
             self.config.fit,
             *feeds,
             seed=self.run.seed_of(self.name),
