@@ -12,6 +12,8 @@ from pathlib import Path
 
 from kinject.errors import EXIT_BAD_INPUT, InputError
 
+EXIT_INTERRUPTED = 130
+
 EXAMPLES = """\
 examples:
   python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart
@@ -53,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"kinject: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("kinject: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
 
 

@@ -49,7 +49,9 @@ class PluginStage(TrainingStage):
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         reference = self.run.model(config.host, f"{self.where}.host")
-        host = open_host(reference, head=task.head or "none", dropout=config.dropout)
+        host = open_host(
+            reference, head=task.head or "none", dropout=config.dropout, dtype=config.fit.compute_dtype
+        )
         knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
         feeds = self.feeds(task, host, knowledge)
         plugin = self._plugin(task, host, knowledge, feeds)
