@@ -22,11 +22,22 @@ from kinject.training.step import Program, make_evaluation_step, split_program
 Predictions = dict[str, np.ndarray]
 
 
-def derangement(count: int, seed: int) -> np.ndarray:
-    """A permutation of `count` items in which none keeps its place (one cycle): int [count]."""
-    order = np.random.default_rng(seed).permutation(count)
-    shuffled = np.empty(count, np.int64)
-    shuffled[order] = np.roll(order, 1)
+def derangement(groups: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation in which every item gets one of another group, as far as no group holds more than half of them.
+
+    Args:
+      groups: int [n]: of which group each item is; for n different ones it is a derangement.
+      seed: which permutation.
+
+    Returns:
+      int [n]: whose place each item takes.
+    """
+    draw = np.random.default_rng(seed)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    rank = draw.permutation(len(sizes))[group]
+    order = np.lexsort((draw.permutation(len(groups)), rank))  # group by group, both in random order
+    shuffled = np.empty(len(groups), np.int64)
+    shuffled[order] = np.roll(order, -sizes.max(initial=0))  # the group at a distance of the largest is another
     return shuffled
 
 
@@ -45,10 +56,17 @@ class Comparison:
     batch_size: int = 100
     _steps: dict[Program, Any] = field(default_factory=dict, repr=False)
 
-    def host_alone(self, records: Sequence[Record]) -> tuple[dict[str, float], Predictions]:
-        """No slots, no plugin: the host as it was frozen."""
-        examples = self.task.examples(records, self.host.encoder(self.max_length), None)
-        return self._evaluate(None, Feed(examples))
+    def host_alone(
+        self, records: Sequence[Record], knowledge: KnowledgeBase | None = None
+    ) -> tuple[dict[str, float], Predictions]:
+        """No slots, no plugin: the host as it was frozen.
+
+        Args:
+          records: what is asked.
+          knowledge: of the plugin that it is compared with; a task may leave out what that knows nothing of.
+        """
+        examples = self.task.bare_examples(records, self.host.encoder(self.max_length), knowledge)
+        return self._evaluate(None, Feed(self._prepared(examples, records)))
 
     def with_plugin(
         self, plugin: Plugin, knowledge: KnowledgeBase, records: Sequence[Record]
@@ -59,14 +77,14 @@ class Comparison:
     def shuffled(
         self, plugin: Plugin, knowledge: KnowledgeBase, records: Sequence[Record], seed: int
     ) -> tuple[dict[str, float], Predictions, np.ndarray]:
-        """The same plugin and the same slots, but every row gets another row's entities.
+        """The same plugin and the same slots, but every row gets other entities: those of a row with as many.
 
         Returns:
-          (metrics, predictions, int [n]: whose entities each record got).
+          (metrics, predictions, int [n]: whose entities each example got; its own where there is no slot).
         """
         examples = self._plugged(knowledge, records)
         entities = _entities_in_order(examples)
-        donors = derangement(len(entities), seed)
+        donors = _donors(entities, seed)
 
         def swap(bucket: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {"entity_ids": entities[donors][bucket["index"]]}
@@ -80,7 +98,11 @@ class Comparison:
         return float(found.mean()) if len(ids) else 0.0
 
     def _plugged(self, knowledge: KnowledgeBase, records: Sequence[Record]) -> Examples:
-        return self.task.examples(records, self.host.encoder(self.max_length), knowledge)
+        examples = self.task.examples(records, self.host.encoder(self.max_length), knowledge)
+        return self._prepared(examples, records)
+
+    def _prepared(self, examples: Examples, records: Sequence[Record]) -> Examples:
+        return self.task.prepare(examples, records, self.host, self.max_length)
 
     def _evaluate(self, plugin: Plugin | None, feed: Feed) -> tuple[dict[str, float], Predictions]:
         program, params = split_program(self.host.loaded.host, plugin, self.task)
@@ -101,17 +123,34 @@ def _entities_in_order(examples: Examples) -> np.ndarray:
     return examples.with_arrays(widen).in_order("entity_ids")
 
 
+def _donors(entities: np.ndarray, seed: int) -> np.ndarray:
+    """Whose entities each row gets, int [n], of entity rows int32 [n, M]: as many, but not the same."""
+    donors = np.arange(len(entities))
+    counts = (entities >= 0).sum(1)
+    for count in np.unique(counts[counts > 0]):
+        rows = np.flatnonzero(counts == count)
+        _, groups = np.unique(entities[rows], axis=0, return_inverse=True)
+        donors[rows] = rows[derangement(groups.reshape(-1), seed)]
+    return donors
+
+
 def nearest_neighbour(
     knowledge: KnowledgeBase, train: Sequence[Record], test: Sequence[Record], label: str = "label"
 ) -> float:
-    """Accuracy of the label of the nearest training entity, from vectors alone: no language model."""
+    """Accuracy of the label of the nearest training entity, from vectors alone: no language model.
+
+    A record speaks through its first mention; one without a vector is learned nothing from, and answered wrongly.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
     def known(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        vectors, found = knowledge.gather(knowledge.rows([record.mentions[0].entity or "" for record in records]))
+        entities = [record.mentions[0].entity if record.mentions else None for record in records]
+        vectors, found = knowledge.gather(knowledge.rows([entity or "" for entity in entities]))
         return vectors, found, np.array([record.fields[label] for record in records])
 
     vectors, found, labels = known(train)
+    if not found.any():
+        return 0.0
     classifier = KNeighborsClassifier(1).fit(vectors[found], labels[found])
     vectors, found, labels = known(test)
     return float(((classifier.predict(vectors) == labels) & found).mean())

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from kinject.config import Section
 from kinject.data.records import Record
+from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import load_plugin
 from kinject.stages.base import Run, Stage, StageConfig, knowledge_identity, open_host
@@ -63,7 +64,7 @@ class EvaluateStage(Stage):
         knowledge = self.run.knowledge(domain.knowledge, f"{where}.knowledge")
         records = self.run.records(domain.data, comparison.task.required, f"{where}.data")
         metric = comparison.task.metric
-        metrics, before = comparison.host_alone(records)
+        metrics, before = comparison.host_alone(records, knowledge)
         rows: dict[str, Any] = {"n": len(records), "host": metrics[metric]}
         after = None
         for row, reference in domain.plugins.items():
@@ -79,8 +80,12 @@ class EvaluateStage(Stage):
                 if "label" in predictions:
                     # the answer of the entity whose vector was put there: knowledge is read, not the name
                     followed = swapped["predicted"] == predictions["label"][donors]
-                    rows["shuffled_follows_vector"] = float(followed.mean())
+                    moved = donors != np.arange(len(donors))
+                    rows["shuffled_follows_vector"] = float(followed[moved].mean()) if moved.any() else 0.0
         if domain.reference_data:
+            if "label" not in comparison.task.required:
+                problem = f"the task {self.config.task} has no label to look up"
+                raise InputError(f"{where}.reference_data", problem, "leave it out")
             train = self.run.records(domain.reference_data, comparison.task.required, f"{where}.reference_data")
             rows["nearest_neighbour"] = nearest_neighbour(knowledge, train, records)
             rows["majority"] = majority(train, records)
@@ -103,10 +108,17 @@ class EvaluateStage(Stage):
         return [
             {
                 "text": records[i].text,
-                "entity": knowledge.entity(int(knowledge.rows([records[i].mentions[0].entity or ""])[0])).label,
+                "entity": _name(knowledge, records[i]),
                 "label": str(records[i].fields["label"]),
                 "host": decode([int(before["predicted"][i])]),
                 "plugin": decode([int(after["predicted"][i])]),
             }
             for i in chosen
         ]
+
+
+def _name(knowledge: KnowledgeBase, record: Record) -> str:
+    """The label of a record's first entity; its id where the knowledge base does not know it, "" where it has none."""
+    entity = (record.mentions[0].entity if record.mentions else None) or ""
+    (row,) = knowledge.rows([entity])
+    return knowledge.entity(int(row)).label or entity if row >= 0 else entity

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
+    from kinject.models.pretrained import LoadedHost
     from kinject.plugins.base import Plugin
 
 
@@ -28,11 +29,31 @@ class Task(ABC):
       head: the kind of head that the host must have, or None when the task reads the bare encoder.
       required: record fields without which an example is an error.
       metric: the metric on which checkpoints are compared; larger is better.
+      labels: names of the head's outputs, in their order; None for tasks whose outputs have no names.
     """
 
     head: ClassVar[str | None]
     required: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str] = "accuracy"
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def num_labels(self) -> int | None:
+        """How many outputs a host made for this task has; None where the head alone decides."""
+        return None
+
+    def for_host(self, loaded: LoadedHost, where: object) -> Task:
+        """The task as this host was made for it: a task with labels takes the host's, or refuses another list.
+
+        Raises:
+          InputError: the task's labels are not those of the host.
+        """
+        del loaded, where
+        return self
+
+    def for_evaluation(self) -> Task:
+        """The task as development and test data are measured; differs where training draws its examples."""
+        return self
 
     @abstractmethod
     def examples(
@@ -43,6 +64,13 @@ class Task(ABC):
         Raises:
           InputError: a record that the task cannot use, naming its file and line; no record at all.
         """
+
+    def bare_examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        """The examples without any slot: what the host alone is compared on, which a task may choose by `knowledge`."""
+        del knowledge
+        return self.examples(records, encoder, None, buckets=buckets)
 
     def prepare(self, examples: Examples, records: Sequence[Record], host: Any, max_length: int | None) -> Examples:
         """Adds what must be computed by the frozen host before training (nothing, for most tasks)."""

@@ -60,11 +60,15 @@ class Cloze(Task):
         words: dict[str, int] = {}
         for record in records:
             label = record.fields["label"]
+            if not isinstance(label, str) or not label.strip():
+                raise InputError(record.where, f"field label is {label!r}, not a word", "give the answer as a string")
             if label in words:
                 continue
-            if not isinstance(label, str) or not label.strip():
-                raise InputError(record.where, f"field label is {label!r}, not a word")
-            pieces = encoder.tokenizer.word(label)
+            try:
+                pieces = encoder.tokenizer.word(label)
+            except InputError:
+                problem = f"field label: the host's vocabulary cannot spell {label!r}"
+                raise InputError(record.where, problem, "drop the record") from None
             if len(pieces) != 1:
                 raise InputError(
                     record.where,

@@ -54,6 +54,8 @@ class DescriptionMatching(Task):
         for number, record in enumerate(records):
             if len(record.mentions) != 1:
                 raise InputError(record.where, f"it has {len(record.mentions)} mentions, one is needed")
+            if not isinstance(record.fields["description"], str):
+                raise InputError(record.where, f"field description is {record.fields['description']!r}, not a text")
             for masked in (False, True):
                 mentions = [replace(record.mentions[0], masked=masked)]
                 passages.append(Passage(record.source, mentions, where=record.where))

@@ -7,6 +7,7 @@ mention has a vector says nothing about the map and is skipped, as is one that d
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -37,6 +38,11 @@ def masking_variants(mentions: Sequence[Mention]) -> Iterator[tuple[Mention, ...
             yield tuple(replace(mention, masked=number == hidden) for number, mention in enumerate(mentions))
 
 
+def never(sides: object, excess: int, mask_id: int) -> None:
+    """Of a passage that is too long nothing may go (see data/truncate.py)."""
+    del sides, excess, mask_id
+
+
 @register_task("mention_masked_lm")
 class MentionMaskedLM(Task):
     """Predict the pieces of masked mentions.
@@ -55,7 +61,15 @@ class MentionMaskedLM(Task):
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
     ) -> Examples:
-        encoded = self._encode(records, encoder, knowledge)
+        return self._examples(self._encode(records, encoder, knowledge, self.slots), encoder, buckets)
+
+    def bare_examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        """Without slots, but of the very sentences that have them with `knowledge`."""
+        return self._examples(self._encode(records, encoder, knowledge, slots=False), encoder, buckets)
+
+    def _examples(self, encoded: list[Encoded], encoder: EntityEncoder, buckets: int) -> Examples:
         if not encoded:
             raise InputError("data set", "no sentence has a mention with a vector that fits into max_length")
 
@@ -74,8 +88,10 @@ class MentionMaskedLM(Task):
         return make_examples([len(one) for one in encoded], arrays, buckets=buckets)
 
     def _encode(
-        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, slots: bool
     ) -> list[Encoded]:
+        encoder = copy.copy(encoder)
+        encoder.truncate = never  # a shortened sentence may have lost what tells the mention
         passages = [
             Passage(record.source, mentions, where=record.where)
             for record in records
@@ -89,7 +105,7 @@ class MentionMaskedLM(Task):
             for passage, one in zip(passages, encoded, strict=True)
             if one is not None and (knowledge is None or len(one.entities)) and len(one.mask_positions)
         ]
-        if self.slots or knowledge is None:
+        if slots or knowledge is None:
             return [one for _, one in kept]
         return encoder.encode_batch([passage for passage, _ in kept])
 
