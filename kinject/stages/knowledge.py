@@ -94,7 +94,7 @@ class KnowledgeStage(Stage):
         return result.standardised(), result.seen, metrics
 
     def _say(self, domain: Domain, base: KnowledgeBase, metrics: dict[str, float]) -> None:
-        ranked = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        ranked = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("mrr", "hits@10") if name in metrics)
         self.run.reporter.say(
             f"{self.name}: {base.size:,} entities, {len(domain.triples):,} triples, {base.dim} numbers a vector; "
             f"held-out triples: {ranked or 'none'}"
