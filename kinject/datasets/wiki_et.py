@@ -1,0 +1,124 @@
+"""Wiki-ET: types of a linked mention, several at once (Xin et al., AAAI 2018; Zhang et al., ACL 2023, section 4).
+
+The files name an entity by its row in the authors' embedding table. With their `entity2id.txt` rows become Wikidata
+ids, so that one knowledge base serves every data set; the config `rows` keeps the numbers.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from kinject.data.records import Record, parse_record
+from kinject.datasets.builder import RecordBuilder, Splits, expect
+from kinject.datasets.files import check, need, read_json_lines, read_labels, take
+from kinject.datasets.relation_lines import check_span
+from kinject.errors import InputError, did_you_mean
+from kinject.knowledge.importers.lines import at, read_lines, whole_number
+
+FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
+LABEL_FILE, ROW_FILE = "label2id.json", "entity2id.txt"
+LABELS = 68
+
+
+class WikiEt(RecordBuilder):
+    """Records: text, one mention, `labels` (types), `id`."""
+
+    DESCRIPTION = "Wiki-ET: entity typing in Wikipedia sentences, 68 types, several for one mention."
+    HOMEPAGE = "https://github.com/thunlp/Knowledge-Plugin"
+    LICENSE = "MIT"
+    CITATION = "Xin et al., Improving Neural Fine-Grained Entity Typing With Knowledge Attention, AAAI 2018"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    train.json, dev.json, test.json and label2id.json of the folder WikiET of PlugDataset.tar (see the README of
+    https://github.com/thunlp/Knowledge-Plugin). For the config `wikidata` also entity2id.txt of wikipedia/ in
+    knowledge_embedding.tar; the config `rows` needs none and names entities by row number.
+    """
+    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
+        tfds.core.BuilderConfig(name="wikidata", description="entities are Wikidata ids"),
+        tfds.core.BuilderConfig(name="rows", description="entities are row numbers of the authors' table"),
+    ]
+
+    def files(self, folder: Path) -> list[Path]:
+        names = [LABEL_FILE, *([ROW_FILE] if self.builder_config.name == "wikidata" else []), *FILES.values()]
+        return [need(folder, name) for name in names]
+
+    def splits(self, folder: Path) -> Splits:
+        label_file = need(folder, LABEL_FILE)
+        self.labels = read_labels(label_file)
+        if self.check:
+            expect(label_file, "labels", len(self.labels), LABELS)
+        name = wikidata_ids(need(folder, ROW_FILE)) if self.builder_config.name == "wikidata" else same_row
+        return {split: partial(self._records, split, need(folder, file), name) for split, file in FILES.items()}
+
+    def _records(self, split: str, path: Path, name: Callable[[str, str], str]) -> Iterator[Record]:
+        known = set(self.labels)
+        for number, where, line in read_json_lines(path):
+            labels = take(line, "labels", list, where)
+            for index, label in enumerate(labels):
+                if check(label, str, f"labels[{index}]", where) not in known:
+                    problem = f"field 'labels[{index}]' is {label!r}, not in {LABEL_FILE}"
+                    raise InputError(where, problem, did_you_mean(label, known))
+            yield parse_record(_line(line, where, name, id=f"{split}/{number}", labels=labels), where)
+
+
+def _line(line: dict[str, Any], where: str, name: Callable[[str, str], str], **fields: Any) -> dict[str, Any]:
+    text = take(line, "sent", str, where)
+    start, end = take(line, "start", int, where), take(line, "end", int, where)
+    check_span((start, end), len(text), "start, end", where)
+    entity = name(str(check(line.get("id"), str | int, "id", where)), where)
+    return {"text": text, "mentions": [{"start": start, "end": end, "entity": entity}], **fields}
+
+
+def same_row(row: str, where: str) -> str:
+    """The row number itself as an entity's id."""
+    return str(_row(row, where))
+
+
+def wikidata_ids(path: Path) -> Callable[[str, str], str]:
+    """Reads `entity2id.txt` (a header, then id and row a line) into eight bytes a row.
+
+    Returns:
+      (row as it stands in the data, where) -> Wikidata id.
+
+    Raises:
+      InputError: a line of another form, a row named twice; when called: a row that the file does not have.
+    """
+    lines = read_lines(path)
+    numbers = array("q", bytes(8 * _count(path, next(lines, (1, ""))[1])))
+    for number, line in lines:
+        if not line.strip():
+            continue
+        one, _, row_text = line.strip().replace("\t", " ").partition(" ")
+        row = whole_number(at(path, number), row_text.strip(), "the row")
+        if row >= len(numbers):
+            raise InputError(at(path, number), f"row {row}, but the first line counts {len(numbers)} rows")
+        if not (one.startswith("Q") and one[1:].isascii() and one[1:].isdigit() and len(one) < 19):
+            raise InputError(at(path, number), f"the id is {one!r}, not Q and digits")
+        if numbers[row]:
+            raise InputError(at(path, number), f"row {row} belongs to both Q{numbers[row] - 1} and {one}")
+        numbers[row] = int(one[1:]) + 1  # 0 is a row that no line names
+
+    def name(row_text: str, where: str) -> str:
+        row = _row(row_text, where)
+        if row >= len(numbers) or not numbers[row]:
+            raise InputError(where, f"field 'id' is row {row}, which {path.name} does not have", "take both together")
+        return f"Q{numbers[row] - 1}"
+
+    return name
+
+
+def _count(path: Path, header: str) -> int:
+    """How many rows the first line promises; no more than there are bytes, or the table would not fit anywhere."""
+    count = whole_number(at(path, 1), header.strip(), "the header (how many rows there are)")
+    if path.suffix != ".gz" and count > path.stat().st_size:
+        raise InputError(at(path, 1), f"the header counts {count} rows, the file has fewer bytes", "download it again")
+    return count
+
+
+def _row(text: str, where: str) -> int:
+    return whole_number(where, text, "field 'id' (a row of the embedding table)")
