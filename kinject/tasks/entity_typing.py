@@ -1,0 +1,94 @@
+"""Fine-grained entity typing: which types a marked mention has in its sentence, any number of them.
+
+Wiki-ET in the paper (section 4.1): `$ [ENTITY] / mention $` in the sentence, one output a type on the pooler's output,
+binary cross-entropy on each, micro-F1. A type is predicted where its logit is at least min(0, the largest logit): those
+with a probability from one half on, or else the likeliest ones, so that no mention is left without a type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kinject.errors import InputError
+from kinject.tasks.base import register_task
+from kinject.tasks.fields import ENTITY_MARKER, strings
+from kinject.tasks.labels import LabelledTask
+from kinject.tasks.pooled import marked_texts, pooled_scores
+from kinject.tasks.protocol import protocol_named
+
+if TYPE_CHECKING:
+    from kinject.data.encode import EntityEncoder
+    from kinject.data.pipeline import Examples
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.heads import Host
+    from kinject.plugins.base import Plugin
+
+
+@register_task("entity_typing")
+class EntityTyping(LabelledTask):
+    """Records need one mention and `labels`, a list of types.
+
+    Args:
+      labels: names of the types, or a file of them such as label2id.json; see `LabelledTask`.
+      protocol: "thunlp" or "kinject"; see `kinject.tasks.protocol`.
+    """
+
+    head = "multi_label"
+    required = ("labels",)
+    metric = "f1"
+
+    def __init__(self, labels: str | Path | Sequence[str] | None = None, protocol: str = "kinject"):
+        super().__init__(labels)
+        self.protocol = protocol_named(protocol)
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        records = list(records)
+        labels = np.stack([self._types(record) for record in records]) if records else np.empty(0)
+        return marked_texts(records, (ENTITY_MARKER,), labels, encoder, knowledge, self.protocol, buckets)
+
+    def _types(self, record: Record) -> np.ndarray:
+        names = strings(record, "labels")
+        if not names:
+            raise InputError(record.where, "field labels is empty", "a mention has at least one type; drop the record")
+        if self.labels is None:
+            self.index_of(names[0], record, "labels")
+        types = np.zeros(self.num_labels, np.float32)
+        types[[self.index_of(name, record, f"labels[{i}]") for i, name in enumerate(names)]] = 1
+        return types
+
+    def outputs(
+        self,
+        host: Host,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> jax.Array:
+        return pooled_scores(host, plugin, batch, key, start)
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Mean over the types, so that the weighted mean over rows is torch's BCEWithLogitsLoss."""
+        return optax.sigmoid_binary_cross_entropy(outputs, batch["labels"]).mean(-1), batch["weights"]
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        threshold = jnp.minimum(0.0, outputs.max(-1, keepdims=True))
+        return {"chosen": outputs >= threshold, "right": batch["labels"] > 0.5}
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Micro-averaged precision, recall and F1; accuracy is how often all types of a mention are right."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        chosen, right = predictions["chosen"], predictions["right"]
+        precision, recall, f1, _ = precision_recall_fscore_support(right, chosen, average="micro", zero_division=0)
+        exact = (chosen == right).all(-1).mean()
+        return {"precision": float(precision), "recall": float(recall), "f1": float(f1), "accuracy": float(exact)}

@@ -1,0 +1,55 @@
+"""Checks of what tasks find in records, each telling file, line and field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kinject.errors import InputError
+
+if TYPE_CHECKING:
+    from kinject.data.records import Mention, Record
+
+HEAD_MARKER, TAIL_MARKER, ENTITY_MARKER = "#", "$", "$"
+
+
+def marked(record: Record, markers: Sequence[str]) -> tuple[Mention, ...]:
+    """Returns the record's mentions, each between its marker; `markers` says how many there must be.
+
+    Raises:
+      InputError: another number of mentions.
+    """
+    if len(record.mentions) != len(markers):
+        problem = f"field mentions has {len(record.mentions)} of them, {len(markers)} are needed"
+        raise InputError(record.where, problem, "head first, then tail" if len(markers) == 2 else "")
+    pairs = zip(record.mentions, markers, strict=True)
+    return tuple(replace(mention, opening=marker, closing=marker) for mention, marker in pairs)
+
+
+def unique_ids(records: Sequence[Record]) -> None:
+    """Raises InputError where two records have the same `id`; records need not have one."""
+    seen: dict[str | int, str] = {}
+    for record in records:
+        if "id" not in record.fields:
+            continue
+        identity = record.fields["id"]
+        if not isinstance(identity, (str, int)):
+            raise InputError(record.where, f"field id is {identity!r}", "it must be a string or a whole number")
+        if identity in seen:
+            raise InputError(
+                record.where, f"field id: {identity!r} is that of {seen[identity]} too", "keep one of them"
+            )
+        seen[identity] = record.where
+
+
+def strings(record: Record, field: str) -> list[str]:
+    """Returns a field that must be a list of strings.
+
+    Raises:
+      InputError: the field is missing or something else.
+    """
+    values = record.fields.get(field)
+    if not isinstance(values, list) or any(not isinstance(value, str) for value in values):
+        raise InputError(record.where, f"field {field} is {values!r}", "it must be a list of strings")
+    return values

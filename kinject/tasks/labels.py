@@ -1,0 +1,124 @@
+"""Label vocabularies: the names of a head's outputs, in one order that task, data and host must share."""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinject.errors import InputError, did_you_mean
+from kinject.tasks.base import Task
+
+if TYPE_CHECKING:
+    from kinject.data.records import Record
+    from kinject.models.pretrained import LoadedHost
+
+WHERE = "task_options.labels"
+FORMS = 'give a list of names, or a JSON file: a list, or {"name": index} as rel2id.json and label2id.json have it'
+
+
+def read_labels(source: str | Path | Sequence[str]) -> tuple[str, ...]:
+    """Returns label names in the order of the head's outputs.
+
+    Args:
+      source: the names, or the path of a JSON file that holds a list of them or `{name: index}`.
+
+    Raises:
+      InputError: no such file, not JSON, names that are no strings or occur twice, indices that are not 0, 1, 2, ….
+    """
+    if not isinstance(source, (str, Path)):
+        return _checked(source, WHERE)
+    path = Path(source).expanduser()
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, path))
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", FORMS) from error
+    except ValueError as error:  # both "not UTF-8" and "not JSON" are
+        raise InputError(path, f"is no JSON file ({error})", FORMS) from error
+    return _checked(_by_index(value, path) if isinstance(value, Mapping) else value, path)
+
+
+class LabelledTask(Task, ABC):
+    """A task whose head has one output a label.
+
+    Args:
+      labels: see `read_labels`; needed to make a host, and taken from the host where one is used.
+    """
+
+    def __init__(self, labels: str | Path | Sequence[str] | None = None):
+        self._set(None if labels is None else read_labels(labels))
+
+    @property
+    def num_labels(self) -> int:
+        if self.labels is None:
+            raise InputError(WHERE, "a host for this task is made with the names of its labels", FORMS)
+        return len(self.labels)
+
+    def for_host(self, loaded: LoadedHost, where: object) -> Task:
+        stored = loaded.manifest.get("labels")
+        outputs = getattr(loaded.host.head, "num_labels", None)
+        if stored is not None and self.labels is not None and tuple(stored) != self.labels:
+            raise InputError(where, _difference(tuple(stored), self.labels), f"leave {WHERE} out to use the host's")
+        task = copy.copy(self)
+        if stored is not None:
+            task._set(_checked(stored, where))
+        if task.labels is None:
+            raise InputError(where, "the host has no label names", f"give them as {WHERE}")
+        if len(task.labels) != outputs:
+            raise InputError(where, f"the host has {outputs} outputs for {len(task.labels)} labels", "mend the labels")
+        return task
+
+    def index_of(self, label: Any, record: Record, field: str) -> int:
+        """Returns which output a record's label is.
+
+        Raises:
+          InputError: not one of the labels, naming file, line and field.
+        """
+        if self.labels is None:
+            raise InputError(WHERE, "labels are not known without a host", FORMS)
+        if not isinstance(label, str) or label not in self._index:
+            mend = did_you_mean(str(label), self.labels) if len(self.labels) <= 20 or isinstance(label, str) else ""
+            raise InputError(record.where, f"field {field} is {label!r}, which is none of the labels", mend[:200])
+        return self._index[label]
+
+    def _set(self, labels: tuple[str, ...] | None) -> None:
+        self.labels = labels
+        self._index = {label: number for number, label in enumerate(labels or ())}
+
+
+def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(path, f"has the key {twice!r} twice", "keep one of them")
+    return found
+
+
+def _by_index(value: Mapping[str, Any], path: Path) -> list[str]:
+    indices = list(value.values())
+    if any(type(index) is not int for index in indices) or sorted(indices) != list(range(len(indices))):
+        raise InputError(path, "the indices of its labels are not 0, 1, 2, … each once", FORMS)
+    return sorted(value, key=value.__getitem__)
+
+
+def _checked(names: Any, where: object) -> tuple[str, ...]:
+    if not isinstance(names, Sequence) or isinstance(names, (str, bytes)) or not len(names):
+        raise InputError(where, "holds no list of labels", FORMS)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise InputError(where, f"{name!r} is no name of a label", FORMS)
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise InputError(where, f"the label {twice[0]!r} occurs twice", "keep one of them")
+    return tuple(names)
+
+
+def _difference(host: tuple[str, ...], asked: tuple[str, ...]) -> str:
+    if len(host) != len(asked):
+        return f"the host was made for {len(host)} labels, not {len(asked)}"
+    number = next(i for i, (one, other) in enumerate(zip(host, asked, strict=True)) if one != other)
+    return f"label {number} of the host is {host[number]!r}, not {asked[number]!r}"

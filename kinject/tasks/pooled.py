@@ -1,0 +1,78 @@
+"""What the tasks that read one pooled vector a text have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kinject.data.encode import EntityEncoder, Passage
+from kinject.data.pipeline import Examples, make_examples
+from kinject.models.forward import encode
+from kinject.tasks.fields import marked, unique_ids
+from kinject.tasks.protocol import Protocol
+from kinject.tasks.slots import entity_count, first_span
+
+if TYPE_CHECKING:
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.heads import Host
+    from kinject.plugins.base import Plugin
+
+
+def pooled_scores(
+    host: Host,
+    plugin: Plugin | None,
+    batch: Mapping[str, jax.Array],
+    key: jax.Array | None = None,
+    start: int = 0,
+) -> jax.Array:
+    """The output layer right on the pooler's output, without the dropout between them: float32 [B, outputs].
+
+    That is the authors' head for typing and pair scores, `Linear(pooler_output)`; only their relation classifier, which
+    is Hugging Face's, drops there.
+    """
+    first = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
+    hidden = encode(host, batch, plugin, key, positions=first, start=start)
+    return host.head.logits(hidden)[:, 0]
+
+
+def marked_texts(
+    records: Sequence[Record],
+    markers: Sequence[str],
+    labels: np.ndarray,
+    encoder: EntityEncoder,
+    knowledge: KnowledgeBase | None,
+    protocol: Protocol,
+    buckets: int,
+) -> Examples:
+    """One example a record: its text with markers and slots around its mentions.
+
+    Args:
+      records: each with one mention a marker.
+      markers: what stands on both sides of the first mention, of the second, ….
+      labels: the examples' labels, first axis = records.
+      encoder: of the host.
+      knowledge: whose entities get slots; None for none.
+      protocol: how text becomes tokens.
+      buckets: how many padded lengths at most.
+
+    Raises:
+      InputError: another number of mentions, two records with one id.
+    """
+    unique_ids(records)
+    passages = [Passage(protocol.text(one.source), marked(one, markers), where=one.where) for one in records]
+    encoded = protocol.encode(passages, encoder, knowledge)
+
+    def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+        rows = [encoded[i] for i in index]
+        return {
+            **encoder.pad(rows, length, entity_count(rows)),
+            "labels": labels[index],
+            "mention_spans": np.stack([first_span(one) for one in rows]),
+        }
+
+    return make_examples([len(one) for one in encoded], arrays, buckets=buckets)
