@@ -1,0 +1,64 @@
+import json
+import shlex
+
+import pyarrow.parquet
+import pytest
+from tiny_world import evaluate_stage, plugin_stage
+
+from kinject.sweep import main
+
+CONFIG = """
+import json
+def get_config(arg="24"):
+    config = json.loads({text!r})
+    config["stages"]["plugin"]["fit"]["steps"] = int(arg)
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def config(world, tmp_path_factory):
+    stages = {"plugin": plugin_stage(world), "evaluate": evaluate_stage(world, {"plugin": "@plugin"})}
+    path = tmp_path_factory.mktemp("sweep") / "config.py"
+    path.write_text(CONFIG.format(text=json.dumps({"stages": stages})))
+    return path
+
+
+def test_runs_gathers_and_resumes(config, tmp_path, capfd):
+    arguments = ["--config", str(config), "--seeds", "0,1", "--workdir", str(tmp_path / "sweep")]
+    assert main(arguments) == 0
+    runs = {
+        seed: json.loads((tmp_path / "sweep" / f"config-seed{seed}" / "results.json").read_text()) for seed in (0, 1)
+    }
+    rows = pyarrow.parquet.read_table(tmp_path / "sweep" / "results.parquet").to_pylist()
+    (loss,) = [row for row in rows if row["measure"] == "plugin.loss"]
+    losses = [runs[seed]["plugin"]["loss"] for seed in (0, 1)]
+    assert losses[0] != losses[1]
+    assert loss["mean"] == pytest.approx(sum(losses) / 2)
+    assert loss["deviation"] == pytest.approx(abs(losses[0] - losses[1]) / 2**0.5)
+    assert "evaluate.cities.plugin" in (tmp_path / "sweep" / "results.md").read_text()
+    capfd.readouterr()
+    assert main(arguments) == 0
+    assert "done already" in capfd.readouterr().out
+
+
+def test_lines_for_a_scheduler_run_nothing(config, tmp_path, capsys):
+    assert main(["--config", f"{config}:8", "--seeds", "3", "--workdir", str(tmp_path / "x"), "--lines"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert words[:5] == ["python", "-m", "kinject.train", "--config", f"{config}:8"]
+    assert "--config.seed=3" in words and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "one"], "whole numbers"),
+        (["--gather"], "no run is done"),
+        (["--lime"], "unknown argument"),
+        (["--config", "nowhere.py"], "there is no file nowhere.py"),
+    ],
+)
+def test_bad_arguments_are_one_line(config, tmp_path, capsys, arguments, message):
+    assert main(["--config", str(config), "--workdir", str(tmp_path / "none"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
