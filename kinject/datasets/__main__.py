@@ -68,9 +68,12 @@ def show_list(name: str | None) -> None:
 
 def show_prepared(arguments: argparse.Namespace) -> None:
     """Prepares and prints a summary."""
+    from absl import logging
+
     from kinject.datasets.prepare import prepare
     from kinject.knowledge.base import KnowledgeBase
 
+    logging.set_verbosity(logging.ERROR)  # tensorflow_datasets warns of configs that are the user's own
     knowledge = KnowledgeBase.open(arguments.knowledge) if arguments.knowledge else None
     check = not arguments.no_check
     for summary in prepare(arguments.name, arguments.manual_dir, arguments.data_dir, check=check, knowledge=knowledge):

@@ -162,7 +162,7 @@ def _open_builder(folder: Path) -> Any:
 
     try:
         builder = tfds.builder_from_directory(folder)
-    except (FileNotFoundError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         problem = f"not a prepared data set ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         raise InputError(folder, problem, "delete the folder and prepare it again") from None
     ours = {"where", "text", "tokens", "mentions", "fields"}
