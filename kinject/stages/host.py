@@ -54,6 +54,12 @@ class HostConfig(TrainingConfig):
             raise ValueError(f"merge is for lora, and tuning is {self.tuning['name']}")
         return self
 
+    @model_validator(mode="after")
+    def _plugin_with_knowledge(self) -> HostConfig:
+        if (self.plugin is None) != (self.knowledge is None):
+            raise ValueError("plugin and knowledge go together: a plugin reads vectors")
+        return self
+
 
 class HostStage(TrainingStage):
     """Tunes a host."""
@@ -66,14 +72,17 @@ class HostStage(TrainingStage):
         base = open_host(
             self.run.model(config.base, f"{self.where}.base"),
             head=task.head,
+            num_labels=task.num_labels,
             fresh_head=True,
             dropout=config.dropout,
             seed=self.run.seed_of(self.name),
         )
+        if not base.loaded.fresh:
+            task = task.for_host(base.loaded, f"{self.where}.base")
         tuning = make_tuning(config.tuning, f"{self.where}.tuning")
         attach(base.loaded.host, tuning, nnx.Rngs(self.run.seed_of(f"{self.name}.tuning")))
         knowledge = plugin = None
-        if config.plugin is not None and config.knowledge is not None:
+        if config.plugin is not None:
             knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
             folder = self.run.path(config.plugin, f"{self.where}.plugin")
             plugin = load_plugin(folder, host=base.identity, knowledge=knowledge_identity(knowledge)).plugin
@@ -89,6 +98,7 @@ class HostStage(TrainingStage):
             host_json={
                 "base": config.base,
                 "task": config.task,
+                "labels": task.labels,
                 "extra": {
                     "lineage": list(base.identity.lineage),
                     "task_options": config.task_options,

@@ -11,15 +11,16 @@ from typing import Any, Literal
 from flax import nnx
 from pydantic import Field
 
+from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import Plugin
-from kinject.plugins.store import load_plugin, make_plugin, save_plugin
+from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, save_plugin
 from kinject.plugins.thunlp import load_released_affine
 from kinject.stages.base import ReadyHost, knowledge_identity, open_host
 from kinject.stages.initialise import initialise
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
 from kinject.tasks.base import Task, make_task
-from kinject.tree import unflatten
+from kinject.tree import flatten, unflatten
 
 
 class PluginConfig(TrainingConfig):
@@ -49,9 +50,8 @@ class PluginStage(TrainingStage):
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         reference = self.run.model(config.host, f"{self.where}.host")
-        host = open_host(
-            reference, head=task.head or "none", dropout=config.dropout, dtype=config.fit.compute_dtype
-        )
+        host = open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=config.fit.compute_dtype)
+        task = task.for_host(host.loaded, f"{self.where}.host")
         knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
         feeds = self.feeds(task, host, knowledge)
         plugin = self._plugin(task, host, knowledge, feeds)
@@ -87,5 +87,24 @@ class PluginStage(TrainingStage):
         elif config.initialise != "random":
             path = self.run.path(config.initialise, f"{self.where}.initialise")
             stored = load_plugin(path, host=host.identity, knowledge=knowledge_identity(knowledge))
-            nnx.update(plugin, nnx.state(stored.plugin))
+            take_over(plugin, stored, f"{self.where}.initialise")
         return plugin
+
+
+def take_over(plugin: Plugin, stored: StoredPlugin, where: str) -> None:
+    """Sets a fresh plugin to a stored one, whose leaves it must have; what it has beyond them stays as it is drawn.
+
+    An affine map is thus a start of a residual one, which begins as its affine part.
+
+    Raises:
+      InputError: another method, or a leaf that the fresh one does not have in that shape.
+    """
+    if stored.manifest["method"] != plugin.name:
+        raise InputError(where, f"{stored.folder} is a plugin of {stored.manifest['method']}, not of {plugin.name}")
+    ours = flatten(nnx.to_pure_dict(nnx.state(plugin)))
+    for path, leaf in flatten(nnx.to_pure_dict(nnx.state(stored.plugin))).items():
+        has = f"has {tuple(ours[path].shape)}" if path in ours else "has none"
+        if path not in ours or ours[path].shape != leaf.shape:
+            problem = f"{stored.folder} has a parameter {path} of shape {tuple(leaf.shape)}, this plugin {has}"
+            raise InputError(where, problem, "give the method the same settings")
+    nnx.update(plugin, nnx.state(stored.plugin))
