@@ -227,6 +227,17 @@ def test_a_missing_field_names_record_and_data_set(data):
 def test_damaged_folders_are_refused(data, tmp_path):
     folder = tmp_path / "wiki20m/1.0.0"
     shutil.copytree(data / "wiki20m/1.0.0", folder)
+    reference = f"tfds:wiki20m@{tmp_path}?split=train"
+    (shard,) = folder.glob("*train.array_record*")
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-100])
+    with pytest.raises(InputError, match=r"train\.array_record.*: cannot be read"):
+        Dataset(reference)[0]
+    shard.unlink()
+    with pytest.raises(InputError, match=r"train\.array_record.*: no such file"):
+        Dataset(reference)
+    shard.write_bytes(content)
+    assert len(list(Dataset(reference))) == 3
     (folder / "metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"metadata\.json: cannot be read"):
         Dataset(f"tfds:wiki20m@{tmp_path}?split=train")
@@ -250,7 +261,7 @@ def test_what_was_prepared_stays(tmp_path):
 
 
 def test_a_large_corpus_is_streamed_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinject.datasets.shards.write_shards.__defaults__", (200_000,))
+    monkeypatch.setattr("kinject.datasets.shards.write_shards.__defaults__", (1_000, 200_000))
     (tmp_path / "files").mkdir()
     path, count = tmp_path / "files/wiki20m_train.txt", 6_000
     with path.open("w") as file:
@@ -266,7 +277,10 @@ def test_a_large_corpus_is_streamed_in_order(tmp_path, monkeypatch):
     source = Dataset(f"tfds:wiki20m@{tmp_path / 'data'}")
     assert len(list((source.folder).glob("*.array_record-*-of-*"))) > 3
     assert [record.mentions[0].entity for record in source] == [f"Q{number}" for number in range(count)]
-    assert source[4_321].mentions[0].entity == "Q4321"
+    assert [record.mentions[0].entity for record in source.__getitems__([5_999, 0, 4_321])] == ["Q5999", "Q0", "Q4321"]
+    cut = Dataset(f"tfds:wiki20m@{tmp_path / 'data'}?split=train[1234:4000]")  # begins and ends inside of shards
+    assert [record.mentions[0].entity for record in cut] == [f"Q{number}" for number in range(1_234, 4_000)]
+    assert cut[2_000].mentions[0].entity == "Q3234"
 
 
 def test_the_command_line_counts_links(tmp_path, capsys):

@@ -16,6 +16,7 @@ from typing import Any, SupportsIndex
 
 from kinject.data.records import Record, read_records
 from kinject.datasets.example import decode
+from kinject.datasets.shards import Shards
 from kinject.errors import InputError, did_you_mean
 
 PREFIX = "tfds:"
@@ -68,7 +69,7 @@ class Dataset(Sequence[Record]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Record]:
         """Several records at once, which is faster than one by one."""
-        return [self._record(raw) for raw in self._source.__getitems__(list(indices))] if len(indices) else []
+        return [self._record(raw) for raw in self._source.__getitems__(indices)]
 
     def __iter__(self) -> Iterator[Record]:
         for start in range(0, len(self), BLOCK):
@@ -180,16 +181,12 @@ def _choose_split(split: str, known: list[str], where: str) -> str:
     return split or known[0]
 
 
-def _open_split(builder: Any, split: str, where: str) -> Sequence[bytes]:
-    from tensorflow_datasets.core.decode import DeserializeMethod
-
+def _open_split(builder: Any, split: str, where: str) -> Shards:
     try:
-        return builder.as_data_source(split, deserialize_method=DeserializeMethod.RAW_BYTES).data_source
+        parts = builder.info.splits[split].file_instructions
     except (ValueError, KeyError, AssertionError) as error:
         raise InputError(where, f"split {split}: {error}", "use train, train+test or train[:10%]") from None
-    except (OSError, RuntimeError) as error:
-        problem = f"a file of it cannot be read: {error}"
-        raise InputError(builder.data_dir, problem, "delete the folder and prepare it again") from None
+    return Shards(parts)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
