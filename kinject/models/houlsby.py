@@ -1,8 +1,8 @@
 """Houlsby adapters (Houlsby et al. 2019): a trained bottleneck with a residual, twice a layer, before each LayerNorm.
 
-As the map-tuning paper has it (Zhang et al. 2023, appendix on downstream models): Lin(D, 32), swish, Lin(32, D) after
-the dense layer and dropout of attention output and of feed-forward, kernels drawn from N(0, 0.02). What a knowledge
-plugin adds to a feed-forward comes before the adapter, as it is part of what the feed-forward yields.
+As the authors of map-tuning tuned their hosts (Zhang et al. 2023, thunlp/Knowledge-Plugin): Lin(D, 32), swish,
+Lin(32, D) after the dense layer and dropout of attention output and of feed-forward, kernels drawn from N(0, 0.02).
+What a knowledge plugin adds to a feed-forward comes before the adapter, as it is part of what the feed-forward yields.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """LoRA (Hu et al. 2021): a trained matrix of low rank beside a frozen kernel, W + (alpha / r) A B.
 
-As the map-tuning paper has it (Zhang et al. 2023, appendix on downstream models): alpha = 1, A drawn by Kaiming's
-uniform rule, B zero. The host's own biases stay (the authors' code lost them). Flax's `nnx.LoRALinear` has neither the
-scale nor dropout, and cannot add to one part of a fused kernel.
+As the authors of map-tuning tuned their hosts (Zhang et al. 2023, thunlp/Knowledge-Plugin): alpha = 1, A drawn by
+Kaiming's uniform rule, B zero; but the host's own biases stay, where theirs were lost. Flax's `nnx.LoRALinear` has
+neither the scale nor dropout, and cannot add to one part of a fused kernel.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ways of making a task's host out of a pretrained model, by the name that a config gives them.
 
-What each trains by default is what the map-tuning paper trained (Zhang et al. 2023, appendix on downstream models):
+What each trains by default is what the authors of map-tuning trained (Zhang et al. 2023, thunlp/Knowledge-Plugin):
 
 | tuning  | encoder                  | pooled head            | masked-LM head |
 |---------|--------------------------|------------------------|----------------|

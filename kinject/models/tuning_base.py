@@ -38,7 +38,7 @@ class Tuning(Section):
         """
 
     def rules(self, head: str | None) -> Rules:
-        """Which parameters it trains in a host with this kind of head, as in the map-tuning paper."""
+        """Which parameters it trains in a host with this kind of head (table in models/tuning.py)."""
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
