@@ -14,17 +14,21 @@ import numpy as np
 
 from kinject.config import Section
 from kinject.data.encode import EntityEncoder
-from kinject.data.records import Record, read_records
+from kinject.data.records import Record
 from kinject.data.sources.package_data import package_file
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
-from kinject.errors import InputError
+from kinject.datasets.records import is_dataset, read_datasets
+from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.pretrained import LoadedHost, load_host
 from kinject.plugins.store import HostIdentity
+from kinject.tasks.base import make_task
 from kinject.training.mesh import Placement
 from kinject.training.reporting import Reporter
 
-OUTPUT_MARK = "@"
+OUTPUT_MARK, PACKAGE_MARK = "@", "package:"
+FILES = ("data", "dev_data", "reference_data", "knowledge", "plugin")  # fields of settings that refer to files
+MODELS = ("host", "base", "tokenizer_of")  # … to models, which may have a hub id
 
 
 class StageConfig(Section):
@@ -56,6 +60,20 @@ class Run:
         """A seed of the stage's own, so that stages draw independently of which others ran."""
         return int(np.random.SeedSequence([self.seed, zlib.crc32(stage.encode())]).generate_state(1)[0] >> 1)
 
+    def check(self, reference: str, where: str) -> None:
+        """Raises InputError where `path` is sure to do so, before any stage has run."""
+        if reference.startswith(OUTPUT_MARK):
+            self._stage_of(reference, where)
+        elif not reference.startswith(PACKAGE_MARK):
+            self.path(reference, where)
+
+    def _stage_of(self, reference: str, where: str) -> tuple[str, str]:
+        """`@stage/file` -> stage, file."""
+        stage, _, rest = reference.removeprefix(OUTPUT_MARK).partition("/")
+        if stage not in self.stages:
+            raise InputError(where, f"{reference} names no stage", did_you_mean(stage, self.stages))
+        return stage, rest
+
     def path(self, reference: str, where: str) -> Path:
         """`@stage/file` -> what that stage of this run wrote; `package:name/folder` -> a model's folder in a package.
 
@@ -65,14 +83,12 @@ class Run:
           InputError: no such stage, or it has not run; no such file.
         """
         if reference.startswith(OUTPUT_MARK):
-            stage, _, rest = reference[1:].partition("/")
-            if stage not in self.stages:
-                raise InputError(where, f"{reference} names no stage", f"stages are {', '.join(self.stages)}")
+            stage, rest = self._stage_of(reference, where)
             if stage not in self.results:
                 raise InputError(where, f"the stage {stage} has not run yet", f"run it first: --stage {stage}")
             path = self.folder(stage) / rest
-        elif reference.startswith("package:"):
-            name, _, rest = reference.removeprefix("package:").partition("/")
+        elif reference.startswith(PACKAGE_MARK):
+            name, _, rest = reference.removeprefix(PACKAGE_MARK).partition("/")
             return package_file(name, f"{rest}/config.json").parent
         else:
             path = Path(reference).expanduser()
@@ -82,12 +98,12 @@ class Run:
 
     def model(self, reference: str, where: str) -> Path | str:
         """A model's folder as `path` finds it, or a hub id as it stands."""
-        is_path = reference.startswith((OUTPUT_MARK, "package:", ".", "/", "~")) or Path(reference).exists()
-        return self.path(reference, where) if is_path else reference
+        return self.path(reference, where) if _is_path(reference) else reference
 
     def records(self, references: tuple[str, ...], require: tuple[str, ...], where: str) -> list[Record]:
-        """All records of some JSON-lines files."""
-        return list(read_records([self.path(reference, where) for reference in references], require))
+        """All records of some JSON-lines files and TFDS splits (`tfds:…`, see datasets/records.py)."""
+        found = [one if is_dataset(one) else self.path(one, where) for one in references]
+        return list(read_datasets(found, require))
 
     def knowledge(self, reference: str, where: str) -> KnowledgeBase:
         return KnowledgeBase.open(self.path(reference, where))
@@ -129,6 +145,20 @@ def open_host(folder: Path | str, **options: Any) -> ReadyHost:
     return ReadyHost(loaded, load_tokenizer(loaded.folder))
 
 
+def check_references(run: Run, settings: Section, where: str) -> None:
+    """Raises InputError for the first file, model or stage that some settings name and that there is not."""
+    for field in (*FILES, *MODELS):
+        given = getattr(settings, field, None) or ()
+        for reference in (given,) if isinstance(given, str) else given:
+            if field in FILES or _is_path(reference):
+                run.check(reference, f"{where}.{field}")
+
+
+def _is_path(reference: str) -> bool:
+    """Whether the name of a model is a place on this machine, not a hub id."""
+    return reference.startswith((OUTPUT_MARK, PACKAGE_MARK, ".", "/", "~")) or Path(reference).exists()
+
+
 class Stage(ABC):
     """One stage of one run."""
 
@@ -137,6 +167,12 @@ class Stage(ABC):
     def __init__(self, name: str, config: Any, run: Run):
         self.name, self.config, self.run = name, config, run
         self.where = f"stages.{name}"
+
+    def check(self) -> None:
+        """Raises InputError for what is wrong whatever the stages before this one will make."""
+        if hasattr(self.config, "task"):
+            make_task(self.config.task, f"{self.where}.task", **self.config.task_options)
+        check_references(self.run, self.config, self.where)
 
     @abstractmethod
     def execute(self) -> dict[str, Any]:
