@@ -86,8 +86,11 @@ class Comparison:
         entities = _entities_in_order(examples)
         donors = _donors(entities, seed)
 
+        swapped = entities.copy()
+        swapped[entities >= 0] = entities[donors][entities[donors] >= 0]  # donors have as many, maybe elsewhere
+
         def swap(bucket: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {"entity_ids": entities[donors][bucket["index"]]}
+            return {"entity_ids": swapped[bucket["index"]]}
 
         return *self._evaluate(plugin, Feed(examples.with_arrays(swap), knowledge.gather)), donors
 
@@ -113,18 +116,20 @@ class Comparison:
 
 
 def _entities_in_order(examples: Examples) -> np.ndarray:
-    """Entity rows of all examples in their given order, int32 [n, M], padded with -1 where buckets differ in M."""
-    widest = max(bucket["entity_ids"].shape[1] for bucket in examples.buckets)
+    """Entity rows of all examples in their given order, int32 [n, …, M], padded with -1 where buckets differ in M."""
+    widest = max(bucket["entity_ids"].shape[-1] for bucket in examples.buckets)
 
     def widen(bucket: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ids = bucket["entity_ids"]
-        return {"entity_ids": np.pad(ids, ((0, 0), (0, widest - ids.shape[1])), constant_values=-1)}
+        pad = [(0, 0)] * (ids.ndim - 1) + [(0, widest - ids.shape[-1])]
+        return {"entity_ids": np.pad(ids, pad, constant_values=-1)}
 
     return examples.with_arrays(widen).in_order("entity_ids")
 
 
 def _donors(entities: np.ndarray, seed: int) -> np.ndarray:
-    """Whose entities each row gets, int [n], of entity rows int32 [n, M]: as many, but not the same."""
+    """Whose entities each row gets, int [n], of entity rows int32 [n, …, M]: as many, but not the same."""
+    entities = entities.reshape(len(entities), -1)
     donors = np.arange(len(entities))
     counts = (entities >= 0).sum(1)
     for count in np.unique(counts[counts > 0]):

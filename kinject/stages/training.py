@@ -45,13 +45,15 @@ class TrainingStage(Stage):
         encoder = host.encoder(self.config.max_length)
         gather = None if knowledge is None else knowledge.gather
 
-        def feed(references: tuple[str, ...], field: str) -> Feed:
+        def feed(task: Task, references: tuple[str, ...], field: str) -> Feed:
             records = self.run.records(references, task.required, f"{self.where}.{field}")
             examples = task.examples(records, encoder, knowledge, buckets=self.config.fit.buckets)
+            for note, count in examples.notes.items():
+                self.run.reporter.say(f"{self.name}.{field}: {count} of {len(records)} {note}")
             return Feed(task.prepare(examples, records, host, self.config.max_length), gather)
 
-        train = feed(self.config.data, "data")
-        return train, feed(self.config.dev_data, "dev_data") if self.config.dev_data else None
+        train = feed(task, self.config.data, "data")
+        return train, feed(task.for_evaluation(), self.config.dev_data, "dev_data") if self.config.dev_data else None
 
     def fit(
         self,

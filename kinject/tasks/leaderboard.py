@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kinject.data.records import Record, parse_record
+from kinject.data.records import Record
+from kinject.datasets.relation_lines import fewrel_record
 from kinject.errors import InputError
 
 INSTANCE = 'an instance is {"tokens": […], "h": [name, id, [[indices]]], "t": [name, id, [[indices]]]}'
@@ -49,12 +50,12 @@ def read_questions(file: str | Path) -> tuple[list[Record], np.ndarray, np.ndarr
             n, k = np.shape(supports[0])
             raise InputError(where, "field meta_train differs in shape", f"the first question is {n}-way {k}-shot")
         queries.append(len(records))
-        records.append(fewrel_instance(asked, f"{where}, meta_test"))
+        records.append(_instance(asked, f"{where}, meta_test"))
         supports.append([[0] * len(shown[0]) for _ in shown])
         for i, instances in enumerate(shown):
             for j, instance in enumerate(instances):
                 supports[-1][i][j] = len(records)
-                records.append(fewrel_instance(instance, f"{where}, meta_train[{i}][{j}]"))
+                records.append(_instance(instance, f"{where}, meta_train[{i}][{j}]"))
     return records, np.array(queries, np.int32), np.array(supports, np.int32)
 
 
@@ -75,19 +76,16 @@ def write_predictions(file: str | Path, chosen: np.ndarray | Sequence[int]) -> P
     return path
 
 
-def fewrel_instance(value: Any, where: str) -> Record:
-    """Makes a record of one FewRel instance: tokens, head and tail.
+def _instance(value: Any, where: str) -> Record:
+    identity = value["h"][1] if isinstance(value, dict) and _has_id(value.get("h")) else ""
+    record = fewrel_record(value, where, "C" if str(identity).startswith("C") else "Q")
+    if record is None:
+        raise InputError(where, "head and tail overlap", "take the question out")
+    return record
 
-    Raises:
-      InputError: a field that is missing, malformed or points outside the tokens.
-    """
-    if not isinstance(value, dict):
-        raise InputError(where, f"is {type(value).__name__}, not an object", INSTANCE)
-    for name in ("tokens", "h", "t"):
-        if name not in value:
-            raise InputError(where, f"field {name!r} is missing", INSTANCE)
-    mentions = [_mention(value[name], name, where) for name in ("h", "t")]
-    return parse_record({"tokens": value["tokens"], "mentions": mentions}, where)
+
+def _has_id(entity: Any) -> bool:
+    return isinstance(entity, list) and len(entity) > 1
 
 
 def _question(value: Any, where: str) -> tuple[Any, list[list[Any]]]:
@@ -100,13 +98,3 @@ def _question(value: Any, where: str) -> tuple[Any, list[list[Any]]]:
     if len({len(one) for one in shown}) > 1:
         raise InputError(where, "field 'meta_train' has classes of different sizes", "each has K instances")
     return value["meta_test"], shown
-
-
-def _mention(value: Any, name: str, where: str) -> dict[str, Any]:
-    problem = f"field {name!r} is malformed"
-    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], list) or not value[2]:
-        raise InputError(where, problem, INSTANCE)
-    indices = value[2][0]
-    if not isinstance(indices, list) or not indices or any(type(index) is not int for index in indices):
-        raise InputError(where, problem, INSTANCE)
-    return {"start": indices[0], "end": indices[-1] + 1, "entity": value[1]}
