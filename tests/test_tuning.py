@@ -13,7 +13,7 @@ from tuned import ALL, SITES, SOME, batch_of, params_of, tuned_host
 
 from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
-from kinject.models.encoder import Encoder
+from kinject.models.encoder import FEED_FORWARD, Encoder, site
 from kinject.models.forward import logits
 from kinject.models.heads import Host, build_head
 from kinject.models.lora import LowRankParts
@@ -216,8 +216,12 @@ def test_rules_train_what_was_drawn_at_random():
         label_parameters(params_of(random_host(tiny_config(), "classification", 3)), SOME.rules("classification"))
 
 
-@pytest.mark.parametrize("tuning", [ALL, Houlsby(bottleneck=4)], ids=["lora", "houlsby"])
-def test_remat_and_low_precision(tuning):
+@pytest.mark.parametrize(
+    ("tuning", "variant", "tolerance"),
+    [(ALL, {"remat": True, "dtype": jnp.bfloat16}, 0.15), (Houlsby(bottleneck=4), {"remat": True}, 1e-5)],
+    ids=["lora", "houlsby"],
+)
+def test_remat_and_low_precision(tuning, variant, tolerance):
     config = tiny_config(num_hidden_layers=1)
     batch = batch_of(config)
 
@@ -229,14 +233,13 @@ def test_remat_and_low_precision(tuning):
 
         return flatten(fast_jit(jax.grad(loss))(nnx.to_pure_dict(state)))
 
-    plain, again, half = gradients(), gradients(remat=True), gradients(dtype=jnp.bfloat16)
+    plain, other = gradients(), gradients(**variant)
     added = [path for path in plain if "lora" in path or "adapter" in path]
     assert len(added) == 8
     for path in added:
         scale = abs(plain[path]).max()
-        assert scale > 0 and half[path].dtype == jnp.float32
-        np.testing.assert_allclose(again[path], plain[path], atol=1e-5 * scale)
-        np.testing.assert_allclose(half[path], plain[path], atol=0.15 * scale)
+        assert scale > 0 and other[path].dtype == jnp.float32
+        np.testing.assert_allclose(other[path], plain[path], atol=tolerance * scale)
 
 
 def test_lora_dropout_falls_on_what_lora_reads():
@@ -257,6 +260,16 @@ def test_lora_dropout_falls_on_what_lora_reads():
     key = jax.random.key(2)
     assert np.array_equal(last(host, None), last(still, None)) and np.array_equal(last(still, key), last(still, None))
     assert np.array_equal(last(host, key), last(host, key)) and not np.allclose(last(host, key), last(host, None))
+
+
+def test_adapter_stands_between_dropout_and_norm():
+    host = tuned_host(Houlsby(bottleneck=4), config=tiny_config(num_hidden_layers=1), head=None)
+    block = host.encoder.layers[0].feed_forward
+    hidden, output = np.random.default_rng(0).standard_normal((2, 2, 3, 32)).astype(np.float32)
+    key = jax.random.key(1)
+    dropped = block.dropout(output, deterministic=False, rngs=site(key, FEED_FORWARD))
+    assert (dropped == 0).any()
+    np.testing.assert_allclose(block.close(hidden, output, key), block.norm(block.adapter(dropped) + hidden), atol=1e-6)
 
 
 @pytest.mark.parametrize("tuning", [Lora(layers=(1,)), Houlsby(layers=(1,))], ids=["lora", "houlsby"])

@@ -19,7 +19,7 @@ LAST = 2  # of the three layers
 
 
 def host_stage(world, tuning, *, fit=None, **changes):
-    settings = {"batch_size": 50, "steps": 12, "checkpoint_every": 12, "log_every": 4, "evaluate_every": 0}
+    settings = {"batch_size": 50, "steps": 12, "checkpoint_every": 12, "log_every": 4, "buckets": 1}
     return {
         "kind": "host",
         "task": "cloze",
@@ -46,16 +46,28 @@ def changed(world, tensors):
     return {name for name in raw if raw[name].tobytes() != tensors[name].tobytes()}
 
 
-@pytest.mark.parametrize("name", ["lora", "houlsby"])
-def test_only_what_was_added_is_trained(world, tmp_path, name):
-    tuning = {"lora": {"name": "lora", "sites": ["query", "value", "up"]}, "houlsby": {"name": "houlsby"}}[name]
-    folder, tensors, added, losses = made(host_stage(world, tuning), tmp_path)
+LORA = {"name": "lora", "rank": 8, "alpha": 8, "sites": ["query", "value", "up"], "dropout": 0.1}
+DROPPING = {"fit": {"dropout": "all"}, "dropout": 0.0}  # the host's own rates are not LoRA's
+
+
+@pytest.fixture(scope="module")
+def lora(world, tmp_path_factory):
+    return made(host_stage(world, LORA, **DROPPING), tmp_path_factory.mktemp("lora"))
+
+
+def test_lora_alone_is_trained(world, lora):
+    folder, tensors, added, losses = lora
     assert changed(world, tensors) == set() and losses[-1] < losses[0]
-    assert len(added) == 3 * {"lora": 4, "houlsby": 8}[name]
-    assert all(array.any() for path, array in added.items() if path.endswith(("lora/b", "kernel", "bias")))
+    assert len(added) == 3 * 4 and all(array.any() for array in added.values())
     manifest = json.loads((folder / "host.json").read_text())
-    assert manifest["tuning"] == manifest["extra"]["tuning"] and manifest["tuning"]["name"] == name
+    assert manifest["tuning"] == manifest["extra"]["tuning"] == LORA | {"layers": None}
     assert manifest["extra"]["lineage"] == [load_host(world / "raw_host").encoder_fingerprint]
+
+
+def test_adapters_alone_are_trained(world, tmp_path):
+    _, tensors, added, losses = made(host_stage(world, {"name": "houlsby"}), tmp_path)
+    assert changed(world, tensors) == set() and losses[-1] < losses[0]
+    assert len(added) == 3 * 8 and all(array.any() for array in added.values())  # biases start at zero
 
 
 def test_bitfit_trains_every_bias_and_the_head(world, tmp_path):
@@ -90,36 +102,34 @@ def test_frozen_layers_below_lora_are_computed_once(world, tmp_path):
         np.testing.assert_allclose(cached[path], computed[path], atol=2e-3, err_msg=path)
 
 
-def test_merged_host_is_plain_and_a_plugin_of_the_unmerged_one_fits(world, tmp_path):
-    tuning = {"name": "lora", "rank": 8, "alpha": 8, "sites": ["query", "value", "up", "down"], "dropout": 0.1}
-    options = {"fit": {"dropout": "all"}, "dropout": 0.0}  # the host's own rates are not LoRA's
-    stages = {
-        "tuned": host_stage(world, tuning, **options),
-        "merged": host_stage(world, tuning, merge=True, **options),
-        "cities": plugin_stage(world, host="@tuned", fit={"steps": 4}),
+def test_merge_writes_a_plain_host(world, lora, tmp_path):
+    folder, tensors, added, _ = made(host_stage(world, LORA, merge=True, **DROPPING), tmp_path)
+    assert added == {} and load_host(folder).host.tuning is None
+    assert load_host(folder).manifest["extra"]["tuning"]["name"] == "lora"
+    dense = ("query.weight", "value.weight", "intermediate.dense.weight")
+    assert {name.partition("layer.")[2][2:] for name in changed(world, tensors)} == {
+        f"attention.self.{name}" if name.count(".") == 1 else name for name in dense
     }
-    run_experiment({"seed": 0, "stages": stages}, tmp_path / "run")
-    tuned, merged = open_host(tmp_path / "run" / "tuned"), open_host(tmp_path / "run" / "merged")
-    assert tuned.loaded.host.tuning is not None and merged.loaded.host.tuning is None
-    assert merged.loaded.manifest["extra"]["tuning"]["name"] == "lora"
-    assert changed(world, load_file(tmp_path / "run" / "merged" / "model.safetensors"))
-    serving = open_host(merge_folder(tmp_path / "run" / "tuned", tmp_path / "serving"))
-    load_plugin(tmp_path / "run" / "cities", host=tuned.identity)
-    load_plugin(tmp_path / "run" / "cities", host=serving.identity)
+    serving = load_file(merge_folder(lora[0], tmp_path / "serving") / "model.safetensors")
+    assert all(np.array_equal(tensors[name], serving[name]) for name in tensors)  # the same seed, the same training
+
+
+def test_plugin_is_trained_through_lora_and_fits_the_merged_host(world, lora, tmp_path):
+    stage = plugin_stage(world, host=str(lora[0]), fit={"steps": 4, "buckets": 1})
+    run_experiment({"seed": 0, "stages": {"cities": stage}}, tmp_path)
+    load_plugin(tmp_path / "cities", host=open_host(lora[0]).identity)
+    load_plugin(tmp_path / "cities", host=open_host(merge_folder(lora[0], tmp_path / "serving")).identity)
     with pytest.raises(InputError, match="trained through the encoder"):
-        load_plugin(tmp_path / "run" / "cities", host=open_host(world / "raw_host").identity)
+        load_plugin(tmp_path / "cities", host=open_host(world / "raw_host").identity)
 
 
-def test_a_tuned_host_is_tuned_on_but_not_twice_over(world, tmp_path):
-    lora = {"name": "lora", "layers": [LAST]}
-    stages = {"first": host_stage(world, lora), "second": host_stage(world, {"name": "houlsby"}, base="@first")}
+def test_a_tuned_host_is_tuned_on_but_not_twice_over(world, lora, tmp_path):
     with pytest.raises(InputError, match="has lora in it already"):
-        run_experiment({"seed": 0, "stages": stages}, tmp_path / "a")
-    on = {"base": "@first", "train": (("host/.*/lora/.*", "train"), (".*", "freeze"))}
-    stages = {"first": host_stage(world, lora), "second": host_stage(world, {"name": "full"}, **on)}
-    run_experiment({"seed": 0, "stages": stages}, tmp_path / "b")
-    first, second = (load_file(tmp_path / "b" / name / "tuning.safetensors") for name in ("first", "second"))
-    assert all(first[path].tobytes() != second[path].tobytes() for path in first)
+        made(host_stage(world, {"name": "houlsby"}, base=str(lora[0])), tmp_path / "twice")
+    train = (("host/.*/lora/.*", "train"), (".*", "freeze"))
+    _, tensors, added, _ = made(host_stage(world, {"name": "full"}, base=str(lora[0]), train=train), tmp_path / "on")
+    assert changed(world, tensors) == set()
+    assert all(lora[2][path].tobytes() != added[path].tobytes() for path in lora[2])
 
 
 @pytest.mark.parametrize(
