@@ -10,13 +10,15 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from kinject.errors import InputError, did_you_mean
+from kinject.errors import InputError, did_you_mean, first_line
 
 
 class Section(BaseModel):
@@ -44,19 +46,35 @@ def read_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"--config {spec}", "not a Python file")
     module = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(path.parent.absolute()))  # a config may import its neighbours, as a script may
     try:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise InputError(f"{file}:{error.lineno}", f"not valid Python: {error.msg}") from None
+    except Exception as error:  # whatever the user's own file does
+        raise _in_file(error, path) from error
+    finally:
+        sys.path.remove(str(path.parent.absolute()))
     if not hasattr(module, "get_config"):
         raise InputError(file, "it has no get_config() function")
     try:
         config = module.get_config(arg) if arg else module.get_config()
     except (ValueError, TypeError) as error:
-        raise InputError(f"--config {spec}", str(error)) from None
+        raise InputError(f"--config {spec}", first_line(error)) from None
+    except Exception as error:
+        raise _in_file(error, path) from error
+    if not isinstance(config, dict):
+        raise InputError(file, f"get_config() returned {type(config).__name__}, not a dict")
     for override in overrides:
         apply_override(config, override)
     return config
+
+
+def _in_file(error: Exception, path: Path) -> InputError:
+    """What the user's own file raised, and in which of its lines."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    where = f"{path}:{lines[-1]}" if lines else path
+    return InputError(where, f"{type(error).__name__}: {first_line(error)}", "mend the file")
 
 
 def apply_override(config: dict[str, Any], override: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kinject.command import Parser, quiet_libraries
 from kinject.errors import EXIT_BAD_INPUT, InputError
 
 EXAMPLES = """\
@@ -26,11 +27,10 @@ right there, it does not owe to the knowledge. A plugin of another host or knowl
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m kinject.evaluate",
         description="Host alone, host with plugins, and the control that tells knowledge from parameters.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--host", required=True, metavar="DIR", help="host folder (or hub id)")
     parser.add_argument(
@@ -46,6 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    quiet_libraries()
     try:
         run(parse(sys.argv[1:] if argv is None else argv))
     except InputError as error:

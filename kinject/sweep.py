@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kinject.command import Parser, quiet_libraries
 from kinject.errors import EXIT_BAD_INPUT, InputError
 
 EXAMPLES = """\
@@ -54,11 +55,10 @@ class SweepRun:
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     """Returns the arguments, and the overrides that every run gets."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m kinject.sweep",
         description="Run configs with several seeds, and gather one table.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, action="append", metavar="FILE.py[:ARG]", help="may be repeated")
     parser.add_argument("--seeds", default="0", metavar="N,N,…", help="seeds of every config (default 0)")
@@ -91,6 +91,7 @@ def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: that of the first run that failed, after all were tried."""
+    quiet_libraries()
     try:
         arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
         runs = plan(arguments.config, arguments.seeds, arguments.workdir, overrides)

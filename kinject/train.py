@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kinject.command import Parser, quiet_libraries
 from kinject.errors import EXIT_BAD_INPUT, InputError
 
 EXIT_INTERRUPTED = 130
@@ -28,11 +29,10 @@ cut short, and reports one that is done. --config.a.b=VALUE replaces any entry o
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the arguments, and the overrides `a.b=value` of the config."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m kinject.train",
         description="Train hosts and knowledge plugins as a config file says.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, and its get_config(ARG)")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where everything is written")
@@ -40,16 +40,19 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all)")
     parser.add_argument("--quiet", action="store_true", help="print only the result")
     known, rest = parser.parse_known_args(argv)
-    overrides = [argument.removeprefix("--config.") for argument in rest if argument.startswith("--config.")]
+    overrides = []
     for argument in rest:
         if not argument.startswith("--config."):
-            raise InputError(argument, "unknown argument", "see --help")
+            mend = f"write {rest[0]}={argument}" if rest[0].startswith("--config.") and "=" not in rest[0] else ""
+            raise InputError(argument, "unknown argument", mend or "see --help")
+        overrides.append(argument.removeprefix("--config."))
     return known, overrides
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    quiet_libraries()
     try:
         run(*parse(argv), command=shlex.join(["python", "-m", "kinject.train", *argv]))
     except InputError as error:

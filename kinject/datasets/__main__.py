@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kinject.command import Parser, quiet_libraries
 from kinject.errors import EXIT_BAD_INPUT, InputError
 
 EXAMPLES = """\
@@ -22,11 +23,10 @@ A prepared data set is named tfds:NAME/CONFIG@DATA_DIR?split=SPLIT wherever a co
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m kinject.datasets",
         description="Prepare data sets from their published files.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser("list", help="what there is, and which file goes where")
@@ -42,8 +42,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
+    quiet_libraries()
     try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.command == "list":
             show_list(arguments.name)
         else:

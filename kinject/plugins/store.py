@@ -8,6 +8,7 @@ README.md     its card
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ FIELDS = {
     "knowledge_dim": int,
     "host": dict,
     "knowledge": dict,
+    "files": dict,
 }
 
 
@@ -72,13 +74,25 @@ def make_plugin(
     Raises:
       InputError: an unknown method, an unknown field, or a value of the wrong type.
     """
+    cls, config = read_method(settings, where)
+    return cls(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, rngs=nnx.Rngs(seed))
+
+
+def read_method(settings: Mapping[str, Any], where: str = "method") -> tuple[type[Plugin], Any]:
+    """The class and the checked Config of `{"name": registered name, **fields of its Config}`.
+
+    Raises:
+      InputError: as `make_plugin`.
+    """
     settings = dict(settings)
     name = settings.pop("name", None)
     if not isinstance(name, str):
         raise InputError(f"{where}.name", "it is missing", "name a method, such as map_tuning")
-    cls = plugin_class(name)
-    config = build_dataclass(cls.Config, settings, where)
-    return cls(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, rngs=nnx.Rngs(seed))
+    try:
+        cls = plugin_class(name)
+    except InputError as error:
+        raise InputError(f"{where}.name", str(error)) from None
+    return cls, build_dataclass(cls.Config, settings, where)
 
 
 def library_versions() -> dict[str, str]:
@@ -140,6 +154,7 @@ def save_plugin(
     }
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(partial / "params", params)
+    manifest["files"] = hash_files(partial)
     (partial / "plugin.json").write_text(json.dumps(manifest, indent=2, default=str) + "\n")
     (partial / "README.md").write_text(card(manifest))
     if folder.exists():
@@ -167,6 +182,7 @@ def load_plugin(
     folder = Path(folder).absolute()
     manifest = read_manifest(folder)
     check_fits(folder, manifest, host, knowledge)
+    check_files(folder, manifest["files"])
     plugin = make_plugin(
         {"name": manifest["method"], **manifest["method_config"]},
         hidden_size=manifest["hidden_size"],
@@ -189,6 +205,21 @@ def load_plugin(
             raise InputError(folder / "params", problem, "the folder is damaged or of another version")
     nnx.update(plugin, unflatten({path: jnp.asarray(leaf) for path, leaf in params.items()}))
     return StoredPlugin(plugin, manifest, folder)
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of `params/`, by its path in the folder."""
+    files = sorted(path for path in (folder / "params").rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def check_files(folder: Path, expected: Mapping[str, str]) -> None:
+    """Raises InputError for the first file that is missing or another: Orbax would not say it in one line."""
+    found = hash_files(folder)
+    for name, digest in expected.items():
+        if found.get(name) != digest:
+            problem = "its content is not what plugin.json was written for" if name in found else "it is missing"
+            raise InputError(folder / name, problem, "the folder is damaged: copy it again, or train it again")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kinject.data.encode import EntityEncoder
 from kinject.data.records import Record
 from kinject.data.sources.package_data import package_file
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
-from kinject.datasets.records import is_dataset, read_datasets
+from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_datasets
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.pretrained import LoadedHost, load_host
@@ -64,6 +64,9 @@ class Run:
         """Raises InputError where `path` is sure to do so, before any stage has run."""
         if reference.startswith(OUTPUT_MARK):
             self._stage_of(reference, where)
+        elif is_dataset(reference):
+            name, data_dir, _ = parse_reference(reference)
+            find_dataset(name, data_dir, reference)
         elif not reference.startswith(PACKAGE_MARK):
             self.path(reference, where)
 
@@ -147,11 +150,11 @@ def open_host(folder: Path | str, **options: Any) -> ReadyHost:
 
 def check_references(run: Run, settings: Section, where: str) -> None:
     """Raises InputError for the first file, model or stage that some settings name and that there is not."""
-    for field in (*FILES, *MODELS):
-        given = getattr(settings, field, None) or ()
+    for name in (*FILES, *MODELS):
+        given = getattr(settings, name, None) or ()
         for reference in (given,) if isinstance(given, str) else given:
-            if field in FILES or _is_path(reference):
-                run.check(reference, f"{where}.{field}")
+            if name in FILES or _is_path(reference):
+                run.check(reference, f"{where}.{name}")
 
 
 def _is_path(reference: str) -> bool:

@@ -6,29 +6,35 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import load_plugin
-from kinject.stages.base import Run, Stage, StageConfig, knowledge_identity, open_host
+from kinject.stages.base import Run, Stage, StageConfig, check_references, knowledge_identity, open_host
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
 from kinject.tasks.base import make_task
 
 
 class DomainConfig(Section):
-    """One domain's held-out data and the plugins that are compared on it.
+    """One domain's held-out data and the plugins that are compared on it; without any, the host alone.
 
     `plugins` maps a row's name to a plugin's folder; the first is also run with shuffled entities. With
     `reference_data` (the plugin's own training records) the table has the rows that use no language model.
     """
 
-    knowledge: str
+    knowledge: str | None = None
     data: tuple[str, ...] = Field(min_length=1)
-    plugins: dict[str, str] = Field(min_length=1)
+    plugins: dict[str, str] = {}
     reference_data: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _plugins_with_knowledge(self) -> DomainConfig:
+        if self.knowledge is None and (self.plugins or self.reference_data):
+            raise ValueError("plugins and reference_data need knowledge, whose vectors they read")
+        return self
 
 
 class EvaluateConfig(StageConfig):
@@ -52,20 +58,29 @@ class EvaluateStage(Stage):
     def __init__(self, name: str, config: EvaluateConfig, run: Run):
         super().__init__(name, config, run)
 
+    def check(self) -> None:
+        super().check()
+        for name, domain in self.config.domains.items():
+            where = f"{self.where}.domains.{name}"
+            check_references(self.run, domain, where)
+            for row, reference in domain.plugins.items():
+                self.run.check(reference, f"{where}.plugins.{row}")
+
     def execute(self) -> dict[str, Any]:
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         host = open_host(self.run.model(config.host, f"{self.where}.host"), head=task.head or "none")
+        task = task.for_host(host.loaded, f"{self.where}.host").for_evaluation()
         comparison = Comparison(host, task, config.max_length, self.run.placement, config.batch_size)
         return {name: self._domain(name, domain, comparison) for name, domain in config.domains.items()}
 
     def _domain(self, name: str, domain: DomainConfig, comparison: Comparison) -> dict[str, Any]:
         where = f"{self.where}.domains.{name}"
-        knowledge = self.run.knowledge(domain.knowledge, f"{where}.knowledge")
+        knowledge = domain.knowledge and self.run.knowledge(domain.knowledge, f"{where}.knowledge")
         records = self.run.records(domain.data, comparison.task.required, f"{where}.data")
         metric = comparison.task.metric
         metrics, before = comparison.host_alone(records, knowledge)
-        rows: dict[str, Any] = {"n": len(records), "host": metrics[metric]}
+        rows: dict[str, Any] = {"n": len(next(iter(before.values()))), "host": metrics[metric]}
         after = None
         for row, reference in domain.plugins.items():
             folder = self.run.path(reference, f"{where}.plugins.{row}")
@@ -89,7 +104,8 @@ class EvaluateStage(Stage):
             train = self.run.records(domain.reference_data, comparison.task.required, f"{where}.reference_data")
             rows["nearest_neighbour"] = nearest_neighbour(knowledge, train, records)
             rows["majority"] = majority(train, records)
-        rows["coverage"] = comparison.coverage(knowledge, records)
+        if knowledge is not None:
+            rows["coverage"] = comparison.coverage(knowledge, records)
         if "predicted" in before and after is not None:
             rows["examples"] = self._examples(comparison, knowledge, records, before, after)
         return rows

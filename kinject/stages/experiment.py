@@ -15,19 +15,24 @@ from kinject.errors import InputError, did_you_mean
 from kinject.stages.base import Run, Stage, StageConfig
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
+from kinject.stages.import_knowledge import ImportKnowledgeStage
 from kinject.stages.knowledge import KnowledgeStage
 from kinject.stages.plugin import PluginStage
+from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
 from kinject.training.mesh import Placement
 from kinject.training.reporting import Reporter
 
 STAGES: dict[str, type[Stage]] = {
     "knowledge": KnowledgeStage,
+    "import_knowledge": ImportKnowledgeStage,
+    "triples": TriplesStage,
     "host": HostStage,
     "plugin": PluginStage,
     "evaluate": EvaluateStage,
 }
-TOP = ("name", "seed", "stages")
+TOP = ("name", "seed", "stages", "published")
+RESERVED = ("checkpoints", "seconds", "total")  # other things in the workdir and in results.json
 
 
 class Experiment:
@@ -53,7 +58,7 @@ class Experiment:
             raise InputError("config.stages", "there is no stage")
         stages = {name: _stage_config(name, values) for name, values in config["stages"].items()}
         seed = config.get("seed", 0)
-        if not isinstance(seed, int) or seed < 0:
+        if type(seed) is not int or seed < 0:  # True is an int to isinstance
             raise InputError("config.seed", f"it must be a whole number from 0, got {seed!r}")
         workdir = Path(workdir).expanduser().absolute()
         reporter = Reporter(quiet=quiet)
@@ -63,18 +68,33 @@ class Experiment:
             "seed": seed,
             "stages": {name: stage.model_dump(mode="json") for name, stage in stages.items()},
         }
+        if "published" in config:
+            settled["published"] = checked_published(config["published"], stages)
         check_workdir(workdir, settled)
         run.results = read_results(workdir)
+        for name, stage in stages.items():
+            if name not in run.results:
+                STAGES[stage.kind](name, stage, run).check()
         return cls(run, settled)
 
     def __enter__(self) -> Experiment:
-        self.run.workdir.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.run.workdir / ".lock").open("w")
+        try:
+            self.run.workdir.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.run.workdir / ".lock").open("w")
+        except OSError as error:
+            raise InputError(f"--workdir {self.run.workdir}", f"it cannot be written: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._lock.close()
             raise InputError(self.run.workdir, "another run is using this workdir", "wait, or choose another") from None
-        write_json(self.run.workdir / "config.json", self.config)
+        try:
+            check_workdir(self.run.workdir, self.config)  # again: another run may have ended since `open`
+            self.run.results = read_results(self.run.workdir)
+            write_json(self.run.workdir / "config.json", self.config)
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(
@@ -114,13 +134,31 @@ class Experiment:
 
 def _stage_config(name: str, values: Any) -> StageConfig:
     where = f"stages.{name}"
-    if not name.isidentifier() or name in ("checkpoints", "seconds"):
-        raise InputError(where, "a stage's name is a word of letters, digits and _, and not 'checkpoints' or 'seconds'")
+    if not str(name).isidentifier() or name in RESERVED:
+        mend = f"use a word of letters, digits and _ other than {', '.join(RESERVED)}"
+        raise InputError(where, "it cannot be a stage's name", mend)
     if not isinstance(values, Mapping) or "kind" not in values:
         raise InputError(f"{where}.kind", "it is missing", f"kinds are {', '.join(STAGES)}")
-    if values["kind"] not in STAGES:
+    if str(values["kind"]) not in STAGES:
         raise InputError(f"{where}.kind", f"unknown kind {values['kind']!r}", did_you_mean(str(values["kind"]), STAGES))
     return build(STAGES[values["kind"]].Config, values, where)
+
+
+def checked_published(numbers: Any, stages: Mapping[str, Any]) -> dict[str, float]:
+    """Others' numbers, which a sweep's table shows beside ours: {dotted place in results.json: number}.
+
+    Raises:
+      InputError: another form, or a place of a stage that there is not.
+    """
+    if not isinstance(numbers, Mapping):
+        raise InputError("config.published", "it is no table of numbers", 'write {"evaluate.domain.row": 0.9}')
+    for place, number in numbers.items():
+        stage = str(place).partition(".")[0]
+        if stage not in stages:
+            raise InputError(f"config.published.{place}", f"there is no stage {stage}", did_you_mean(stage, stages))
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise InputError(f"config.published.{place}", f"it must be a number, got {number!r}")
+    return {str(place): float(number) for place, number in numbers.items()}
 
 
 def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -129,7 +167,12 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir {workdir}", "it is a file")
     if not path.exists():
+        for name in (*config["stages"], "checkpoints", "results.json", "metrics.jsonl"):
+            if (workdir / name).exists():
+                raise InputError(workdir / name, "it is there, but not of a run of kinject", "choose another --workdir")
         return
+    if not any((workdir / name).exists() for name in ("results.json", "checkpoints")):
+        return  # nothing was made yet: the config may still be mended
     try:
         before = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -14,7 +14,7 @@ from pydantic import Field
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import Plugin
-from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, save_plugin
+from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, read_method, save_plugin
 from kinject.plugins.thunlp import load_released_affine
 from kinject.stages.base import ReadyHost, knowledge_identity, open_host
 from kinject.stages.initialise import initialise
@@ -45,6 +45,13 @@ class PluginStage(TrainingStage):
     """Tunes a plugin."""
 
     Config = PluginConfig
+
+    def check(self) -> None:
+        super().check()
+        read_method(self.config.method, f"{self.where}.method")
+        start = self.config.initialise
+        if start != "random" and not start.startswith("ridge_"):
+            self.run.check(start, f"{self.where}.initialise")
 
     def execute(self) -> dict[str, Any]:
         config = self.config

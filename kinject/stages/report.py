@@ -24,15 +24,20 @@ NOT_ROWS = ("n", "coverage", "examples")
 
 
 def report(run: Run, config: Mapping[str, Any], command: str, seconds: float) -> None:
-    """Prints examples, table, time, command and workdir; writes `results.md` and `results.png` per evaluate stage."""
-    for name, stage in run.stages.items():
-        if stage.kind == "evaluate" and name in run.results:
+    """Prints examples, table, time, command and workdir; writes `results.md` and `results.png`.
+
+    With several evaluate stages the files of each are `results_<stage>.md` and `.png`.
+    """
+    tables = [name for name, stage in run.stages.items() if stage.kind == "evaluate"]
+    for name in tables:
+        if name in run.results:
+            path = run.workdir / ("results.md" if len(tables) == 1 else f"results_{name}.md")
             domains = run.results[name]
             _examples(run, domains)
             run.reporter.console.print(table(domains))
-            (run.workdir / "results.md").write_text(f"# {config['name']}\n\n`{command}`\n\n{markdown(domains)}")
-            if plot(domains, run.workdir / "results.png"):
-                run.reporter.say(f"plot:    {run.workdir / 'results.png'}")
+            path.write_text(f"# {config['name']}\n\n`{command}`\n\n{markdown(domains)}")
+            if plot(domains, path.with_suffix(".png")):
+                run.reporter.say(f"plot:    {path.with_suffix('.png')}")
     taken = run.results.get("seconds", {})
     stages = ", ".join(f"{name} {value:.0f}" for name, value in taken.items() if name != "total")
     run.reporter.say(f"seconds: {taken.get('total', 0):.0f} in stages ({stages}); this call {seconds:.0f}")

@@ -31,6 +31,8 @@ class Placement:
         Raises:
           InputError: there are not that many.
         """
+        if count is not None and count < 1:
+            raise InputError("devices", f"{count} asked for", "give 1 or more, or nothing for all")
         available = jax.devices()
         count = count or len(available)
         if count > len(available):
