@@ -9,6 +9,7 @@ examples is one program over B * N * K rows, of however many episodes.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -184,7 +185,8 @@ class FewShotRelations(Task):
     ) -> jax.Array:
         """Class logits float32 [B, N] of a batch whose arrays are [B, N, K, …]."""
         several = batch["token_ids"].shape[:3]
-        flat = {name: batch[name].reshape(-1, *batch[name].shape[3:]) for name in PAIR_ARRAYS if name in batch}
+        pairs = math.prod(several)
+        flat = {name: batch[name].reshape(pairs, *batch[name].shape[3:]) for name in PAIR_ARRAYS if name in batch}
         return pooled_scores(host, plugin, flat, key, start).reshape(several).mean(-1)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
