@@ -259,7 +259,12 @@ def test_lora_dropout_falls_on_what_lora_reads():
 
     key = jax.random.key(2)
     assert np.array_equal(last(host, None), last(still, None)) and np.array_equal(last(still, key), last(still, None))
-    assert np.array_equal(last(host, key), last(host, key)) and not np.allclose(last(host, key), last(host, None))
+    assert np.array_equal(last(host, key), last(host, key))
+    for name in SITES:  # each gets a key
+        host = tuned_host(Lora(sites=(name,), dropout=0.5), config=config, head=None)
+        assert not np.allclose(last(host, key), last(host, None), atol=1e-4), name
+    host = tuned_host(Lora(sites=("query",), dropout=0.5), config=config, head=None)
+    assert not np.allclose(host.encoder(batch, key=key).last, host.encoder(batch).last, atol=1e-4)
 
 
 def test_adapter_stands_between_dropout_and_norm():
