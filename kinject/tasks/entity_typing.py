@@ -89,6 +89,9 @@ class EntityTyping(LabelledTask):
         from sklearn.metrics import precision_recall_fscore_support
 
         chosen, right = predictions["chosen"], predictions["right"]
-        precision, recall, f1, _ = precision_recall_fscore_support(right, chosen, average="micro", zero_division=0)
+        # every decision counts alike, which is the micro average; sklearn's own would misread a single type
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            right.ravel(), chosen.ravel(), average="binary", zero_division=0
+        )
         exact = (chosen == right).all(-1).mean()
         return {"precision": float(precision), "recall": float(recall), "f1": float(f1), "accuracy": float(exact)}
