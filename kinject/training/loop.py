@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -35,8 +35,9 @@ class FitConfig(Section):
     """How long to train, on how much at a time, and when to look.
 
     Give `epochs` or `steps`. Logged values are means since the line before. A checkpoint stands on a logged step, so
-    that a rerun logs the same means. `evaluate_every` 0 evaluates only at the end; with development data the best
-    evaluation's parameters are kept, without it the last step's. `patience` counts evaluations without improvement.
+    that a rerun logs the same means. `evaluate_every` is in steps, or "epoch"; 0 evaluates only at the end. With
+    development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
+    evaluations without improvement.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere.
     """
@@ -48,7 +49,7 @@ class FitConfig(Section):
     dropout: Literal["none", "trained", "all"] = "none"
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(50, ge=1)
-    evaluate_every: int = Field(0, ge=0)
+    evaluate_every: Annotated[int, Field(ge=0)] | Literal["epoch"] = 0
     evaluation_batch_size: int = Field(100, ge=1)
     patience: int | None = Field(None, ge=1)
     buckets: int = Field(2, ge=1, le=16)
@@ -67,6 +68,10 @@ class FitConfig(Section):
 
     def total_steps(self, examples: int) -> int:
         return self.steps or max(1, math.ceil((self.epochs or 0) * examples / self.batch_size))
+
+    def evaluation_steps(self, examples: int) -> int:
+        """Steps from one evaluation to the next, 0 = only at the end."""
+        return math.ceil(examples / self.batch_size) if self.evaluate_every == "epoch" else self.evaluate_every
 
 
 @dataclass
@@ -172,21 +177,23 @@ class Fit:
         """Computes hidden states below all that trains once, where nothing is dropped and memory allows."""
         host, plugin = self.program.merge({**self.frozen, **train})
         start = first_trainable_state(self.labels, plugin, len(host.encoder.layers))
+        if start == 0:
+            return
         feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
-        if start and any(feed.examples.complete is not None for feed in feeds):  # their tokens are not kept either
+        if any(feed.examples.complete is not None for feed in feeds):  # their tokens are not kept either
             if self.config.dropout == "trained":
                 problem = "dropout='trained' keeps the frozen layers' states, and this task's examples are too many"
                 raise InputError(f"{self.name}.fit.dropout", problem, "use dropout='all'")
             return
         size = sum(prefix_bytes(feed, host.encoder.config.hidden_size) for feed in feeds)
         fits = size <= self.config.prefix_cache_mb << 20
-        if start and self.config.dropout == "trained" and not fits:
+        if self.config.dropout == "trained" and not fits:
             raise InputError(
                 f"{self.name}.fit.prefix_cache_mb",
                 f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB",
                 "raise it, or use dropout='all'",
             )
-        if start == 0 or self.config.dropout == "all" or not fits:
+        if self.config.dropout == "all" or not fits:
             return
         self.reporter.say(f"{self.name}: layers below {start} are frozen, computed once ({size / 2**20:.0f} MiB)")
         params, rows = {**self.frozen, **train}, self.config.evaluation_batch_size
@@ -243,7 +250,7 @@ class Fit:
         return {"loss": means["loss"]}
 
     def _maybe_evaluate(self, step: int) -> None:
-        every = self.config.evaluate_every
+        every = self.config.evaluation_steps(self.train_feed.examples.size)
         if self.dev_feed is None or not (step == self.total or (every and step % every == 0)):
             return
         params = {**self.frozen, **self.state.train}
