@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_metadata
 from kinject.errors import InputError, did_you_mean
 from kinject.tasks.base import Task
 
@@ -24,13 +25,17 @@ def read_labels(source: str | Path | Sequence[str]) -> tuple[str, ...]:
     """Returns label names in the order of the head's outputs.
 
     Args:
-      source: the names, or the path of a JSON file that holds a list of them or `{name: index}`.
+      source: the names, or the path of a JSON file that holds a list of them or `{name: index}`, or a prepared data set
+        (`tfds:wiki80/files@DATA_DIR`) whose labels they are.
 
     Raises:
       InputError: no such file, not JSON, names that are no strings or occur twice, indices that are not 0, 1, 2, ….
     """
     if not isinstance(source, (str, Path)):
         return _checked(source, WHERE)
+    if is_dataset(str(source)):
+        name, data_dir, _ = parse_reference(str(source))
+        return _checked(read_metadata(find_dataset(name, data_dir, str(source))).get("labels"), source)
     path = Path(source).expanduser()
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, path))
