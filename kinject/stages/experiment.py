@@ -15,14 +15,18 @@ from kinject.errors import InputError, did_you_mean
 from kinject.stages.base import Run, Stage, StageConfig
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
+from kinject.stages.import_knowledge import ImportKnowledgeStage
 from kinject.stages.knowledge import KnowledgeStage
 from kinject.stages.plugin import PluginStage
+from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
 from kinject.training.mesh import Placement
 from kinject.training.reporting import Reporter
 
 STAGES: dict[str, type[Stage]] = {
     "knowledge": KnowledgeStage,
+    "import_knowledge": ImportKnowledgeStage,
+    "triples": TriplesStage,
     "host": HostStage,
     "plugin": PluginStage,
     "evaluate": EvaluateStage,
