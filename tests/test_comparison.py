@@ -176,7 +176,7 @@ def test_the_stage_reports_every_row_and_survives_unlinked_questions(world, tmp_
     stage = evaluate_stage(world, {"plugin": str(plugin_folder), "again": str(plugin_folder)}, examples=10)
     stage["domains"]["cities"]["data"] = (str(data),)
     found = run_experiment({"seed": 0, "stages": {"table": stage}}, tmp_path / "run")["table"]["cities"]
-    rows = {"n", "host", "plugin", "again", "shuffled", "shuffled_follows_vector"}
+    rows = {"n", "metric", "host", "plugin", "again", "shuffled", "shuffled_follows_vector"}
     assert set(found) == rows | {"nearest_neighbour", "majority", "coverage", "examples"}
     assert found["n"] == 10 and found["coverage"] == 8 / 9 and found["plugin"] == found["again"]
     assert found["plugin"] > found["host"] and found["shuffled"] < found["plugin"]

@@ -13,7 +13,7 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import load_plugin
-from kinject.stages.base import Run, Stage, StageConfig, check_references, knowledge_identity, open_host
+from kinject.stages.base import Stage, StageConfig, check_references, knowledge_identity, open_host
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
 from kinject.tasks.base import make_task
 
@@ -55,9 +55,6 @@ class EvaluateStage(Stage):
 
     Config = EvaluateConfig
 
-    def __init__(self, name: str, config: EvaluateConfig, run: Run):
-        super().__init__(name, config, run)
-
     def check(self) -> None:
         super().check()
         for name, domain in self.config.domains.items():
@@ -80,7 +77,7 @@ class EvaluateStage(Stage):
         records = self.run.records(domain.data, comparison.task.required, f"{where}.data")
         metric = comparison.task.metric
         metrics, before = comparison.host_alone(records, knowledge)
-        rows: dict[str, Any] = {"n": len(next(iter(before.values()))), "host": metrics[metric]}
+        rows: dict[str, Any] = {"n": len(next(iter(before.values()))), "metric": metric, "host": metrics[metric]}
         after = None
         for row, reference in domain.plugins.items():
             folder = self.run.path(reference, f"{where}.plugins.{row}")

@@ -75,6 +75,7 @@ class HostStage(TrainingStage):
             num_labels=task.num_labels,
             fresh_head=True,
             dropout=config.dropout,
+            dtype=config.fit.compute_dtype,
             seed=self.run.seed_of(self.name),
         )
         if not base.loaded.fresh:

@@ -20,7 +20,8 @@ ROWS = {
     "nearest_neighbour": "nearest neighbour, no model",
 }
 ORDER = ("majority", "host", "plugin", "shuffled", "shuffled_follows_vector", "nearest_neighbour")
-NOT_ROWS = ("n", "coverage", "examples")
+NOT_ROWS = ("n", "metric", "coverage", "examples")
+NOT_FRACTIONS = ("negative_loss",)
 
 
 def report(run: Run, config: Mapping[str, Any], command: str, seconds: float) -> None:
@@ -52,23 +53,29 @@ def row_names(domains: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [row for row in (*ORDER[:3], *extra, *ORDER[3:]) if row in found]
 
 
+def title_of(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the numbers are: the tasks' metric, in percent where it is a fraction."""
+    metrics = dict.fromkeys(rows["metric"] for rows in domains.values())
+    return ", ".join(metric if metric in NOT_FRACTIONS else f"{metric}, %" for metric in metrics)
+
+
 def table(domains: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Accuracy by row and domain, in percent."""
-    made = Table(title="accuracy on held-out entities, %", title_justify="left")
+    """The metric by row and domain."""
+    made = Table(title=f"held-out {title_of(domains)}", title_justify="left")
     made.add_column("")
     for name, rows in domains.items():
         made.add_column(f"{name} (n={rows['n']})", justify="right")
     for row in row_names(domains):
-        made.add_row(ROWS.get(row, row.replace("_", " ")), *[_percent(rows.get(row)) for rows in domains.values()])
+        made.add_row(ROWS.get(row, row.replace("_", " ")), *[_shown(rows, row) for rows in domains.values()])
     return made
 
 
 def markdown(domains: Mapping[str, Mapping[str, Any]]) -> str:
     """The same table in Markdown."""
-    head = ["accuracy on held-out entities, %", *(f"{name} (n={rows['n']})" for name, rows in domains.items())]
+    head = [f"held-out {title_of(domains)}", *(f"{name} (n={rows['n']})" for name, rows in domains.items())]
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * len(domains)}"]
     for row in row_names(domains):
-        cells = [ROWS.get(row, row.replace("_", " ")), *(_percent(rows.get(row)) for rows in domains.values())]
+        cells = [ROWS.get(row, row.replace("_", " ")), *(_shown(rows, row) for rows in domains.values())]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -87,16 +94,22 @@ def plot(domains: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
     shades = ["#1b6ca8" if row not in ORDER or row == "plugin" else "#9aa5b1" for row in names]
     panels = figure.subplots(1, len(domains), squeeze=False, sharey=True)[0]
     for axes, (name, rows) in zip(panels, domains.items(), strict=True):
-        bars = axes.barh(labels, [100 * rows.get(row, 0) for row in names], color=shades)
-        axes.bar_label(bars, [_percent(rows.get(row)) for row in names], padding=3)
-        axes.set(xlim=(0, 112), xlabel="accuracy, %", title=f"{name} (n={rows['n']})")
+        scale = 1 if rows["metric"] in NOT_FRACTIONS else 100
+        bars = axes.barh(labels, [scale * rows.get(row, 0) for row in names], color=shades)
+        axes.bar_label(bars, [_shown(rows, row) for row in names], padding=3)
+        axes.set(xlabel=title_of({name: rows}), title=f"{name} (n={rows['n']})")
+        if scale == 100:
+            axes.set_xlim(0, 112)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     return True
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+def _shown(rows: Mapping[str, Any], row: str) -> str:
+    value = rows.get(row)
+    if value is None:
+        return ""
+    return f"{value:.3f}" if rows["metric"] in NOT_FRACTIONS else f"{100 * value:.1f}"
 
 
 def _examples(run: Run, domains: Mapping[str, Mapping[str, Any]]) -> None:
