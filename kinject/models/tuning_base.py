@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +20,7 @@ Rules = tuple[tuple[str, str], ...]
 """(regex of parameter paths, "train" | "freeze"), the first match counts: see training/partition.py."""
 
 
-class Tuning(Section):
+class Tuning(Section, ABC):
     """Settings of one way of tuning; a subclass is one way.
 
     Attributes:
@@ -37,9 +38,9 @@ class Tuning(Section):
           InputError: the settings do not fit the host's shape.
         """
 
+    @abstractmethod
     def rules(self, head: str | None) -> Rules:
         """Which parameters it trains in a host with this kind of head (table in models/tuning.py)."""
-        raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
         """The settings as a config or `host.json` has them."""
