@@ -159,6 +159,7 @@ class Encoder(nnx.Module):
             last layer has it computed everywhere and gathered afterwards.
         """
         early = None if plugin is not None and plugin.reads_sequence else positions
+        batch = batch if plugin is None else plugin.before(self, batch)
         embedded = self.embed(batch, plugin, key)
         states = (embedded, *self.run(embedded, batch, plugin, key, positions=early))
         last = self.finish(states, batch, plugin, key)

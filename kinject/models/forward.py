@@ -37,6 +37,7 @@ def encode(
       [B, P, D], or [B, L, D] without positions.
     """
     encoder = host.encoder
+    batch = batch if plugin is None else plugin.before(encoder, batch)
     hidden = batch["prefix"].astype(encoder.dtype) if start else encoder.embed(batch, plugin, key)
     everywhere = (plugin is not None and plugin.reads_sequence) or start == len(encoder.layers)
     early = None if everywhere else positions
@@ -71,5 +72,6 @@ def logits(
 
 def encode_prefix(host: Host, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int) -> jax.Array:
     """Hidden state number `stop`, [B, L, D], without dropout: what `batch["prefix"]` is for `start=stop`."""
+    batch = batch if plugin is None else plugin.before(host.encoder, batch)
     hidden = host.encoder.embed(batch, plugin)
     return [hidden, *host.encoder.run(hidden, batch, plugin, stop=stop)][-1]

@@ -13,15 +13,26 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import jax
 from flax import nnx
 
 from kinject.errors import InputError, did_you_mean
 
+if TYPE_CHECKING:
+    from kinject.models.encoder import Encoder
+
 ENTRY_POINT_GROUP = "kinject.plugins"
 BEYOND_THE_LAST_LAYER = sys.maxsize  # first_seam() of a plugin that changes no hidden state of the encoder
+
+
+class Table(nnx.Variable):
+    """An array that a plugin reads and that is none of its parameters: a memory, a table of vectors.
+
+    It travels as an argument of the compiled step, so that swapping it for one of the same shape compiles nothing. It
+    is frozen whatever the rules of a training say, keeps its dtype, and is never saved in the plugin's folder.
+    """
 
 
 class Plugin(nnx.Module):
@@ -65,6 +76,14 @@ class Plugin(nnx.Module):
         self.hidden_size = hidden_size
         self.knowledge_dim = knowledge_dim
 
+    def before(self, encoder: Encoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the seams read as `batch`: called once a forward pass, ahead of all of them, with the host's encoder.
+
+        A method that reads the host's own embedding layer puts it, or what it computes with it, into the batch here.
+        """
+        del encoder
+        return batch
+
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Changes the word embeddings [B, L, D], before position, type and LayerNorm are added."""
         del batch, key
@@ -106,6 +125,11 @@ class Plugin(nnx.Module):
         if _overrides(type(self), "embed"):
             return 0
         return 1 if _overrides(type(self), "feed_forward") else BEYOND_THE_LAST_LAYER
+
+
+def table_paths(plugin: Plugin) -> frozenset[str]:
+    """The paths of a plugin's tables, as `kinject.tree.flatten` writes them: no parameters."""
+    return frozenset("/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(plugin, Table)))
 
 
 def _overrides(cls: type[Plugin], seam: str) -> bool:

@@ -138,7 +138,7 @@ def save_plugin(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    params = {path: np.asarray(leaf) for path, leaf in flatten(nnx.to_pure_dict(nnx.state(plugin))).items()}
+    params = {path: np.asarray(leaf) for path, leaf in flatten(nnx.to_pure_dict(nnx.state(plugin, nnx.Param))).items()}
     manifest = {
         "format_version": FORMAT_VERSION,
         "method": plugin.name,
@@ -189,7 +189,7 @@ def load_plugin(
         knowledge_dim=manifest["knowledge_dim"],
         where=f"{folder / 'plugin.json'}: method_config",
     )
-    expected = flatten(nnx.to_pure_dict(nnx.state(plugin)))
+    expected = flatten(nnx.to_pure_dict(nnx.state(plugin, nnx.Param)))
     shapes = {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in expected.items()}
     try:
         with ocp.StandardCheckpointer() as checkpointer:

@@ -111,7 +111,7 @@ class Comparison:
         program, params = split_program(self.host.loaded.host, plugin, self.task)
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
-        _, params = hold({}, params, "float32", self.placement.replicated)
+        _, params = hold({}, params, "float32", self.placement.replicated, program.tables)
         return evaluate(program, params, feed, self.batch_size, self.placement, self._steps[program])
 
 

@@ -108,10 +108,10 @@ def take_over(plugin: Plugin, stored: StoredPlugin, where: str) -> None:
     """
     if stored.manifest["method"] != plugin.name:
         raise InputError(where, f"{stored.folder} is a plugin of {stored.manifest['method']}, not of {plugin.name}")
-    ours = flatten(nnx.to_pure_dict(nnx.state(plugin)))
-    for path, leaf in flatten(nnx.to_pure_dict(nnx.state(stored.plugin))).items():
+    ours = flatten(nnx.to_pure_dict(nnx.state(plugin, nnx.Param)))
+    for path, leaf in flatten(nnx.to_pure_dict(nnx.state(stored.plugin, nnx.Param))).items():
         has = f"has {tuple(ours[path].shape)}" if path in ours else "has none"
         if path not in ours or ours[path].shape != leaf.shape:
             problem = f"{stored.folder} has a parameter {path} of shape {tuple(leaf.shape)}, this plugin {has}"
             raise InputError(where, problem, "give the method the same settings")
-    nnx.update(plugin, nnx.state(stored.plugin))
+    nnx.update(plugin, nnx.state(stored.plugin, nnx.Param))

@@ -78,7 +78,7 @@ class TrainingStage(Stage):
             reporter=self.run.reporter,
             placement=self.run.placement,
         )
-        self.run.reporter.say(f"{self.name}: {describe(params, fit.labels)}")
+        self.run.reporter.say(f"{self.name}: {describe(params, fit.labels, program.tables)}")
         return fit.run()
 
 

@@ -155,10 +155,10 @@ class Fit:
             raise InputError(
                 f"{name}.fit.batch_size", f"{config.batch_size} rows cannot be shared by {self.place.devices} devices"
             )
-        self.labels = label_parameters(params, rules, where=f"{name}.train")
+        self.labels = label_parameters(params, rules, f"{name}.train", program.tables)
         self.total = config.total_steps(train_feed.examples.size)
         train, frozen = split(params, self.labels)
-        train, self.frozen = hold(train, frozen, config.compute_dtype, self.place.replicated)
+        train, self.frozen = hold(train, frozen, config.compute_dtype, self.place.replicated, program.tables)
         self._skip_frozen_prefix(train)
         optimizer = make_optimizer(config.optimizer, self.labels, self.total)
         self.state = initial_state(train, optimizer, self.labels)

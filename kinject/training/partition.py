@@ -7,7 +7,7 @@ state for (`optimizer.py`), the dtype in which a leaf is held on the devices, an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,13 +20,19 @@ from kinject.tree import Flat
 TRAIN, FREEZE = "train", "freeze"
 
 
-def label_parameters(paths: Iterable[str], rules: Iterable[tuple[str, str]], where: str = "train") -> dict[str, str]:
+def label_parameters(
+    paths: Iterable[str],
+    rules: Iterable[tuple[str, str]],
+    where: str = "train",
+    tables: Collection[str] = (),
+) -> dict[str, str]:
     """Labels every path by the first rule whose regex matches the whole of it.
 
     Args:
       paths: parameter paths.
       rules: (regex, "train" | "freeze") pairs, in order.
       where: the config key that holds the rules, for messages.
+      tables: those of the paths that are no parameters: frozen, and no rule's business.
 
     Returns:
       {path: "train" | "freeze"} in the order of `paths`.
@@ -35,7 +41,8 @@ def label_parameters(paths: Iterable[str], rules: Iterable[tuple[str, str]], whe
       InputError: a parameter that no rule covers, a rule that covers no parameter (a misspelt regex trains nothing,
         silently, in other codebases), an unknown label, a regex that does not compile, or nothing left to train.
     """
-    paths = list(paths)
+    everything = list(paths)
+    paths = [path for path in everything if path not in tables]
     compiled = []
     for pattern, label in rules:
         if label not in (TRAIN, FREEZE):
@@ -56,7 +63,7 @@ def label_parameters(paths: Iterable[str], rules: Iterable[tuple[str, str]], whe
         labels[path] = label
     if TRAIN not in labels.values():
         raise InputError(where, "no parameter is left to train")
-    return labels
+    return {path: labels.get(path, FREEZE) for path in everything}
 
 
 def split(params: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Flat, Flat]:
@@ -66,24 +73,30 @@ def split(params: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Flat, F
     return train, frozen
 
 
-def hold(train: Flat, frozen: Flat, compute_dtype: Any, sharding: Any = None) -> tuple[Flat, Flat]:
+def hold(
+    train: Flat, frozen: Flat, compute_dtype: Any, sharding: Any = None, tables: Collection[str] = ()
+) -> tuple[Flat, Flat]:
     """Puts parameters on the devices: trainable ones in float32, frozen floating ones in the compute dtype, once.
 
-    The trainable leaves are copied: the train step donates its buffers, and the caller's arrays must survive that.
+    Tables keep the dtype that they have. The trainable leaves are copied: the train step donates its buffers, and the
+    caller's arrays must survive that.
     """
 
-    def frozen_dtype(leaf: Any) -> Any:
-        return compute_dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+    def frozen_dtype(path: str, leaf: Any) -> Any:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating) and path not in tables
+        return compute_dtype if floating else leaf.dtype
 
     held = {path: jnp.array(leaf, jnp.float32, copy=True) for path, leaf in train.items()}
-    still = {path: jnp.asarray(leaf, frozen_dtype(leaf)) for path, leaf in frozen.items()}
+    still = {path: jnp.asarray(leaf, frozen_dtype(path, leaf)) for path, leaf in frozen.items()}
     return (held, still) if sharding is None else (jax.device_put(held, sharding), jax.device_put(still, sharding))
 
 
-def describe(params: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+def describe(params: Mapping[str, Any], labels: Mapping[str, str], tables: Collection[str] = ()) -> str:
     """The label tree with counts, one line a group of like-named leaves: what the run prints at its start."""
     groups: dict[tuple[str, str], list[int]] = {}
     for path, leaf in params.items():
+        if path in tables:
+            continue
         group = re.sub(r"/\d+(?=/|$)", "/*", path)
         entry = groups.setdefault((labels[path], group), [0, 0])
         entry[0] += 1
@@ -96,4 +109,6 @@ def describe(params: Mapping[str, Any], labels: Mapping[str, str]) -> str:
     totals = {
         label: sum(count for (each, _), (_, count) in groups.items() if each == label) for label in (TRAIN, FREEZE)
     }
-    return "\n".join([f"parameters: {totals[TRAIN]:,d} trained, {totals[FREEZE]:,d} frozen", *lines])
+    read = sum(int(np.prod(params[path].shape)) for path in tables)
+    beside = f", {read:,d} numbers in tables" if tables else ""
+    return "\n".join([f"parameters: {totals[TRAIN]:,d} trained, {totals[FREEZE]:,d} frozen{beside}", *lines])

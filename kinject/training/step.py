@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 
 from kinject.models.heads import Host
-from kinject.plugins.base import Plugin
+from kinject.plugins.base import Plugin, table_paths
 from kinject.tasks.base import Task
 from kinject.training.optimizer import mask_frozen
 from kinject.tree import Flat, flatten, unflatten
@@ -36,12 +36,14 @@ class Program:
     """The static half of a model: structure without arrays, and what to compute with it.
 
     Attributes:
+      tables: paths of the plugin's arrays that are no parameters (`kinject.plugins.base.Table`).
       start: the hidden state from which layers are computed; below it, `batch["prefix"]` holds them (see prefix.py).
     """
 
     host: nnx.GraphDef
     plugin: nnx.GraphDef | None
     task: Task
+    tables: frozenset[str] = frozenset()
     start: int = 0
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
@@ -59,11 +61,12 @@ def split_program(host: Host, plugin: Plugin | None, task: Task) -> tuple[Progra
     """NNX modules -> (program, flat parameters `host/…`, `plugin/…`)."""
     graph, state = nnx.split(host)
     params = flatten(nnx.to_pure_dict(state), "host")
-    plugin_graph = None
+    plugin_graph, tables = None, frozenset()
     if plugin is not None:
         plugin_graph, plugin_state = nnx.split(plugin)
         params |= flatten(nnx.to_pure_dict(plugin_state), "plugin")
-    return Program(graph, plugin_graph, task), params
+        tables = frozenset(f"plugin/{path}" for path in table_paths(plugin))
+    return Program(graph, plugin_graph, task, tables), params
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
