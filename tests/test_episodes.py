@@ -25,10 +25,11 @@ from kinject.stages.base import open_host
 from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
 from kinject.tasks.episodes import Setting, draw_episode
-from kinject.tasks.few_shot_relations import PAIR_ARRAYS, FewShotRelations
+from kinject.tasks.few_shot_relations import FewShotRelations
 from kinject.tasks.leaderboard import write_predictions
 from kinject.tasks.pairs import PairTable
 from kinject.tasks.protocol import PROTOCOLS, support_first
+from kinject.tasks.rows import PER_EXAMPLE
 from kinject.training.loop import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.step import split_program
@@ -227,7 +228,7 @@ def test_truncation_of_a_pair_drops_what_the_authors_drop(data):
 
 def one_by_one(host, plugin, batch):
     """Scores of every query and class by a forward pass of its own over the class's K pairs."""
-    names = [name for name in PAIR_ARRAYS if name in batch]
+    names = [name for name in batch if name not in PER_EXAMPLE]
     step = fast_jit(lambda pairs: logits(host, pairs, plugin)[:, 0, 0].mean())
     queries, classes = batch["token_ids"].shape[:2]
     return [[float(step({name: batch[name][q, c] for name in names})) for c in range(classes)] for q in range(queries)]

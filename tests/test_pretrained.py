@@ -19,6 +19,8 @@ from kinject.models.hub import host_folder
 from kinject.models.pretrained import fingerprint, load_host, save_host
 
 KINDS = [("masked_lm", None), ("classification", 3), ("pair_score", 1), ("multi_label", 4), ("multiple_choice", 1)]
+KINDS += [("token_classification", 5), ("span", 2)]
+EVERYWHERE = ("masked_lm", "token_classification", "span")  # heads that transformers puts on every position
 
 
 def params_of(host):
@@ -176,7 +178,8 @@ def test_what_we_save_transformers_loads_whole(family, kind, labels, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     transformers.utils.logging.disable_progress_bar()
     host = random_host(tiny_config(family), kind, labels)
-    names = [f"is {i}" for i in range(labels)] if kind in ("classification", "multi_label") else None
+    named = kind in ("classification", "multi_label", "token_classification")
+    names = [f"is {i}" for i in range(labels)] if named else None
     folder = save_host(host, tmp_path / "host", host_json={"task": "t", "labels": names, "extra": {"n": 1}})
     again = load_host(folder)
     assert same_bits(host, again.host)
@@ -194,12 +197,45 @@ def test_what_we_save_transformers_loads_whole(family, kind, labels, tmp_path):
     inputs = {theirs: torch.from_numpy(np.array(batch[ours])).long() for theirs, ours in inputs.items()}
     if kind == "multiple_choice":
         inputs = {key: value[None] for key, value in inputs.items()}
-    expected = model.eval()(**inputs).logits.detach().numpy().reshape(2, *([-1] if kind != "masked_lm" else [9, 120]))
-    if kind == "masked_lm":
+    found = model.eval()(**inputs)
+    theirs = torch.stack([found.start_logits, found.end_logits], -1) if kind == "span" else found.logits
+    expected = theirs.detach().numpy().reshape(2, *([9, -1] if kind in EVERYWHERE else [-1]))
+    if kind in EVERYWHERE:
         batch["positions"] = jnp.tile(jnp.arange(6), (2, 1))
         expected = expected[:, :6]
     got = np.asarray(host_logits(host, batch)).reshape(expected.shape)
     assert np.abs(got - expected).max() <= 2e-5
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize(("kind", "places"), [("mention", 1), ("mention_pair", 2)])
+def test_heads_that_transformers_has_not_leave_it_the_encoder(family, kind, places, tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    host = random_host(tiny_config(family), kind, 3)
+    folder = save_host(host, tmp_path / "host", host_json={"labels": ["a", "b", "c"]})
+    again = load_host(folder)
+    assert same_bits(host, again.host) and again.fingerprint == fingerprint(params_of(host))
+    assert load_host(folder, head="none").unused == tuple(
+        f"mentions.{layer}.{name}" for layer in ("dense", "output") for name in ("bias", "weight")
+    )
+    model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    batch = tiny_batch(host.encoder.config, [9, 6], 9)
+    batch["positions"] = jnp.asarray([[3, 1], [4, 2]], jnp.int32)[:, :places]
+    inputs = {"input_ids": "token_ids", "attention_mask": "segment_ids", "token_type_ids": "type_ids"}
+    inputs = {theirs: torch.from_numpy(np.array(batch[ours])).long() for theirs, ours in inputs.items()}
+    with torch.no_grad():
+        hidden = model(**inputs).last_hidden_state
+    joined = torch.cat([hidden[torch.arange(2), batch["positions"][:, i].tolist()] for i in range(places)], -1)
+    stored = {name: torch.from_numpy(value) for name, value in load_file(folder / "model.safetensors").items()}
+    for layer in ("dense", "output"):
+        joined = torch.nn.functional.linear(
+            joined, stored[f"mentions.{layer}.weight"], stored[f"mentions.{layer}.bias"]
+        )
+    np.testing.assert_allclose(np.asarray(host_logits(host, batch))[:, 0], joined.numpy(), atol=2e-5)
+    with pytest.raises(InputError, match=rf"has no whole {'mention_pair' if places == 1 else 'span'} head|has shape"):
+        load_host(folder, head="mention_pair" if places == 1 else "span", num_labels=None if places == 1 else 2)
+    with pytest.raises(ValueError, match=f"reads {places} positions"):
+        host_logits(host, {**batch, "positions": jnp.zeros((2, 3), jnp.int32)})
 
 
 def test_a_bare_encoder_round_trips(tmp_path):

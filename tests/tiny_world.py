@@ -23,17 +23,17 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "is", "in", ".", "#"
 VOCABULARY = [*WORDS, *(f"land{i}" for i in range(LANDS)), *(f"city{i}" for i in range(CITIES)), "far", "##away"]
 
 
-def write_tokenizer(folder: Path) -> Path:
+def write_tokenizer(folder: Path, more=()) -> Path:
     folder.mkdir(parents=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    (folder / "vocab.txt").write_text("\n".join([*VOCABULARY, *more]) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
     return folder
 
 
-def write_host(folder: Path, head="masked_lm", *, seed=0, layers=3) -> Path:
+def write_host(folder: Path, head="masked_lm", *, seed=0, layers=3, more=()) -> Path:
     config = EncoderConfig(
         model_type="bert",
-        vocab_size=len(VOCABULARY),
+        vocab_size=len(VOCABULARY) + len(more),
         hidden_size=16,
         num_hidden_layers=layers,
         num_attention_heads=2,
@@ -44,7 +44,7 @@ def write_host(folder: Path, head="masked_lm", *, seed=0, layers=3) -> Path:
         hidden_act="gelu",
         pad_token_id=0,
     )
-    tokenizer = write_tokenizer(folder.with_name(folder.name + "_tokenizer"))
+    tokenizer = write_tokenizer(folder.with_name(folder.name + "_tokenizer"), more)
     return save_host(
         random_host(config, head, seed=seed), folder, tokenizer_files_from=tokenizer, host_json={"task": "cloze"}
     )

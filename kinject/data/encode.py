@@ -213,7 +213,7 @@ class EntityEncoder:
         draft = _Draft(self, known)
         plan = [[draft.insertion(side.mentions[number]) for number in side.order] for side in sides]
         fixed = len(self.tokenizer.before) + len(self.tokenizer.after)
-        fixed += len(self.tokenizer.between) if len(sides) == 2 else 0
+        fixed += len(self.tokenizer.between) * (len(sides) - 1)
         fixed += sum(inserted.size for side in plan for inserted in side)
         excess = fixed + sum(len(side.pieces.ids) for side in sides) - self.max_length
         if excess > 0:
@@ -260,14 +260,14 @@ class _Draft:
         tokenizer = self.encoder.tokenizer
         self.ids += tokenizer.before
         spans, markers = self._side(sides[0], plan[0])
-        second = len(self.ids)
-        if len(sides) == 2:
+        seconds = []
+        for side, insertions in zip(sides[1:], plan[1:], strict=True):
             self.ids += tokenizer.between
-            second = len(self.ids)
-            more = self._side(sides[1], plan[1])
+            seconds.append(len(self.ids))
+            more = self._side(side, insertions)
             spans, markers = spans + more[0], markers + more[1]
         self.ids += tokenizer.after
-        return self._encoded(spans, markers, second if len(sides) == 2 else len(self.ids))
+        return self._encoded(spans, markers, seconds[0] if seconds else len(self.ids))
 
     def _side(self, side: Side, plan: list[_Insertion]) -> tuple[list, list]:
         """Writes one text; returns spans and marker positions of its mentions in the order they were given."""

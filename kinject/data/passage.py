@@ -20,6 +20,7 @@ class Passage:
     """What is encoded: a text (a string, or words that single spaces join), its mentions, perhaps a second text.
 
     Mentions count in characters of a string and in items of a word list. `where` stands in messages ("file:line").
+    `further` are texts behind the pair, without mentions: a question about a passage, then an answer to it.
     """
 
     text: Text
@@ -27,6 +28,7 @@ class Passage:
     pair: Text | None = None
     pair_mentions: Sequence[Mention] = ()
     where: str = "text"
+    further: Sequence[Text] = ()
 
 
 class Side:
@@ -78,13 +80,13 @@ class Side:
 
 
 def sides_of(passage: Passage) -> list[Side]:
-    """Returns one side or two; raises InputError for mentions that are outside their text or overlap."""
+    """Returns one side a text; raises InputError for mentions that are outside their text or overlap."""
     sides = [Side(passage.text, passage.mentions, passage.where, "mentions")]
     if passage.pair is not None:
         sides.append(Side(passage.pair, passage.pair_mentions, passage.where, "pair_mentions"))
     elif passage.pair_mentions:
         raise InputError(passage.where, "pair_mentions without a pair", "give the second text")
-    return sides
+    return [*sides, *(Side(text, (), passage.where, "") for text in passage.further)]
 
 
 def _characters(text: str, words: list[str] | None, mention: Mention, where: str) -> tuple[int, int]:

@@ -38,6 +38,19 @@ def doomed_pieces(sides: list[tuple[list[int], list[Run]]], excess: int, mask_id
     return [sorted(doomed) for doomed in gone]
 
 
+def doomed_in_turn(sides: list[tuple[list[int], list[Run]]], excess: int, mask_id: int) -> list[Doomed] | None:
+    """As `doomed_pieces`, but a text loses nothing while one before it has a piece that may go.
+
+    For what is asked of a passage: the passage goes before the question, and the question before the answer.
+    """
+    gone: list[Doomed] = []
+    for ids, runs in sides:
+        ranked = sorted(((rank, index) for index, rank in _ranks(ids, runs, mask_id)), reverse=True)[:excess]
+        gone.append(sorted(index for _, index in ranked))
+        excess -= len(ranked)
+    return None if excess else gone
+
+
 def cut(ids: list[int], runs: list[Run], doomed: Doomed) -> tuple[list[int], list[Run]]:
     """Returns pieces and runs of a text without its doomed pieces, none of which lies in a run."""
     drop = set(doomed)

@@ -57,7 +57,7 @@ def logits(
     """The head's scores at `batch["positions"]` ([B, P]; the first token where there are none).
 
     Returns:
-      float32 [B, P, V] of a masked-LM head, [B, P, C] of a pooled head.
+      float32 [B, P, V] of a masked-LM head, [B, P, C] of any other, [B, 1, C] of one that joins its P positions.
     """
     positions = batch.get("positions")
     if positions is None:

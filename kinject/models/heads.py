@@ -1,4 +1,4 @@
-"""What reads the encoder: a masked-LM head or a pooled head, and the host that holds encoder and head together."""
+"""What reads the encoder, and the host that holds encoder and head together."""
 
 from __future__ import annotations
 
@@ -96,7 +96,72 @@ class PooledHead(nnx.Module):
         return self.dropout(values, deterministic=key is None, rngs=site(key, number))
 
 
-Head = MaskedLMHead | PooledHead
+class PlainHead(nnx.Module):
+    """An output layer right on what the encoder yields, position by position: token classes, or span start and end.
+
+    Before it there is dropout for token classes and none for spans, as in Hugging Face's models.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_labels: int,
+        *,
+        kind: str = "token_classification",
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.normal(config.initializer_range)
+        self.kind = kind
+        self.num_labels = num_labels
+        options = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.output = nnx.Linear(config.hidden_size, num_labels, **options)
+        self.dropout = nnx.Dropout(0.0 if kind == "span" else config.head_dropout)
+
+    def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Returns float32 [..., num_labels] of hidden [..., D]; `key` = dropout key, None = no dropout."""
+        hidden = self.dropout(hidden, deterministic=key is None, rngs=site(key, 0))
+        return self.output(hidden).astype(jnp.float32)
+
+
+class JoinedHead(nnx.Module):
+    """Dense, dropout and output layer over the vectors of P positions, one after the other.
+
+    K-Adapter (Wang et al. 2021) reads a mention by its opening marker so, P = 1, and a relation by both mentions'
+    opening markers, P = 2: Linear(P * D, D), no activation, dropout, Linear(D, num_labels).
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_labels: int,
+        *,
+        places: int,
+        kind: str,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.normal(config.initializer_range)
+        options = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.kind = kind
+        self.num_labels = num_labels
+        self.places = places
+        self.dense = nnx.Linear(places * config.hidden_size, config.hidden_size, **options)
+        self.output = nnx.Linear(config.hidden_size, num_labels, **options)
+        self.dropout = nnx.Dropout(config.head_dropout)
+
+    def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Returns float32 [..., 1, num_labels] of hidden [..., P, D]; `key` = dropout key, None = no dropout."""
+        if hidden.shape[-2] != self.places:
+            raise ValueError(f"head {self.kind} reads {self.places} positions, got hidden {hidden.shape}")
+        joined = self.dense(hidden.reshape(*hidden.shape[:-2], 1, -1))
+        dropped = self.dropout(joined, deterministic=key is None, rngs=site(key, 0))
+        return self.output(dropped).astype(jnp.float32)
+
+
+Head = MaskedLMHead | PooledHead | PlainHead | JoinedHead
 
 
 class Host(nnx.Module):
@@ -117,22 +182,40 @@ class HeadKind:
     """One kind of head.
 
     Attributes:
-      pooled: whether it is a `PooledHead`, else a `MaskedLMHead`.
+      module: its class.
       num_labels: how many outputs it has where that is no choice; None = the task's number.
       problem_type: Hugging Face's word for its loss, None where it has none.
+      architecture: transformers' class for it, without the family; "Model", the bare encoder, where they have none.
+      places: of a `JoinedHead`, how many positions it reads.
     """
 
-    pooled: bool = True
+    module: type[Head] = PooledHead
     num_labels: int | None = None
     problem_type: str | None = None
+    architecture: str = "ForSequenceClassification"
+    places: int = 0
+
+    @property
+    def own_output(self) -> bool:
+        """Whether it ends in an output layer of its own, `head/output`; a masked-LM head ends in the word vectors."""
+        return self.module is not MaskedLMHead
+
+    @property
+    def named(self) -> bool:
+        """Whether each of its outputs is one label, so that they have names."""
+        return self.own_output and self.architecture not in ("ForMultipleChoice", "ForQuestionAnswering")
 
 
 HEADS: dict[str, HeadKind] = {
-    "masked_lm": HeadKind(pooled=False),
+    "masked_lm": HeadKind(MaskedLMHead, architecture="ForMaskedLM"),
     "classification": HeadKind(problem_type="single_label_classification"),
     "pair_score": HeadKind(num_labels=1),
     "multi_label": HeadKind(problem_type="multi_label_classification"),
-    "multiple_choice": HeadKind(num_labels=1),
+    "multiple_choice": HeadKind(num_labels=1, architecture="ForMultipleChoice"),
+    "token_classification": HeadKind(PlainHead, architecture="ForTokenClassification"),
+    "span": HeadKind(PlainHead, num_labels=2, architecture="ForQuestionAnswering"),
+    "mention": HeadKind(JoinedHead, architecture="Model", places=1),
+    "mention_pair": HeadKind(JoinedHead, architecture="Model", places=2),
 }
 
 
@@ -157,7 +240,7 @@ def build_head(
     Args:
       name: one of `HEADS`.
       config: the encoder's shape.
-      num_labels: outputs of a pooled head; needed unless its kind fixes them.
+      num_labels: how many outputs; needed unless its kind fixes them, and of no concern to a masked-LM head.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
       rngs: where fresh parameters come from.
@@ -166,11 +249,14 @@ def build_head(
       InputError: unknown kind, or a number of labels that is missing or contradicts the kind.
     """
     kind = head_kind(name)
-    if not kind.pooled:
-        return MaskedLMHead(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    if not kind.own_output:
+        return MaskedLMHead(config, **options)
     labels = kind.num_labels if num_labels is None else num_labels
     if labels is None or labels < 1:
         raise InputError("num_labels", f"is {labels} for head {name!r}", "give the number of labels")
     if kind.num_labels not in (None, labels):
         raise InputError("num_labels", f"is {labels}, but head {name!r} has {kind.num_labels}")
-    return PooledHead(config, labels, kind=name, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    if kind.places:
+        options["places"] = kind.places
+    return kind.module(config, labels, kind=name, **options)

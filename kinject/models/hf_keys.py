@@ -98,11 +98,14 @@ _ROBERTA_LM = (
 )
 _BERT_POOLED = (*_dense("pooler.dense", "head/pooler"), *_dense("classifier", "head/output"))
 _ROBERTA_POOLED = (*_dense("classifier.dense", "head/pooler"), *_dense("classifier.out_proj", "head/output"))
+_PLAIN = {"token_classification": _dense("classifier", "head/output"), "span": _dense("qa_outputs", "head/output")}
+_JOINED = (*_dense("mentions.dense", "head/dense"), *_dense("mentions.output", "head/output"))  # the name is ours
 
 # What a checkpoint may hold beside what is asked for. Anything else there is an error, not a warning.
 _BUFFERS = re.compile(r"embeddings\.(position_ids|token_type_ids)")
 _OTHER_HEADS = re.compile(
     r"cls\.seq_relationship\.(weight|bias)|qa_outputs\.(weight|bias)|pooler\.dense\.(weight|bias)"
+    r"|mentions\.(dense|output)\.(weight|bias)"
     r"|classifier\.((dense|out_proj)\.)?(weight|bias)|lm_head\.((dense|layer_norm|decoder)\.)?(weight|bias)"
     r"|cls\.predictions\.((decoder|transform\.dense|transform\.LayerNorm)\.)?(weight|bias)"
 )
@@ -125,20 +128,21 @@ def rules(config: EncoderConfig, head: str | None) -> tuple[Rule, ...]:
 def _head_rules(config: EncoderConfig, head: str | None) -> tuple[Rule, ...]:
     if head is None:
         return ()
-    roberta = config.model_type == "roberta"
-    if not head_kind(head).pooled:
+    roberta, kind = config.model_type == "roberta", head_kind(head)
+    if not kind.own_output:
         return _ROBERTA_LM if roberta else _BERT_LM
+    if kind.places:
+        return _JOINED
+    if head in _PLAIN:
+        return _PLAIN[head]
     # Hugging Face's RoBERTa pools for multiple choice as BERT does, and for classification in its own way
     return _ROBERTA_POOLED if roberta and head != "multiple_choice" else _BERT_POOLED
 
 
 def architecture(config: EncoderConfig, head: str | None) -> str:
-    """Returns the transformers class that holds the same parameters."""
+    """Returns the transformers class that holds the same parameters; the bare encoder's where none has the head."""
     family = {"bert": "Bert", "roberta": "Roberta"}[config.model_type]
-    if head is None:
-        return f"{family}Model"
-    task = {"masked_lm": "MaskedLM", "multiple_choice": "MultipleChoice"}.get(head, "SequenceClassification")
-    return f"{family}For{task}"
+    return f"{family}Model" if head is None else family + head_kind(head).architecture
 
 
 def full_key(rule: Rule, config: EncoderConfig, head: str | None) -> str:

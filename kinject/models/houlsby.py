@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from kinject.errors import did_you_mean
 from kinject.models.config import ACTIVATIONS
 from kinject.models.heads import Host
-from kinject.models.tuning_base import Rules, Tuning, chosen_layers, pooled_output
+from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
 
 
 class Adapter(nnx.Module):
@@ -71,5 +71,5 @@ class Houlsby(Tuning):
                 block.adapter = Adapter(size, self, dtype=dtype, param_dtype=jnp.dtype(held), rngs=rngs)
 
     def rules(self, head: str | None) -> Rules:
-        """The adapters train, and the output layer of a pooled head; its pooler and a masked-LM head do not."""
-        return (("host/.*/adapter/.*", "train"), *pooled_output(head), (".*", "freeze"))
+        """The adapters train, and a head's own output layer; what lies below it and a masked-LM head do not."""
+        return (("host/.*/adapter/.*", "train"), *own_output(head), (".*", "freeze"))

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from kinject.errors import InputError
 from kinject.models.dense import Dense, FusedProjection, JoinedProjection
 from kinject.models.heads import Host
-from kinject.models.tuning_base import Rules, Tuning, chosen_layers, pooled_output
+from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
 
 Site = Literal["query", "key", "value", "attention_output", "up", "down"]
 PARTS: tuple[Site, ...] = ("query", "key", "value")  # in the order of the fused kernel
@@ -140,8 +140,8 @@ class Lora(Tuning):
                 feed_forward.down.lora = LowRank(feed_forward.down, 1, self, rngs)
 
     def rules(self, head: str | None) -> Rules:
-        """A and B train, and the output layer of a pooled head; its pooler and a masked-LM head do not."""
-        return (("host/.*/lora/.*", "train"), *pooled_output(head), (".*", "freeze"))
+        """A and B train, and a head's own output layer; what lies below it and a masked-LM head do not."""
+        return (("host/.*/lora/.*", "train"), *own_output(head), (".*", "freeze"))
 
 
 def merge_lora(host: Host) -> Host:

@@ -72,7 +72,7 @@ def load_host(
       folder_or_id: a folder in Hugging Face's form, or a model id on their hub.
       head: a kind of `kinject.models.heads.HEADS`, or "none" for the bare encoder; None = what `host.json` names, so
         none for a folder that kinject did not write.
-      num_labels: outputs of a pooled head; None = as the checkpoint has it.
+      num_labels: outputs of the head; None = as the checkpoint has it.
       fresh_head: draw those parameters of the head that the checkpoint lacks, instead of raising. What it has is kept.
       dtype: what activations are computed in.
       param_dtype: what parameters are held in.
@@ -181,7 +181,7 @@ def _untied(names: Mapping[str, str], tensors: Tensors, kind: str | None) -> dic
 
 
 def _num_labels(checkpoint: _Checkpoint, kind: str | None, asked: int | None) -> int | None:
-    if kind is None or not head_kind(kind).pooled:
+    if kind is None or not head_kind(kind).own_output:
         return None
     key = next(rule.key for rule in checkpoint.table if rule.path == "head/output/bias")
     tensors, name = checkpoint.tensors, checkpoint.names.get(key)

@@ -96,9 +96,9 @@ def _hf_config(host: Host, kind: str | None, labels: Sequence[str] | None) -> di
     config = host.encoder.config
     values = config.to_hf() | {"architectures": [hf_keys.architecture(config, kind)]}
     values["dtype"] = host.encoder.embeddings.word.embedding[...].dtype.name
-    if kind is None or not head_kind(kind).pooled:
+    if kind is None:
         return values
-    if kind != "multiple_choice":
+    if head_kind(kind).named:
         labels = [f"LABEL_{i}" for i in range(host.head.num_labels)] if labels is None else list(labels)
         if len(labels) != host.head.num_labels or len(set(labels)) != len(labels):
             problem = f"has {len(set(labels))} different names for {host.head.num_labels} outputs"

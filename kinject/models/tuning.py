@@ -2,7 +2,7 @@
 
 What each trains by default is what the authors of map-tuning trained (Zhang et al. 2023, thunlp/Knowledge-Plugin):
 
-| tuning  | encoder                  | pooled head            | masked-LM head |
+| tuning  | encoder                  | head with outputs      | masked-LM head |
 |---------|--------------------------|------------------------|----------------|
 | full    | all                      | all                    | all            |
 | lora    | A and B                  | output, not the pooler | frozen         |
@@ -26,7 +26,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.heads import Host, head_kind
 from kinject.models.houlsby import Houlsby
 from kinject.models.lora import Lora, merge_lora
-from kinject.models.tuning_base import Rules, Tuning, pooled_output
+from kinject.models.tuning_base import Rules, Tuning, own_output
 
 __all__ = ["TUNINGS", "BitFit", "Full", "Houlsby", "Lora", "Tuning", "attach", "make_tuning", "merge_lora", "rules_for"]
 
@@ -46,8 +46,8 @@ class BitFit(Tuning):
     name: ClassVar[str] = "bitfit"
 
     def rules(self, head: str | None) -> Rules:
-        masked_lm = head is not None and not head_kind(head).pooled
-        trained = (("host/head/.*", "train"),) if masked_lm else pooled_output(head)
+        masked_lm = head is not None and not head_kind(head).own_output
+        trained = (("host/head/.*", "train"),) if masked_lm else own_output(head)
         return (("host/.*/bias", "train"), *trained, (".*", "freeze"))
 
 

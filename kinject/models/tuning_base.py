@@ -60,6 +60,6 @@ def chosen_layers(host: Host, numbers: tuple[int, ...] | None) -> Iterator[Layer
         yield layers[number]
 
 
-def pooled_output(head: str | None) -> Rules:
-    """The rule that trains the last layer of a pooled head, where the head is one."""
-    return (("host/head/output/.*", "train"),) if head is not None and head_kind(head).pooled else ()
+def own_output(head: str | None) -> Rules:
+    """The rule that trains a head's own output layer, where it has one."""
+    return (("host/head/output/.*", "train"),) if head is not None and head_kind(head).own_output else ()

@@ -77,6 +77,10 @@ class Task(ABC):
         del records, host, max_length
         return examples
 
+    def rows(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """The batch as the encoder reads it, [rows, L]; differs where an example has several texts (tasks/rows.py)."""
+        return batch
+
     def outputs(
         self,
         host: Host,

@@ -44,6 +44,7 @@ class EntityTyping(LabelledTask):
     head = "multi_label"
     required = ("labels",)
     metric = "f1"
+    needs_type = True
 
     def __init__(self, labels: str | Path | Sequence[str] | None = None, protocol: str = "kinject"):
         super().__init__(labels)
@@ -53,15 +54,23 @@ class EntityTyping(LabelledTask):
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
     ) -> Examples:
         records = list(records)
-        labels = np.stack([self._types(record) for record in records]) if records else np.empty(0)
+        labels = self.type_rows(records)
         return marked_texts(records, (ENTITY_MARKER,), labels, encoder, knowledge, self.protocol, buckets)
+
+    def type_rows(self, records: Sequence[Record]) -> np.ndarray:
+        """The labels of some records, float32 [n, types]: 1 where a mention has a type.
+
+        Raises:
+          InputError: a type that is none of the labels; none at all, where a mention needs one.
+        """
+        return np.stack([self._types(record) for record in records]) if records else np.empty(0)
 
     def _types(self, record: Record) -> np.ndarray:
         names = strings(record, "labels")
-        if not names:
+        if not names and self.needs_type:
             raise InputError(record.where, "field labels is empty", "a mention has at least one type; drop the record")
         if self.labels is None:
-            self.index_of(names[0], record, "labels")
+            self.index_of(None, record, "labels")
         types = np.zeros(self.num_labels, np.float32)
         types[[self.index_of(name, record, f"labels[{i}]") for i, name in enumerate(names)]] = 1
         return types

@@ -9,7 +9,6 @@ examples is one program over B * N * K rows, of however many episodes.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from kinject.tasks.leaderboard import read_questions
 from kinject.tasks.pairs import PairTable
 from kinject.tasks.pooled import pooled_scores
 from kinject.tasks.protocol import Thunlp, protocol_named
+from kinject.tasks.rows import flat_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
     from kinject.models.heads import Host
     from kinject.plugins.base import Plugin
 
-PAIR_ARRAYS = (
-    "token_ids",
-    "segment_ids",
-    "position_ids",
-    "type_ids",
-    "entity_slot",
-    "entity_ids",
-    "entity_vectors",
-)
 EVALUATION_CLASSES = 1000  # the authors measure 200 episodes of 5 ways, 100 of 10: N * episodes is 1000
 
 
@@ -175,6 +166,9 @@ class FewShotRelations(Task):
         made = make_examples(lengths, arrays, buckets=buckets)
         return replace(made, complete=complete, ordered=isinstance(self.protocol, Thunlp))
 
+    def rows(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        return flat_rows(batch)
+
     def outputs(
         self,
         host: Host,
@@ -184,10 +178,8 @@ class FewShotRelations(Task):
         start: int = 0,
     ) -> jax.Array:
         """Class logits float32 [B, N] of a batch whose arrays are [B, N, K, …]."""
-        several = batch["token_ids"].shape[:3]
-        pairs = math.prod(several)
-        flat = {name: batch[name].reshape(pairs, *batch[name].shape[3:]) for name in PAIR_ARRAYS if name in batch}
-        return pooled_scores(host, plugin, flat, key, start).reshape(several).mean(-1)
+        scores = pooled_scores(host, plugin, self.rows(batch), key, start)
+        return scores.reshape(batch["token_ids"].shape[:-1]).mean(-1)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]

@@ -11,7 +11,8 @@ from kinject.errors import InputError
 if TYPE_CHECKING:
     from kinject.data.records import Mention, Record
 
-HEAD_MARKER, TAIL_MARKER, ENTITY_MARKER = "#", "$", "$"
+HEAD_MARKER, TAIL_MARKER, ENTITY_MARKER = "#", "$", "$"  # map-tuning's
+SUBJECT_MARKER, OBJECT_MARKER = "@", "#"  # K-Adapter's; the former stands around a lone mention too
 
 
 def marked(record: Record, markers: Sequence[str]) -> tuple[Mention, ...]:

@@ -1,4 +1,4 @@
-"""What the tasks that read one pooled vector a text have in common."""
+"""What the tasks that classify a text with marked mentions have in common."""
 
 from __future__ import annotations
 
@@ -48,6 +48,8 @@ def marked_texts(
     knowledge: KnowledgeBase | None,
     protocol: Protocol,
     buckets: int,
+    *,
+    at_markers: bool = False,
 ) -> Examples:
     """One example a record: its text with markers and slots around its mentions.
 
@@ -59,6 +61,7 @@ def marked_texts(
       knowledge: whose entities get slots; None for none.
       protocol: how text becomes tokens.
       buckets: how many padded lengths at most.
+      at_markers: whether the head reads the opening markers, in `positions` int32 [B, mentions], not the first token.
 
     Raises:
       InputError: another number of mentions, two records with one id.
@@ -69,8 +72,10 @@ def marked_texts(
 
     def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
         rows = [encoded[i] for i in index]
+        read = {"positions": np.stack([one.markers[:, 0] for one in rows])} if at_markers else {}
         return {
             **encoder.pad(rows, length, entity_count(rows)),
+            **read,
             "labels": labels[index],
             "mention_spans": np.stack([first_span(one) for one in rows]),
         }

@@ -6,7 +6,10 @@ from kinject.tasks import (
     entity_questions,
     entity_typing,
     few_shot_relations,
+    marker_entity_typing,
+    marker_relations,
     mention_masked_lm,
+    multiple_choice,
     relation_classification,
 )
 
@@ -16,6 +19,9 @@ __all__ = [
     "entity_questions",
     "entity_typing",
     "few_shot_relations",
+    "marker_entity_typing",
+    "marker_relations",
     "mention_masked_lm",
+    "multiple_choice",
     "relation_classification",
 ]

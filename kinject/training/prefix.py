@@ -49,11 +49,12 @@ def prefix_bytes(feed: Feed, hidden_size: int) -> int:
 
 
 def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_size: int, place: Placement) -> Feed:
-    """The feed with `prefix` float32 [B, L, D], hidden state `start`, in every batch."""
+    """The feed with `prefix` float32 [B, L, D] (of examples of several texts [B, …, L, D]), hidden state `start`."""
 
     def compute(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
         host, plugin = program.merge(params)
-        return encode_prefix(host, batch, plugin, stop=start)
+        states = encode_prefix(host, program.task.rows(batch), plugin, stop=start)
+        return states.reshape(*batch["token_ids"].shape, -1)
 
     compute = jax.jit(compute)
     batch_size = place.round_up(batch_size)

@@ -1,0 +1,96 @@
+"""Relation classification by the vectors of two markers: K-Adapter's form of it (Wang et al. 2021, section 3.2, 4.3).
+
+`@ [ENTITY] / subject @` and `# [ENTITY] / object #` in the sentence; the head reads the opening markers' vectors, one
+after the other. TACRED's metric is the micro-F1 over the relations, `no_relation` not counted as one; T-REx-rc has no
+such label, and accuracy and the macro-F1 are for it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kinject.errors import InputError
+from kinject.tasks.base import Task, register_task
+from kinject.tasks.fields import OBJECT_MARKER, SUBJECT_MARKER
+from kinject.tasks.pooled import marked_texts
+from kinject.tasks.relation_classification import RelationClassification
+
+if TYPE_CHECKING:
+    from kinject.data.encode import EntityEncoder
+    from kinject.data.pipeline import Examples
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+
+
+@register_task("marker_relations")
+class MarkerRelations(RelationClassification):
+    """Records need two mentions, subject and object, and `label`.
+
+    Args:
+      labels: names of the relations, or a file of them; see `LabelledTask`.
+      ignored: the label that is no relation; none is ignored where the labels do not have it.
+      most_ignored: how many training records of that label are used, the first ones; None = all. K-Adapter uses 45,000
+        of TACRED's.
+    """
+
+    head = "mention_pair"
+    metric = "f1"
+
+    def __init__(
+        self,
+        labels: str | Path | Sequence[str] | None = None,
+        ignored: str = "no_relation",
+        most_ignored: int | None = None,
+    ):
+        super().__init__(labels)
+        if most_ignored is not None and (type(most_ignored) is not int or most_ignored < 0):
+            raise InputError("task_options.most_ignored", f"is {most_ignored!r}", "it must be a whole number from 0")
+        self.ignored, self.most_ignored = ignored, most_ignored
+
+    def for_evaluation(self) -> Task:
+        task = copy.copy(self)
+        task.most_ignored = None
+        return task
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        kept, dropped = self._kept(records)
+        labels = np.array([self.index_of(one.fields["label"], one, "label") for one in kept], np.int32)
+        markers = (SUBJECT_MARKER, OBJECT_MARKER)
+        made = marked_texts(kept, markers, labels, encoder, knowledge, self.protocol, buckets, at_markers=True)
+        return replace(
+            made, notes={f"dropped: more than {self.most_ignored} {self.ignored}": dropped} if dropped else {}
+        )
+
+    def _kept(self, records: Sequence[Record]) -> tuple[list[Record], int]:
+        """Returns the records that are used, in order, and how many are not."""
+        kept, seen = [], 0
+        for record in records:
+            seen += record.fields["label"] == self.ignored
+            if self.most_ignored is None or record.fields["label"] != self.ignored or seen <= self.most_ignored:
+                kept.append(record)
+        return kept, 0 if self.most_ignored is None else max(0, seen - self.most_ignored)
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Micro precision, recall and F1 over the relations; their macro-F1; accuracy over all labels.
+
+        The macro-F1 is the mean over the relations that occur among right or predicted ones.
+        """
+        from sklearn.metrics import precision_recall_fscore_support
+
+        chosen, right = predictions["chosen"], predictions["right"]
+        counted = [i for i, label in enumerate(self.labels) if label != self.ignored]
+        options = {"labels": counted, "zero_division": 0}
+        precision, recall, f1, _ = precision_recall_fscore_support(right, chosen, average="micro", **options)
+        options["labels"] = sorted(set(counted) & (set(right.tolist()) | set(chosen.tolist()))) or counted
+        *_, macro, _ = precision_recall_fscore_support(right, chosen, average="macro", **options)
+        accuracy = float((chosen == right).mean())
+        micro = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+        return {**micro, "macro_f1": float(macro), "accuracy": accuracy}

@@ -1,0 +1,99 @@
+"""What the tests of single tasks share: a world whose host can spell markers and prefixes, and a run of all stages."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny_world import (
+    VOCABULARY,
+    as_device,
+    evaluate_stage,
+    run_experiment,
+    write_base,
+    write_host,
+    write_records,
+)
+
+from kinject.data.pipeline import Feed
+from kinject.data.records import parse_record
+from kinject.knowledge.base import KnowledgeBase
+from kinject.plugins.store import make_plugin, save_plugin
+from kinject.stages.base import knowledge_identity, open_host
+
+MORE = ["@", "Q", "A", ":", "the", ",", "who", "?"]
+WORDS = [*VOCABULARY, *MORE]
+
+
+class TaskWorld:
+    """A raw masked-LM host and a knowledge base of cities, in a folder."""
+
+    def __init__(self, folder, layers=1):
+        self.folder = folder
+        write_host(folder / "raw", layers=layers, more=MORE)
+        write_base(folder / "knowledge")
+        self.host = open_host(folder / "raw", head="masked_lm")
+        self.knowledge = KnowledgeBase.open(folder / "knowledge")
+        made = make_plugin({"name": "map_tuning"}, hidden_size=16, knowledge_dim=8, seed=1)
+        identities = {"host": self.host.identity, "knowledge": knowledge_identity(self.knowledge)}
+        identities |= {"config": {}, "metrics": {}}
+        self.plugin = save_plugin(folder / "plugin", made, **identities)
+
+    def batch(self, task, values, *, slots=True, max_length=None):
+        """All examples of some records, in one batch."""
+        knowledge = self.knowledge if slots else None
+        examples = task.examples(parsed(*values), self.host.encoder(max_length), knowledge, buckets=1)
+        (batch,) = Feed(examples, knowledge and knowledge.gather).evaluation(examples.size)
+        return batch
+
+    def run(self, task, values, options, steps=2):
+        """A host made from the raw model, then measured alone and with a plugin of the raw model.
+
+        Returns:
+          (results by stage, folder of the run).
+        """
+        data = (str(write_records(self.folder / f"{task}.jsonl", values)),)
+        fit = {"batch_size": 4, "steps": steps, "buckets": 1, "log_every": 1, "checkpoint_every": steps}
+        fit |= {"optimizer": {"learning_rate": 0.01}, "evaluation_batch_size": 8}
+        host = {"kind": "host", "task": task, "data": data, "dev_data": data, "base": str(self.folder / "raw")}
+        host |= {"task_options": options, "fit": fit}
+        later = {key: value for key, value in options.items() if key != "labels"}  # those are the host's
+        table = evaluate_stage(self.folder, {"plugin": str(self.plugin)}, task=task, host="@host", task_options=later)
+        table["domains"]["cities"] |= {"data": data, "reference_data": ()}
+        table |= {"examples": 0, "batch_size": 8}
+        folder = self.folder / "runs" / task
+        return run_experiment({"seed": 0, "stages": {"host": host, "table": table}}, folder), folder
+
+
+def check_run(world, task, values, options, *, n, extra=()):
+    """A task on the tiny world: two steps, then the host alone and with a plugin on the same records."""
+    results, folder = world.run(task, values, options)
+    table = results["table"]["cities"]
+    assert table["n"] == n and {"host", "plugin", "shuffled", "coverage"} <= table.keys()
+    # the table measures what the stage measured
+    assert table["host"] == pytest.approx(results["host"][f"dev_{table['metric']}"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 2 and losses[0] != losses[1] and np.isfinite(losses).all()
+    assert all(f"dev_{name}" in results["host"] for name in extra)
+    assert json.loads((folder / "host" / "host.json").read_text())["task"] == task
+    return results, folder
+
+
+def parsed(*values):
+    return [parse_record(value, f"file.jsonl:{number}") for number, value in enumerate(values, 1)]
+
+
+def shown(ids, slots=None, entities=None):
+    """A row's pieces without padding; a slot is shown by its row in the knowledge base."""
+    pieces = [WORDS[i] for i in ids]
+    for place, slot in enumerate(slots if slots is not None else ()):
+        if slot >= 0:
+            pieces[place] = f"E{entities[slot]}"
+    return " ".join(piece for piece in pieces if piece != "[PAD]")
+
+
+def row(batch, *at):
+    return shown(*(batch[name][at] for name in ("token_ids", "entity_slot", "entity_ids")))
+
+
+__all__ = ["MORE", "WORDS", "TaskWorld", "as_device", "check_run", "parsed", "row", "shown"]
