@@ -36,7 +36,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--plugin", required=True, action="append", metavar="DIR", help="plugin folder; may be repeated"
     )
-    parser.add_argument("--knowledge", required=True, metavar="DIR", help="knowledge base folder")
+    parser.add_argument(
+        "--knowledge", metavar="DIR", help="knowledge base folder; not for plugins that were trained without one"
+    )
     parser.add_argument("--data", required=True, action="append", metavar="FILE", help="records, JSON lines")
     parser.add_argument("--task", metavar="NAME", help="task (default: the one in host.json)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffle (default 0)")

@@ -194,10 +194,12 @@ def test_a_tuned_host_is_one_of_transformers(with_mapper):
     np.testing.assert_allclose(ours[:, 0], theirs[np.arange(2), places], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("given", ["plugin", "knowledge"])
-def test_a_plugin_without_knowledge_is_no_fine_tuning_without_it(world, tmp_path, given):
-    stage = host_stage(world / "raw_host", world / "train.jsonl", 2, **{given: str(world / "knowledge")})
+def test_knowledge_without_a_plugin_and_a_plugin_without_its_knowledge_are_refused(world, tmp_path, raw_start):
+    stage = host_stage(world / "raw_host", world / "train.jsonl", 2, knowledge=str(world / "knowledge"))
     with pytest.raises(InputError, match=r"stages\.host: .*plugin and knowledge go together"):
+        run_experiment({"stages": {"host": stage}}, tmp_path / "run")
+    stage = host_stage(world / "raw_host", world / "train.jsonl", 2, plugin=str(raw_start))
+    with pytest.raises(InputError, match="it reads the knowledge base 'cities', and none is named"):
         run_experiment({"stages": {"host": stage}}, tmp_path / "run")
 
 

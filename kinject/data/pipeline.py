@@ -58,6 +58,7 @@ class Examples:
       lengths: padded length of each bucket.
       complete: makes the arrays that are too large to be kept for all examples at once.
       ordered: train in the given order, not in a shuffled one.
+      made_of: int [n], of which of the records each example was made; None = the i-th of the i-th, or of several.
       notes: what became of the records, such as how many were dropped and why.
     """
 
@@ -65,6 +66,7 @@ class Examples:
     lengths: tuple[int, ...] = ()
     complete: Complete | None = None
     ordered: bool = False
+    made_of: np.ndarray | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -21,7 +21,11 @@ from flax import nnx
 from kinject.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from kinject.data.pipeline import Examples
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
     from kinject.models.encoder import Encoder
+    from kinject.stages.base import ReadyHost
 
 ENTRY_POINT_GROUP = "kinject.plugins"
 BEYOND_THE_LAST_LAYER = sys.maxsize  # first_seam() of a plugin that changes no hidden state of the encoder
@@ -48,6 +52,8 @@ class Plugin(nnx.Module):
       reads_sequence: whether a seam of the last layer needs every position of a row. The encoder then computes the
         last layer everywhere, and gathers afterwards. Where a subclass does not say, it is True exactly when it
         overrides `feed_forward` or `outputs`.
+      reads_slots: whether entities with a vector get a slot in its examples. Where a subclass does not say, it is True
+        exactly when it overrides `embed`.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -56,11 +62,14 @@ class Plugin(nnx.Module):
 
     name: ClassVar[str] = "identity"
     reads_sequence: ClassVar[bool] = False
+    reads_slots: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "reads_sequence" not in vars(cls):
             cls.reads_sequence = _overrides(cls, "feed_forward") or _overrides(cls, "outputs")
+        if "reads_slots" not in vars(cls):
+            cls.reads_slots = _overrides(cls, "embed")
 
     def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs | None = None):
         """Remembers what every plugin is built from.
@@ -75,6 +84,30 @@ class Plugin(nnx.Module):
         self.config = type(self).Config() if config is None else config
         self.hidden_size = hidden_size
         self.knowledge_dim = knowledge_dim
+
+    @classmethod
+    def reads_examples(cls) -> bool:
+        """Whether what it reads differs by example, so that giving an example another's knowledge is a control."""
+        return cls.reads_slots or _overrides(cls, "prepare")
+
+    def prepare(
+        self, examples: Examples, records: Sequence[Record], host: ReadyHost, knowledge: KnowledgeBase | None
+    ) -> Examples:
+        """Gives each example what the method reads of it beyond slots: arrays that then are in every batch.
+
+        Called once a data set, before training and before evaluation; large arrays belong into `Examples.complete`.
+
+        Args:
+          examples: as the task made them.
+          records: for each example the record whose knowledge it gets: its own, or a donor's in the shuffled control.
+          host: the frozen host, with its tokenizer.
+          knowledge: the knowledge base; None where the stage names none.
+
+        Raises:
+          InputError: a record or a host that the method cannot serve.
+        """
+        del records, host, knowledge
+        return examples
 
     def before(self, encoder: Encoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the seams read as `batch`: called once a forward pass, ahead of all of them, with the host's encoder.

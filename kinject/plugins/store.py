@@ -26,6 +26,8 @@ from kinject.plugins.base import Plugin, plugin_class
 from kinject.tree import flatten, unflatten
 
 FORMAT_VERSION = 1
+NO_KNOWLEDGE = {"name": "none", "fingerprint": None, "dim": 0, "count": 0}
+"""The knowledge base of a plugin that was trained without one; it fits wherever its host does."""
 FIELDS = {
     "method": str,
     "method_config": dict,
@@ -171,7 +173,8 @@ def load_plugin(
     Args:
       folder: written by `save_plugin`.
       host: the host that it is to be plugged into; None skips that check.
-      knowledge: `{"fingerprint", "dim"}` of the knowledge base whose vectors it will read; None skips that check.
+      knowledge: `{"fingerprint", "dim"}` of the knowledge base that it will read, `NO_KNOWLEDGE` where there is none;
+        None skips that check.
 
     Raises:
       InputError: no plugin there, a damaged one, leaves that the method does not have or that are missing, another
@@ -261,12 +264,16 @@ def check_fits(
                 f"({host.encoder_fingerprint[:19]}…) nor one that it was made from",
                 "train a plugin for this host",
             )
-    if knowledge is not None:
+    pinned = manifest["knowledge"].get("fingerprint")
+    if knowledge is not None and pinned is not None:
+        if knowledge["fingerprint"] is None:
+            name = manifest["knowledge"].get("name")
+            raise InputError(where, f"it reads the knowledge base {name!r}, and none is named", "name its folder")
         if manifest["knowledge_dim"] != knowledge["dim"]:
             raise InputError(
                 where, f"knowledge_dim is {manifest['knowledge_dim']}, the knowledge base has {knowledge['dim']}"
             )
-        pinned = str(manifest["knowledge"].get("fingerprint"))
+        pinned = str(pinned)
         if pinned != knowledge["fingerprint"]:
             raise InputError(
                 where,

@@ -21,7 +21,7 @@ from kinject.datasets.records import find_dataset, is_dataset, parse_reference, 
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.pretrained import LoadedHost, load_host
-from kinject.plugins.store import HostIdentity
+from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity
 from kinject.tasks.base import make_task
 from kinject.training.mesh import Placement
 from kinject.training.reporting import Reporter
@@ -130,8 +130,10 @@ class ReadyHost:
         return EntityEncoder(self.tokenizer, max_length)
 
 
-def knowledge_identity(base: KnowledgeBase) -> dict[str, Any]:
-    """What a plugin is pinned to, and what its card says of the knowledge base."""
+def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
+    """What a plugin is pinned to, and what its card says of the knowledge base; None for one that reads none."""
+    if base is None:
+        return dict(NO_KNOWLEDGE)
     return {
         "name": base.name,
         "fingerprint": base.fingerprint,

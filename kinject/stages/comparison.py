@@ -13,6 +13,7 @@ from kinject.data.records import Record
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import Plugin
 from kinject.stages.base import ReadyHost
+from kinject.stages.feeding import give_knowledge, record_of, task_examples
 from kinject.tasks.base import Task
 from kinject.training.loop import evaluate
 from kinject.training.mesh import Placement
@@ -65,34 +66,32 @@ class Comparison:
           records: what is asked.
           knowledge: of the plugin that it is compared with; a task may leave out what that knows nothing of.
         """
-        examples = self.task.bare_examples(records, self.host.encoder(self.max_length), knowledge)
-        return self._evaluate(None, Feed(self._prepared(examples, records)))
+        return self._evaluate(None, Feed(self._examples(None, knowledge, records)))
 
     def with_plugin(
-        self, plugin: Plugin, knowledge: KnowledgeBase, records: Sequence[Record]
+        self, plugin: Plugin, knowledge: KnowledgeBase | None, records: Sequence[Record]
     ) -> tuple[dict[str, float], Predictions]:
-        """Slots for all entities that have a vector, through the plugin."""
-        return self._evaluate(plugin, Feed(self._plugged(knowledge, records), knowledge.gather))
+        """What the plugin reads, through the plugin: slots of all entities that have a vector, or what it prepares."""
+        examples = self._examples(plugin, knowledge, records)
+        return self._evaluate(plugin, self._given(examples, plugin, knowledge, records))
 
     def shuffled(
-        self, plugin: Plugin, knowledge: KnowledgeBase, records: Sequence[Record], seed: int
+        self, plugin: Plugin, knowledge: KnowledgeBase | None, records: Sequence[Record], seed: int
     ) -> tuple[dict[str, float], Predictions, np.ndarray]:
-        """The same plugin and the same slots, but every row gets other entities: those of a row with as many.
+        """The same plugin and the same slots, but every row gets another's knowledge.
+
+        Where the plugin reads slots, those of a row with as many entities; else what it prepares for a record that
+        names other entities.
 
         Returns:
-          (metrics, predictions, int [n]: whose entities each example got; its own where there is no slot).
+          (metrics, predictions, int [n]: whose knowledge each example got; its own where it has none to exchange).
         """
-        examples = self._plugged(knowledge, records)
-        entities = _entities_in_order(examples)
-        donors = _donors(entities, seed)
-
-        swapped = entities.copy()
-        swapped[entities >= 0] = entities[donors][entities[donors] >= 0]  # donors have as many, maybe elsewhere
-
-        def swap(bucket: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {"entity_ids": swapped[bucket["index"]]}
-
-        return *self._evaluate(plugin, Feed(examples.with_arrays(swap), knowledge.gather)), donors
+        examples = self._examples(plugin, knowledge, records)
+        if plugin.reads_slots:
+            examples, donors = _swap_entities(examples, seed)
+        else:
+            donors = derangement(_linked_alike(records)[record_of(examples, records)], seed)
+        return *self._evaluate(plugin, self._given(examples, plugin, knowledge, records, donors)), donors
 
     def coverage(self, knowledge: KnowledgeBase, records: Sequence[Record]) -> float:
         """Share of the mentions whose entity has a vector."""
@@ -100,12 +99,19 @@ class Comparison:
         _, found = knowledge.gather(knowledge.rows([one or "" for one in ids]))
         return float(found.mean()) if len(ids) else 0.0
 
-    def _plugged(self, knowledge: KnowledgeBase, records: Sequence[Record]) -> Examples:
-        examples = self.task.examples(records, self.host.encoder(self.max_length), knowledge)
-        return self._prepared(examples, records)
+    def _examples(self, plugin: Plugin | None, knowledge: KnowledgeBase | None, records: Sequence[Record]) -> Examples:
+        return task_examples(self.task, plugin, records, self.host, knowledge, max_length=self.max_length)
 
-    def _prepared(self, examples: Examples, records: Sequence[Record]) -> Examples:
-        return self.task.prepare(examples, records, self.host, self.max_length)
+    def _given(
+        self,
+        examples: Examples,
+        plugin: Plugin,
+        knowledge: KnowledgeBase | None,
+        records: Sequence[Record],
+        donors: np.ndarray | None = None,
+    ) -> Feed:
+        examples = give_knowledge(examples, plugin, records, self.host, knowledge, donors)
+        return Feed(examples, None if knowledge is None else knowledge.gather)
 
     def _evaluate(self, plugin: Plugin | None, feed: Feed) -> tuple[dict[str, float], Predictions]:
         program, params = split_program(self.host.loaded.host, plugin, self.task)
@@ -113,6 +119,27 @@ class Comparison:
             self._steps[program] = make_evaluation_step(program)
         _, params = hold({}, params, "float32", self.placement.replicated, program.tables)
         return evaluate(program, params, feed, self.batch_size, self.placement, self._steps[program])
+
+
+def _swap_entities(examples: Examples, seed: int) -> tuple[Examples, np.ndarray]:
+    """The examples with the entities of others that have as many, and whose, int [n]."""
+    entities = _entities_in_order(examples)
+    donors = _donors(entities, seed)
+    swapped = entities.copy()
+    swapped[entities >= 0] = entities[donors][entities[donors] >= 0]  # donors have as many, maybe elsewhere
+
+    def swap(bucket: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"entity_ids": swapped[bucket["index"]]}
+
+    return examples.with_arrays(swap), donors
+
+
+def _linked_alike(records: Sequence[Record]) -> np.ndarray:
+    """A number for each record, int [n]; records share one that link the same entities or, linking none, one text."""
+    groups: dict[Any, int] = {}
+    linked = [tuple(sorted({one.entity for one in record.mentions if one.entity})) for record in records]
+    keys = [entities or record.text for entities, record in zip(linked, records, strict=True)]
+    return np.array([groups.setdefault(key, len(groups)) for key in keys], np.int64)
 
 
 def _entities_in_order(examples: Examples) -> np.ndarray:

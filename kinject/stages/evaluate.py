@@ -21,8 +21,9 @@ from kinject.tasks.base import make_task
 class DomainConfig(Section):
     """One domain's held-out data and the plugins that are compared on it; without any, the host alone.
 
-    `plugins` maps a row's name to a plugin's folder; the first is also run with shuffled entities. With
-    `reference_data` (the plugin's own training records) the table has the rows that use no language model.
+    `plugins` maps a row's name to a plugin's folder; the first that reads knowledge of each example is also run with
+    that of others. A plugin that was trained without a knowledge base needs none here. With `reference_data` (the
+    plugin's own training records) the table has the rows that use no language model.
     """
 
     knowledge: str | None = None
@@ -31,9 +32,9 @@ class DomainConfig(Section):
     reference_data: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _plugins_with_knowledge(self) -> DomainConfig:
-        if self.knowledge is None and (self.plugins or self.reference_data):
-            raise ValueError("plugins and reference_data need knowledge, whose vectors they read")
+    def _looked_up_in_knowledge(self) -> DomainConfig:
+        if self.knowledge is None and self.reference_data:
+            raise ValueError("reference_data needs knowledge, whose vectors are looked up")
         return self
 
 
@@ -86,6 +87,7 @@ class EvaluateStage(Stage):
             rows[row] = metrics[metric]
             if after is None:
                 after = predictions
+            if "shuffled" not in rows and stored.plugin.reads_examples():
                 seed = self.run.seed_of(self.name)
                 metrics, swapped, donors = comparison.shuffled(stored.plugin, knowledge, records, seed)
                 rows["shuffled"] = metrics[metric]
@@ -110,7 +112,7 @@ class EvaluateStage(Stage):
     def _examples(
         self,
         comparison: Comparison,
-        knowledge: KnowledgeBase,
+        knowledge: KnowledgeBase | None,
         records: Sequence[Record],
         before: dict[str, np.ndarray],
         after: dict[str, np.ndarray],
@@ -130,8 +132,10 @@ class EvaluateStage(Stage):
         ]
 
 
-def _name(knowledge: KnowledgeBase, record: Record) -> str:
+def _name(knowledge: KnowledgeBase | None, record: Record) -> str:
     """The label of a record's first entity; its id where the knowledge base does not know it, "" where it has none."""
     entity = (record.mentions[0].entity if record.mentions else None) or ""
+    if knowledge is None:
+        return entity
     (row,) = knowledge.rows([entity])
     return knowledge.entity(int(row)).label or entity if row >= 0 else entity

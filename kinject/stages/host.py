@@ -56,8 +56,8 @@ class HostConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _plugin_with_knowledge(self) -> HostConfig:
-        if (self.plugin is None) != (self.knowledge is None):
-            raise ValueError("plugin and knowledge go together: a plugin reads vectors")
+        if self.plugin is None and self.knowledge is not None:
+            raise ValueError("plugin and knowledge go together: a host alone reads none")
         return self
 
 
@@ -84,10 +84,11 @@ class HostStage(TrainingStage):
         attach(base.loaded.host, tuning, nnx.Rngs(self.run.seed_of(f"{self.name}.tuning")))
         knowledge = plugin = None
         if config.plugin is not None:
-            knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
+            if config.knowledge is not None:
+                knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
             folder = self.run.path(config.plugin, f"{self.where}.plugin")
             plugin = load_plugin(folder, host=base.identity, knowledge=knowledge_identity(knowledge)).plugin
-        feeds = self.feeds(task, base, knowledge)
+        feeds = self.feeds(task, base, knowledge, plugin)
         rules = rules_for(tuning, task.head, base.loaded.fresh) if config.train is None else config.train
         result = self.fit(task, base, plugin, feeds, rules)
         host = base.loaded.host

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flax import nnx
 from pydantic import Field
 
+from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import Plugin
@@ -19,7 +20,7 @@ from kinject.plugins.thunlp import load_released_affine
 from kinject.stages.base import ReadyHost, knowledge_identity, open_host
 from kinject.stages.initialise import initialise
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
-from kinject.tasks.base import Task, make_task
+from kinject.tasks.base import make_task
 from kinject.tree import flatten, unflatten
 
 
@@ -33,7 +34,7 @@ class PluginConfig(TrainingConfig):
 
     kind: Literal["plugin"] = "plugin"
     host: str
-    knowledge: str
+    knowledge: str | None = None
     method: dict[str, Any] = {"name": "map_tuning"}
     initialise: str = "random"
     ridge_penalty: float = Field(0.1, ge=0)
@@ -48,7 +49,9 @@ class PluginStage(TrainingStage):
 
     def check(self) -> None:
         super().check()
-        read_method(self.config.method, f"{self.where}.method")
+        cls, _ = read_method(self.config.method, f"{self.where}.method")
+        if cls.reads_slots and self.config.knowledge is None:
+            raise InputError(f"{self.where}.knowledge", "it is missing", f"{cls.name} reads entity vectors: name it")
         start = self.config.initialise
         if start != "random" and not start.startswith("ridge_"):
             self.run.check(start, f"{self.where}.initialise")
@@ -59,9 +62,16 @@ class PluginStage(TrainingStage):
         reference = self.run.model(config.host, f"{self.where}.host")
         host = open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=config.fit.compute_dtype)
         task = task.for_host(host.loaded, f"{self.where}.host")
-        knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
-        feeds = self.feeds(task, host, knowledge)
-        plugin = self._plugin(task, host, knowledge, feeds)
+        knowledge = config.knowledge and self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
+        plugin = make_plugin(
+            config.method,
+            hidden_size=host.loaded.config.hidden_size,
+            knowledge_dim=0 if knowledge is None else knowledge.dim,
+            seed=self.run.seed_of(self.name),
+            where=f"{self.where}.method",
+        )
+        feeds = self.feeds(task, host, knowledge, plugin)
+        self._initialise(plugin, host, knowledge, feeds[0])
         result = self.fit(task, host, plugin, feeds)
         nnx.update(plugin, unflatten(take(result, "plugin")))
         save_plugin(
@@ -75,18 +85,11 @@ class PluginStage(TrainingStage):
         )
         return summary(result, feeds[0])
 
-    def _plugin(self, task: Task, host: ReadyHost, knowledge: KnowledgeBase, feeds: Any) -> Plugin:
+    def _initialise(self, plugin: Plugin, host: ReadyHost, knowledge: KnowledgeBase | None, feed: Feed) -> None:
         config = self.config
-        plugin = make_plugin(
-            config.method,
-            hidden_size=host.loaded.config.hidden_size,
-            knowledge_dim=knowledge.dim,
-            seed=self.run.seed_of(self.name),
-            where=f"{self.where}.method",
-        )
         if config.initialise.startswith("ridge_"):
             initialise(
-                plugin, config.initialise, feeds[0], host.loaded.host, config.ridge_penalty, f"{self.where}.initialise"
+                plugin, config.initialise, feed, host.loaded.host, config.ridge_penalty, f"{self.where}.initialise"
             )
         elif config.initialise.endswith(".bin"):
             path = self.run.path(config.initialise, f"{self.where}.initialise")
@@ -95,7 +98,6 @@ class PluginStage(TrainingStage):
             path = self.run.path(config.initialise, f"{self.where}.initialise")
             stored = load_plugin(path, host=host.identity, knowledge=knowledge_identity(knowledge))
             take_over(plugin, stored, f"{self.where}.initialise")
-        return plugin
 
 
 def take_over(plugin: Plugin, stored: StoredPlugin, where: str) -> None:

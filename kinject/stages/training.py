@@ -11,6 +11,7 @@ from kinject.data.pipeline import Feed
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import Plugin
 from kinject.stages.base import ReadyHost, Stage, StageConfig
+from kinject.stages.feeding import give_knowledge, task_examples
 from kinject.tasks.base import Task
 from kinject.training.loop import Fit, FitConfig, FitResult
 from kinject.training.partition import describe
@@ -40,17 +41,19 @@ class TrainingStage(Stage):
 
     config: TrainingConfig
 
-    def feeds(self, task: Task, host: ReadyHost, knowledge: KnowledgeBase | None) -> tuple[Feed, Feed | None]:
+    def feeds(
+        self, task: Task, host: ReadyHost, knowledge: KnowledgeBase | None, plugin: Plugin | None
+    ) -> tuple[Feed, Feed | None]:
         """The encoded training and development data; the latter None where the config has none."""
-        encoder = host.encoder(self.config.max_length)
         gather = None if knowledge is None else knowledge.gather
 
         def feed(task: Task, references: tuple[str, ...], field: str) -> Feed:
             records = self.run.records(references, task.required, f"{self.where}.{field}")
-            examples = task.examples(records, encoder, knowledge, buckets=self.config.fit.buckets)
+            length, buckets = self.config.max_length, self.config.fit.buckets
+            examples = task_examples(task, plugin, records, host, knowledge, max_length=length, buckets=buckets)
             for note, count in examples.notes.items():
                 self.run.reporter.say(f"{self.name}.{field}: {count} of {len(records)} {note}")
-            return Feed(task.prepare(examples, records, host, self.config.max_length), gather)
+            return Feed(give_knowledge(examples, plugin, records, host, knowledge), gather)
 
         train = feed(task, self.config.data, "data")
         return train, feed(task.for_evaluation(), self.config.dev_data, "dev_data") if self.config.dev_data else None

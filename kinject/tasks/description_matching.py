@@ -71,7 +71,8 @@ class DescriptionMatching(Task):
                 "mention_spans": np.stack([first_span(one) for one in rows]),
             }
 
-        return make_examples([len(one) for one in encoded], arrays, buckets=buckets)
+        made = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
+        return replace(made, made_of=np.array(owners))
 
     def prepare(self, examples: Examples, records: Sequence[Record], host: Any, max_length: int | None) -> Examples:
         """Adds `targets` float32 [B, D]: what the frozen encoder makes of each description, computed once."""

@@ -53,7 +53,8 @@ class EntityQuestions(Cloze):
     ) -> Examples:
         records = list(records)
         unique_ids(records)
-        kept, labels, dropped = self._answerable(records, encoder.tokenizer)
+        numbers, labels, dropped = self._answerable(records, encoder.tokenizer)
+        kept = [records[number] for number in numbers]
         passages = [Passage(self._question(one), marked(one, (ENTITY_MARKER,)), where=one.where) for one in kept]
         encoded = self.protocol.encode(passages, encoder, knowledge)
         for record, one in zip(kept, encoded, strict=True):
@@ -69,17 +70,17 @@ class EntityQuestions(Cloze):
             }
 
         made = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
-        return replace(made, notes=dict(dropped))
+        return replace(made, notes=dict(dropped), made_of=np.array(numbers))
 
     def _answerable(
         self, records: Sequence[Record], tokenizer: HostTokenizer
-    ) -> tuple[list[Record], np.ndarray, Counter[str]]:
-        """Returns the records that stay, their labels int32 [n], and how many were dropped for what."""
+    ) -> tuple[list[int], np.ndarray, Counter[str]]:
+        """Returns the numbers of the records that stay, their labels int32 [n], and how many were dropped for what."""
         answers = [strings(record, "answers") for record in records]
         find = _entries if isinstance(self.protocol, Thunlp) else _pieces
         known = find(tokenizer, list(dict.fromkeys(answer for some in answers for answer in some)))
         kept, labels, dropped = [], [], Counter()
-        for record, some in zip(records, answers, strict=True):
+        for number, (record, some) in enumerate(zip(records, answers, strict=True)):
             marked(record, (ENTITY_MARKER,))
             label = next((known[answer] for answer in some if answer in known), None)
             if record.mentions[0].entity is None:
@@ -87,7 +88,7 @@ class EntityQuestions(Cloze):
             elif label is None:
                 dropped["dropped: no answer of one piece"] += 1
             else:
-                kept.append(record)
+                kept.append(number)
                 labels.append(label)
         if records and not kept:
             problem = ", ".join(f"{reason.removeprefix('dropped: ')} ({count})" for reason, count in dropped.items())

@@ -61,15 +61,15 @@ class MentionMaskedLM(Task):
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
     ) -> Examples:
-        return self._examples(self._encode(records, encoder, knowledge, self.slots), encoder, buckets)
+        return self._examples(*self._encode(records, encoder, knowledge, self.slots), encoder, buckets)
 
     def bare_examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
     ) -> Examples:
         """Without slots, but of the very sentences that have them with `knowledge`."""
-        return self._examples(self._encode(records, encoder, knowledge, slots=False), encoder, buckets)
+        return self._examples(*self._encode(records, encoder, knowledge, slots=False), encoder, buckets)
 
-    def _examples(self, encoded: list[Encoded], encoder: EntityEncoder, buckets: int) -> Examples:
+    def _examples(self, encoded: list[Encoded], owners: list[int], encoder: EntityEncoder, buckets: int) -> Examples:
         if not encoded:
             raise InputError("data set", "no sentence has a mention with a vector that fits into max_length")
 
@@ -85,29 +85,32 @@ class MentionMaskedLM(Task):
             padded = encoder.pad(rows, length, entity_count(rows))
             return {**padded, "positions": positions, "labels": labels, "weights": weights}
 
-        return make_examples([len(one) for one in encoded], arrays, buckets=buckets)
+        return replace(make_examples([len(one) for one in encoded], arrays, buckets=buckets), made_of=np.array(owners))
 
     def _encode(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, slots: bool
-    ) -> list[Encoded]:
+    ) -> tuple[list[Encoded], list[int]]:
+        """The sentences that can be used, masked in all ways, and of which record each was made."""
         encoder = copy.copy(encoder)
         encoder.truncate = never  # a shortened sentence may have lost what tells the mention
-        passages = [
-            Passage(record.source, mentions, where=record.where)
-            for record in records
+        variants = [
+            (Passage(record.source, mentions, where=record.where), number)
+            for number, record in enumerate(records)
             if record.mentions
             for mentions in masking_variants(record.mentions)
         ]
+        passages = [passage for passage, _ in variants]
         rows = slot_rows(knowledge)
         encoded = encoder.encode_batch(passages, rows, skip_overlong=True)
         kept = [
-            (passage, one)
-            for passage, one in zip(passages, encoded, strict=True)
+            (passage, number, one)
+            for (passage, number), one in zip(variants, encoded, strict=True)
             if one is not None and (knowledge is None or len(one.entities)) and len(one.mask_positions)
         ]
+        owners = [number for _, number, _ in kept]
         if slots or knowledge is None:
-            return [one for _, one in kept]
-        return encoder.encode_batch([passage for passage, _ in kept])
+            return [one for _, _, one in kept], owners
+        return encoder.encode_batch([passage for passage, _, _ in kept]), owners
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]
