@@ -117,7 +117,7 @@ class Comparison:
         program, params = split_program(self.host.loaded.host, plugin, self.task)
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
-        _, params = hold({}, params, "float32", self.placement.replicated, program.tables)
+        _, params = hold({}, params, "float32", self.placement, program.tables)
         return evaluate(program, params, feed, self.batch_size, self.placement, self._steps[program])
 
 

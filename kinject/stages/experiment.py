@@ -20,7 +20,7 @@ from kinject.stages.knowledge import KnowledgeStage
 from kinject.stages.plugin import PluginStage
 from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
-from kinject.training.mesh import Placement
+from kinject.training.mesh import MeshConfig, Placement
 from kinject.training.reporting import Reporter
 
 STAGES: dict[str, type[Stage]] = {
@@ -31,7 +31,7 @@ STAGES: dict[str, type[Stage]] = {
     "plugin": PluginStage,
     "evaluate": EvaluateStage,
 }
-TOP = ("name", "seed", "stages", "published")
+TOP = ("name", "seed", "stages", "published", "mesh")
 RESERVED = ("checkpoints", "seconds", "total")  # other things in the workdir and in results.json
 
 
@@ -62,7 +62,8 @@ class Experiment:
             raise InputError("config.seed", f"it must be a whole number from 0, got {seed!r}")
         workdir = Path(workdir).expanduser().absolute()
         reporter = Reporter(quiet=quiet)
-        run = Run(workdir, seed, reporter, Placement.over(devices), stages)
+        mesh = build(MeshConfig, config.get("mesh", {}), "mesh")  # where, not what: not part of what `settled` compares
+        run = Run(workdir, seed, reporter, Placement.over(devices, mesh), stages)
         settled = {
             "name": config.get("name", "experiment"),
             "seed": seed,

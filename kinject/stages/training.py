@@ -82,6 +82,8 @@ class TrainingStage(Stage):
             placement=self.run.placement,
         )
         self.run.reporter.say(f"{self.name}: {describe(params, fit.labels, program.tables)}")
+        if fit.place.devices > 1:
+            self.run.reporter.say("\n  ".join([fit.place.describe(), *fit.place.notes(params)]))
         return fit.run()
 
 

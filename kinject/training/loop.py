@@ -119,7 +119,7 @@ def evaluate(
     parts: list[dict[str, np.ndarray]] = []
     loss = weight = 0.0
     for batch in feed.evaluation(batch_size):
-        outputs = jax.device_get(step(params, place.batch(batch)))
+        outputs = place.fetch(step(params, place.batch(batch)))
         losses, weights = outputs.pop("loss"), outputs.pop("loss_weights")
         loss, weight = loss + float((losses * weights).sum()), weight + float(weights.sum())
         real = batch["weights"].reshape(len(batch["index"]), -1).max(1) > 0
@@ -151,19 +151,24 @@ class Fit:
         self.name, self.program, self.config, self.seed = name, program, config, seed
         self.place = placement or Placement.single()
         self.train_feed, self.dev_feed, self.reporter = train_feed, dev_feed, reporter
-        if config.batch_size % self.place.devices:
+        if config.batch_size % self.place.row_parts:
             raise InputError(
-                f"{name}.fit.batch_size", f"{config.batch_size} rows cannot be shared by {self.place.devices} devices"
+                f"{name}.fit.batch_size", f"{config.batch_size} rows cannot be shared by {self.place.row_parts} devices"
             )
         self.labels = label_parameters(params, rules, f"{name}.train", program.tables)
         self.total = config.total_steps(train_feed.examples.size)
         train, frozen = split(params, self.labels)
-        train, self.frozen = hold(train, frozen, config.compute_dtype, self.place.replicated, program.tables)
+        train, self.frozen = hold(train, frozen, config.compute_dtype, self.place, program.tables)
         self._skip_frozen_prefix(train)
         optimizer = make_optimizer(config.optimizer, self.labels, self.total)
-        self.state = initial_state(train, optimizer, self.labels)
+        self.state = self.place.state(initial_state(train, optimizer, self.labels))
         self.train_step = make_train_step(
-            self.program, optimizer, self.labels, seed=seed, dropout=config.dropout != "none"
+            self.program,
+            optimizer,
+            self.labels,
+            seed=seed,
+            dropout=config.dropout != "none",
+            shardings=self.place.shardings(self.state),
         )
         self.evaluation_step = make_evaluation_step(self.program)
         self.iterator = iter(self.train_feed.training(config.batch_size, seed))
@@ -284,5 +289,5 @@ class Fit:
             train = best.state
             metrics |= {f"dev_{name}": value for name, value in best.meta["metrics"].items()}
             metrics["best_step"] = best.step
-        fetched = {path: np.asarray(leaf) for path, leaf in jax.device_get(train).items()}
+        fetched = {path: np.asarray(leaf) for path, leaf in self.place.fetch(train).items()}
         return FitResult(fetched, metrics, step, self.progress.seconds, self.labels)

@@ -1,52 +1,228 @@
-"""Where arrays live: a one-axis mesh over which the batch is split and everything else is replicated."""
+"""Where arrays live: a mesh with the axes `data` (rows of a batch) and `model` (heads, columns and words of a host).
+
+Everything is `jax.jit` with `NamedSharding`s over Auto axes: arrays are placed by the rules below and XLA puts in the
+collectives. One axis is the special case of two, several processes are that of one, and a single device is placed
+plainly, without a mesh.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from pydantic import Field
 
+from kinject.config import Section
 from kinject.errors import InputError
+
+DATA, MODEL = "data", "model"
+
+# Megatron's split (Shoeybi et al. 2019): heads, the columns of a layer's first matrix and the rows of its second, so
+# that one sum over `model` ends each half of a layer. Of several dimensions the first that can be divided is taken:
+# rows of the word table, or its hidden size.
+MODEL_RULES: tuple[tuple[str, tuple[int, ...]], ...] = (
+    (r"host/encoder/embeddings/word/embedding", (0, 1)),
+    (r"host/head/bias", (0,)),
+    (r"host/encoder/layers/\d+/attention/qkv/kernel", (2,)),
+    (r"host/encoder/layers/\d+/attention/qkv/bias", (1,)),
+    (r"host/encoder/layers/\d+/attention/output/kernel", (0,)),
+    (r"host/encoder/layers/\d+/feed_forward/up/kernel", (1,)),
+    (r"host/encoder/layers/\d+/feed_forward/up/bias", (0,)),
+    (r"host/encoder/layers/\d+/feed_forward/down/kernel", (0,)),
+)
+
+
+class MeshConfig(Section):
+    """How devices are arranged: the config's section `mesh`.
+
+    Attributes:
+      data: how many parts a batch is split into; -1 = all devices that `model` leaves.
+      model: how many parts the host's layers are split into.
+      shard_frozen: frozen matrices are split over `data` too, and gathered where a layer needs them: less memory, more
+        traffic.
+      rules: (regex over parameter paths, dimensions of which the first that can be divided is split over `model`); a
+        path that no rule covers is replicated, which is what plugins are.
+    """
+
+    data: int = Field(-1, ge=-1)
+    model: int = Field(1, ge=1)
+    shard_frozen: bool = False
+    rules: tuple[tuple[str, tuple[int, ...]], ...] = MODEL_RULES
+
+
+ONE_AXIS = MeshConfig()
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Shardings of a run; on a single device, plain placement."""
+    """Shardings of a run.
 
-    devices: int
-    replicated: NamedSharding | None
-    rows: NamedSharding | None
+    Attributes:
+      mesh: with the axes `data` and `model`; None = the one device of the one process.
+      config: the rules by which parameters are placed.
+    """
+
+    mesh: Mesh | None = None
+    config: MeshConfig = ONE_AXIS
 
     @classmethod
     def single(cls) -> Placement:
-        return cls(1, None, None)
+        return cls()
 
     @classmethod
-    def over(cls, count: int | None) -> Placement:
-        """A mesh over `count` devices (all of them when None).
+    def over(cls, count: int | None = None, config: MeshConfig = ONE_AXIS) -> Placement:
+        """A mesh over `count` devices, of all processes; None = as many as `config` asks for, or all.
 
         Raises:
-          InputError: there are not that many.
+          InputError: there are not that many, they do not make up the axes, or a process would have none of them.
         """
         if count is not None and count < 1:
             raise InputError("devices", f"{count} asked for", "give 1 or more, or nothing for all")
+        if config.data == 0:
+            raise InputError("mesh.data", "0 parts", "give 1 or more, or -1 for all that model leaves")
         available = jax.devices()
-        count = count or len(available)
+        if count is None:
+            count = len(available) if config.data == -1 else config.data * config.model
         if count > len(available):
             raise InputError("devices", f"{count} asked for, there are {len(available)} ({available[0].platform})")
+        data = count // config.model if config.data == -1 else config.data
+        if data * config.model != count:
+            axes = f"data {'the rest' if config.data == -1 else data} x model {config.model}"
+            raise InputError("mesh", f"{count} devices do not make up {axes}", "mend --devices or mesh")
+        if jax.process_count() > 1 and count != len(available):
+            problem = f"{count} asked for, the {jax.process_count()} processes have {len(available)}"
+            raise InputError("devices", problem, "all devices of several processes are used")
         if count == 1:
-            return cls.single()
-        mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=available[:count])
-        return cls(count, NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
+            return cls(None, config)
+        axes = ((data, config.model), (DATA, MODEL))
+        return cls(jax.make_mesh(*axes, axis_types=(AxisType.Auto,) * 2, devices=available[:count]), config)
+
+    @property
+    def devices(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
+    def row_parts(self) -> int:
+        """Into how many parts the rows of a batch are split."""
+        return 1 if self.mesh is None else self.mesh.shape[DATA]
+
+    @cached_property
+    def replicated(self) -> NamedSharding | None:
+        return self._sharding()
+
+    @cached_property
+    def rows(self) -> NamedSharding | None:
+        return self._sharding(DATA)
+
+    def _sharding(self, *axes: str | None) -> NamedSharding | None:
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def describe(self) -> str:
+        """The devices in words."""
+        if self.mesh is None:
+            return "1 device"
+        processes = jax.process_count()
+        axes = f"{self.devices} devices, data {self.row_parts} x model {self.mesh.shape[MODEL]}"
+        return axes + (f", {processes} processes" if processes > 1 else "")
+
+    # Parameters
+
+    def parameter(self, path: str, shape: tuple[int, ...], frozen: bool) -> NamedSharding | None:
+        """Where a parameter lives; None on a single device."""
+        if self.mesh is None:
+            return None
+        axes: list[str | None] = [None] * len(shape)
+        split = self._first_divisible(shape, self._rule(path), MODEL)
+        if split is not None:
+            axes[split] = MODEL
+        if frozen and self.config.shard_frozen and len(shape) > 1:
+            largest = sorted((dim for dim in range(len(shape)) if dim != split), key=lambda dim: -shape[dim])
+            whole = self._first_divisible(shape, largest, DATA)
+            if whole is not None:
+                axes[whole] = DATA
+        return self._sharding(*axes)
+
+    def notes(self, params: Mapping[str, Any]) -> list[str]:
+        """The parameters that a rule would split and that are replicated, as they do not divide."""
+        if self.mesh is None or self.mesh.shape[MODEL] == 1:
+            return []
+        found: dict[str, int] = {}
+        for path, leaf in params.items():
+            dims = self._rule(path)
+            if dims and self._first_divisible(leaf.shape, dims, MODEL) is None:
+                group = re.sub(r"/\d+(?=/|$)", "/*", path)
+                note = f"{group} {list(leaf.shape)} does not divide by model {self.mesh.shape[MODEL]}: replicated"
+                found[note] = found.get(note, 0) + 1
+        return [note + (f" ({count} leaves)" if count > 1 else "") for note, count in found.items()]
+
+    def _rule(self, path: str) -> tuple[int, ...]:
+        return next((dims for pattern, dims in self.config.rules if re.fullmatch(pattern, path)), ())
+
+    def _first_divisible(self, shape: tuple[int, ...], dims: Iterable[int], axis: str) -> int | None:
+        size = self.mesh.shape[axis]
+        fitting = (dim for dim in dims if dim < len(shape) and shape[dim] % size == 0)
+        return next(fitting, None) if size > 1 else None
+
+    def put(self, leaf: Any, sharding: NamedSharding | None) -> jax.Array:
+        """A leaf that every process has whole, onto the devices."""
+        if sharding is None:
+            return leaf
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    def state(self, tree: Any) -> Any:
+        """A tree whose leaves are either on the mesh or the same everywhere (counters) -> all on the mesh."""
+        if self.mesh is None:
+            return tree
+
+        def placed(leaf: jax.Array) -> jax.Array:
+            there = isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == self.mesh
+            return leaf if there else self.put(leaf, self.replicated)
+
+        return jax.tree.map(placed, tree)
+
+    def shardings(self, tree: Any) -> Any:
+        """The tree's shardings, for `jax.jit`; None on a single device."""
+        return None if self.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+    # Batches
 
     def round_up(self, rows: int) -> int:
-        return -(-rows // self.devices) * self.devices
+        """The next number of rows that the mesh can share."""
+        return -(-rows // self.row_parts) * self.row_parts
 
-    def batch(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """A batch onto the devices, rows split over the mesh."""
-        if self.rows is None:
-            return jax.device_put(dict(batch))
-        return jax.device_put(dict(batch), self.rows)
+    def share(self, rows: int) -> np.ndarray | None:
+        """Which of a batch's rows this process's devices hold, int [n], ascending; None = all of them."""
+        if self.rows is None or self.rows.is_fully_addressable:
+            return None
+        held = self.rows.addressable_devices_indices_map((rows,)).values()
+        return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
+
+    def batch(self, batch: Mapping[str, Any], rows: int | None = None) -> dict[str, jax.Array]:
+        """A batch onto the devices, rows split over `data`.
+
+        Args:
+          batch: the rows of `share(rows)`, first axis of every array.
+          rows: how many the whole batch has, all processes' together; None where there is one process.
+        """
+        if self.rows is None or self.rows.is_fully_addressable:
+            return jax.device_put(dict(batch), self.rows)
+        return {
+            key: jax.make_array_from_process_local_data(self.rows, values, (rows, *values.shape[1:]))
+            for key, values in batch.items()
+        }
+
+    def fetch(self, tree: Any) -> Any:
+        """A tree of device arrays -> numpy, whole, on every process."""
+        leaves = jax.tree.leaves(tree)
+        if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves):
+            tree = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
+        return jax.device_get(tree)

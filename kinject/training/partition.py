@@ -10,11 +10,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.training.mesh import Placement
 from kinject.tree import Flat
 
 TRAIN, FREEZE = "train", "freeze"
@@ -74,9 +74,13 @@ def split(params: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Flat, F
 
 
 def hold(
-    train: Flat, frozen: Flat, compute_dtype: Any, sharding: Any = None, tables: Collection[str] = ()
+    train: Flat,
+    frozen: Flat,
+    compute_dtype: Any,
+    place: Placement | None = None,
+    tables: Collection[str] = (),
 ) -> tuple[Flat, Flat]:
-    """Puts parameters on the devices: trainable ones in float32, frozen floating ones in the compute dtype, once.
+    """Puts parameters where they live: trainable ones in float32, frozen floating ones in the compute dtype, once.
 
     Tables keep the dtype that they have. The trainable leaves are copied: the train step donates its buffers, and the
     caller's arrays must survive that.
@@ -86,9 +90,16 @@ def hold(
         floating = jnp.issubdtype(leaf.dtype, jnp.floating) and path not in tables
         return compute_dtype if floating else leaf.dtype
 
-    held = {path: jnp.array(leaf, jnp.float32, copy=True) for path, leaf in train.items()}
-    still = {path: jnp.asarray(leaf, frozen_dtype(path, leaf)) for path, leaf in frozen.items()}
-    return (held, still) if sharding is None else (jax.device_put(held, sharding), jax.device_put(still, sharding))
+    place = place or Placement.single()
+    held = {
+        path: place.put(jnp.array(leaf, jnp.float32, copy=True), place.parameter(path, leaf.shape, frozen=False))
+        for path, leaf in train.items()
+    }
+    still = {
+        path: place.put(jnp.asarray(leaf, frozen_dtype(path, leaf)), place.parameter(path, leaf.shape, frozen=True))
+        for path, leaf in frozen.items()
+    }
+    return held, still
 
 
 def describe(params: Mapping[str, Any], labels: Mapping[str, str], tables: Collection[str] = ()) -> str:

@@ -64,7 +64,7 @@ def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_
         parts = []
         for low in range(0, size, batch_size):
             rows = np.minimum(np.arange(low, low + batch_size), size - 1)
-            parts.append(np.asarray(compute(params, place.batch(feed.batch(number, rows))), np.float32))
+            parts.append(np.asarray(place.fetch(compute(params, place.batch(feed.batch(number, rows)))), np.float32))
         return np.concatenate(parts)[:size]
 
     buckets = tuple(

@@ -81,9 +81,11 @@ def make_train_step(
     *,
     seed: int,
     dropout: bool,
+    shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """The jitted step (state, frozen, batch) -> (state, {"loss", "gradient_norm"}); the state's buffers are donated.
 
+    `shardings` are the state's on a mesh (`Placement.shardings`): pinned, or XLA might choose others for the new state.
     The logged norm is that of the trainable gradients: asking for the norm of all would compute all.
     """
 
@@ -104,7 +106,7 @@ def make_train_step(
         logged = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
         return TrainState(train, optimizer_state, state.step + 1), logged
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, shardings.step))
 
 
 def make_evaluation_step(

@@ -1,0 +1,96 @@
+"""Trains the same few steps on several meshes of four devices and says what came out; run by test_mesh.py.
+
+python tests/mesh_cases.py WORLD WORKDIR
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from tiny_world import plugin_stage
+
+from kinject.data.pipeline import Feed
+from kinject.data.records import read_records
+from kinject.knowledge.base import KnowledgeBase
+from kinject.models.tuning import attach, make_tuning, rules_for
+from kinject.plugins.store import make_plugin
+from kinject.stages.base import open_host
+from kinject.tasks.base import make_task
+from kinject.training.loop import Fit, FitConfig
+from kinject.training.mesh import MeshConfig, Placement
+from kinject.training.reporting import Reporter
+from kinject.training.step import split_program
+
+MESHES = {
+    "1x1": (1, {}),
+    "4x1": (4, {}),
+    "2x2": (4, {"model": 2}),
+    "1x4": (4, {"model": 4}),
+    "2x2 sharded": (4, {"model": 2, "shard_frozen": True}),
+}
+CASES = {  # case: what trains, which meshes
+    "map": (None, list(MESHES)),
+    "full": ({"name": "full"}, ["1x1", "2x2"]),
+    "lora": ({"name": "lora", "sites": ["query", "key", "up"]}, ["1x1", "2x2 sharded"]),
+}
+
+
+def fit_of(world: Path, workdir: Path, tuning: dict | None, mesh: str) -> Fit:
+    host = open_host(world / "host", head="masked_lm", dropout=0.1)
+    task, knowledge, plugin = make_task("cloze"), KnowledgeBase.open(world / "knowledge"), None
+    rules = [("plugin/.*", "train"), (".*", "freeze")]
+    if tuning is None:
+        plugin = make_plugin({"name": "map_tuning"}, hidden_size=16, knowledge_dim=8, seed=1)
+    else:
+        made = make_tuning(tuning)
+        attach(host.loaded.host, made, nnx.Rngs(0))
+        rules = list(rules_for(made, "masked_lm", ()))
+    program, params = split_program(host.loaded.host, plugin, task)
+
+    def feed(split: str) -> Feed:
+        records = list(read_records(world / f"{split}.jsonl", ("label",)))
+        return Feed(task.examples(records, host.encoder(None), knowledge, buckets=1), knowledge.gather)
+
+    count, axes = MESHES[mesh]
+    # sgd: Adam would blow up the rounding of gradients that are zero
+    settings = {"steps": 4, "log_every": 2, "checkpoint_every": 4, "dropout": "all"}
+    settings["optimizer"] = {"name": "sgd", "learning_rate": 0.05, "clip": 1.0}
+    fit = FitConfig.model_validate(plugin_stage(world)["fit"] | settings)
+    place = Placement.over(count, MeshConfig(**axes))
+    options = {"seed": 3, "workdir": workdir, "reporter": Reporter(quiet=True), "placement": place}
+    return Fit("stage", program, params, rules, fit, feed("train"), feed("dev"), **options)
+
+
+def split_of(fit: Fit) -> dict[str, list]:
+    """Which parameters are not replicated, and how."""
+    leaves = {**fit.state.train, **fit.frozen}
+    if fit.place.mesh is None:
+        return {}
+    return {
+        path: [list(leaf.shape), str(leaf.sharding.spec)]
+        for path, leaf in leaves.items()
+        if not leaf.is_fully_replicated
+    }
+
+
+def main(world: Path, workdir: Path) -> None:
+    assert jax.device_count() == 4
+    found = {}
+    for case, (tuning, meshes) in CASES.items():
+        for mesh in meshes:
+            folder = workdir / f"{case} {mesh}"
+            fit = fit_of(world, folder, tuning, mesh)
+            split, start = split_of(fit), {path: np.array(leaf) for path, leaf in fit.state.train.items()}
+            result = fit.run()
+            np.savez(folder / "train.npz", **result.train)
+            moved = max(float(np.abs(leaf - start[path]).max()) for path, leaf in result.train.items())
+            notes = fit.place.notes({**fit.state.train, **fit.frozen})
+            found[f"{case} {mesh}"] = {"split": split, "metrics": result.metrics, "moved": moved, "notes": notes}
+    (workdir / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,112 @@
+"""Meshes: what is placed where, and that no arrangement of devices changes a number beyond rounding."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from kinject.config import build
+from kinject.errors import InputError
+from kinject.training.mesh import MeshConfig, Placement
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory):
+    """Workdir of mesh_cases.py, run with four devices."""
+    folder = tmp_path_factory.mktemp("meshes")
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    script = Path(__file__).with_name("mesh_cases.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(world), str(folder)],
+        env={
+            **os.environ,
+            "XLA_FLAGS": flags,
+            "PYTHONPATH": os.pathsep.join([str(script.parents[1]), str(script.parent)]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", ["map", "full", "lora"])
+def test_every_mesh_trains_as_one_device(trained, case):
+    found = json.loads((trained / "found.json").read_text())
+    meshes = [name for name in found if name.startswith(f"{case} ") and not name.endswith("1x1")]
+    assert meshes
+    one, wanted = trained / f"{case} 1x1", np.load(trained / f"{case} 1x1" / "train.npz")
+    assert found[f"{case} 1x1"]["moved"] > 1e-4, "nothing was trained"
+    for mesh in meshes:
+        arrays = np.load(trained / mesh / "train.npz")
+        assert sorted(arrays) == sorted(wanted)
+        for path in wanted:
+            np.testing.assert_allclose(arrays[path], wanted[path], rtol=1e-4, atol=1e-6, err_msg=f"{mesh} {path}")
+        for line, ours in zip(lines(one), lines(trained / mesh), strict=True):
+            assert ours.pop("stage") == line.pop("stage")
+            assert ours == pytest.approx(line, rel=1e-4), mesh
+
+
+def test_what_is_split(trained):
+    found = json.loads((trained / "found.json").read_text())
+    layer = "host/encoder/layers/0"
+    split = found["map 2x2"]["split"]
+    assert split[f"{layer}/attention/qkv/kernel"] == [[16, 3, 2, 8], "P(None, None, 'model', None)"]
+    assert split[f"{layer}/attention/output/kernel"] == [[2, 8, 16], "P('model', None, None)"]
+    assert split[f"{layer}/feed_forward/up/kernel"] == [[16, 32], "P(None, 'model')"]
+    assert split[f"{layer}/feed_forward/down/kernel"] == [[32, 16], "P('model', None)"]
+    # 81 words do not divide by 2, so their hidden size is split
+    assert split["host/encoder/embeddings/word/embedding"] == [[81, 16], "P(None, 'model')"]
+    assert not any(path.startswith("plugin/") or path.endswith("down/bias") for path in split)
+    assert found["map 4x1"]["split"] == {}
+    both = found["map 2x2 sharded"]["split"]
+    assert both[f"{layer}/feed_forward/up/kernel"][1] == "P('data', 'model')"
+    assert not any(path.startswith("plugin/") for path in both)
+    assert f"{layer}/attention/qkv/kernel" in found["full 2x2"]["split"], "trained host leaves are split as frozen ones"
+
+
+def test_what_does_not_divide_is_replicated_with_a_note(trained):
+    found = json.loads((trained / "found.json").read_text())
+    notes = found["map 1x4"]["notes"]
+    assert (
+        "host/encoder/layers/*/attention/qkv/kernel [16, 3, 2, 8] does not divide by model 4: replicated (3 leaves)"
+        in (notes)
+    )
+    assert not any("feed_forward" in note for note in notes)
+    assert "host/encoder/layers/0/attention/qkv/kernel" not in found["map 1x4"]["split"]
+    assert found["map 1x1"]["notes"] == found["map 4x1"]["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("count", "axes", "message"),
+    [
+        (0, {}, "give 1 or more"),
+        (3, {}, "3 asked for, there are 2"),
+        (1, {"model": 2}, "1 devices do not make up data the rest x model 2"),
+        (2, {"data": 1}, "2 devices do not make up data 1 x model 1"),
+        (None, {"data": 2, "model": 2}, "4 asked for, there are 2"),
+        (None, {"data": 0}, "0 parts"),
+    ],
+)
+def test_devices_that_do_not_make_up_a_mesh_are_refused(count, axes, message):
+    assert jax.device_count() == 2
+    with pytest.raises(InputError, match=message):
+        Placement.over(count, MeshConfig(**axes))
+
+
+def test_mesh_of_a_config():
+    with pytest.raises(InputError, match="did you mean model"):
+        build(MeshConfig, {"modell": 2}, "mesh")
+    assert Placement.over(None, MeshConfig(model=2)).describe() == "2 devices, data 1 x model 2"
+    assert Placement.over(None, MeshConfig(data=1)).mesh is None
+    assert Placement.over(None).describe() == "2 devices, data 2 x model 1"
