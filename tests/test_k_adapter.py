@@ -12,7 +12,7 @@ from kinject.plugins.k_adapter import KAdapter, spread
 from kinject.plugins.store import make_plugin
 from kinject.tree import flatten
 
-SMALL = {"name": "k_adapter", "width": 12, "heads": 3, "feed_forward": 20}
+SMALL = {"name": "k_adapter", "width": 12, "heads": 3, "feed_forward": 20, "depth": 1}
 D = 32
 
 
@@ -39,7 +39,8 @@ def run(encoder, batch, plugin=None, key=None):
 
     def forward(params):
         encoder, plugin = nnx.merge(graph, params)
-        return encoder(batch, plugin, key)
+        found = encoder(batch, plugin, key)
+        return found if plugin is None else (found, plugin.adapt(found.hidden_states, batch))
 
     return fast_jit(forward)(nnx.to_pure_dict(state))
 
@@ -105,12 +106,11 @@ def reference(plugin, states, segments, read):
 @pytest.mark.parametrize("layers", [None, (1, 3), (4,)])
 def test_the_forward_pass_is_that_of_torch(encoder, layers):
     batch = packed(encoder.config)
-    plugin = small(layers=layers)
-    found = run(encoder, batch, plugin)
+    plugin = small(layers=layers, depth=2)
+    found, got = run(encoder, batch, plugin)
     segments, real = np.asarray(batch["segment_ids"]), np.asarray(batch["segment_ids"]) > 0
     expected = reference(plugin, found.hidden_states, segments, layers or (0, 1, 2))
-    got = np.asarray(plugin.adapt(found.hidden_states, batch))
-    np.testing.assert_allclose(got[real], expected[real], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(got)[real], expected[real], rtol=0, atol=1e-5)
     # and joined as in the paper: Linear([h; a]), whose first block ours holds without the identity
     last = np.asarray(found.hidden_states[-1], np.float64)
     kernel = np.asarray(plugin.join.linear.kernel[...], np.float64)
@@ -122,8 +122,8 @@ def test_the_forward_pass_is_that_of_torch(encoder, layers):
 def test_joined_by_a_sum(encoder):
     batch, plugin = packed(encoder.config), small(join="add")
     plugin.join.scale[...] = jnp.ones_like(plugin.join.scale[...])
-    found = run(encoder, batch, plugin)
-    expected = found.hidden_states[-1] + plugin.adapt(found.hidden_states, batch)
+    found, adapted = run(encoder, batch, plugin)
+    expected = found.hidden_states[-1] + adapted
     np.testing.assert_allclose(found.last, expected, rtol=0, atol=2e-5)
 
 
@@ -131,14 +131,14 @@ def test_joined_by_a_sum(encoder):
 def test_an_untrained_adapter_is_the_host_bit_for_bit(encoder, join):
     batch = packed(encoder.config)
     plugin = make_plugin({**SMALL, "join": join}, hidden_size=D, knowledge_dim=0, seed=4)
-    bare, plugged = run(encoder, batch), run(encoder, batch, plugin)
+    bare, (plugged, adapted) = run(encoder, batch), run(encoder, batch, plugin)
     assert np.asarray(bare.last).tobytes() == np.asarray(plugged.last).tobytes()
-    assert float(jnp.abs(plugin.adapt(plugged.hidden_states, batch)).max()) > 0.1  # though the units do compute
+    assert float(jnp.abs(adapted).max()) > 0.1  # though the units do compute
 
 
 def test_the_first_step_reaches_the_join_and_the_second_the_units(encoder):
     batch, plugin = packed(encoder.config), make_plugin(SMALL, hidden_size=D, knowledge_dim=0)
-    states = encoder(batch).hidden_states
+    states = run(encoder, batch).hidden_states
     graph, state = nnx.split(plugin)
 
     def loss(params):
@@ -157,19 +157,19 @@ def test_the_first_step_reaches_the_join_and_the_second_the_units(encoder):
 
 def test_padding_and_neighbours_change_nothing(encoder):
     plugin = small()
-    short = tiny_batch(encoder.config, [6], 6)
-    alone = np.asarray(run(encoder, short, plugin).last)[0]
+    short, other = tiny_batch(encoder.config, [6], 6), tiny_batch(encoder.config, [5], 5, seed=7)
+    alone = np.asarray(run(encoder, short, plugin)[0].last)[0]
     padded = {name: jnp.pad(array, ((0, 0), (0, 5))) for name, array in short.items()}
-    np.testing.assert_allclose(np.asarray(run(encoder, padded, plugin).last)[0, :6], alone, rtol=0, atol=1e-5)
-    other = tiny_batch(encoder.config, [5], 5, seed=7)
-    both = {name: jnp.concatenate([short[name], other[name]], 1) for name in short}
-    both["segment_ids"] = jnp.asarray([[1] * 6 + [2] * 5], jnp.int32)
-    np.testing.assert_allclose(np.asarray(run(encoder, both, plugin).last)[0, :6], alone, rtol=0, atol=1e-5)
+    packed = {name: jnp.concatenate([short[name], other[name]], 1) for name in short}
+    packed["segment_ids"] = jnp.asarray([[1] * 6 + [2] * 5], jnp.int32)
+    rows = {name: jnp.concatenate([padded[name], packed[name]]) for name in short}
+    for found in np.asarray(run(encoder, rows, plugin)[0].last)[:, :6]:
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
 
 
 def test_dropout_needs_a_key_and_follows_it(encoder):
     batch, plugin = packed(encoder.config), small(dropout=0.3)
-    states = encoder(batch).hidden_states
+    states = run(encoder, batch).hidden_states
     outputs = [np.asarray(plugin.outputs(states, batch, key)) for key in (None, *map(jax.random.key, (1, 1, 2)))]
     assert outputs[1].tobytes() == outputs[2].tobytes()
     assert all(np.abs(outputs[a] - outputs[b]).max() > 1e-3 for a, b in ((0, 1), (1, 3)))

@@ -1,9 +1,9 @@
 """K-Adapter: a stack of small transformers beside a frozen host, reading some of its hidden states.
 
-Wang et al., "K-Adapter: Infusing Knowledge into Pre-Trained Models with Adapters", Findings of ACL 2021, section 3. Unit
-i reads u_i = h[l_i] + a_(i-1) (a_0 = 0) and yields a_i = u_i + Up(Transformer(Down(u_i))); the last a is joined with the
-host's last hidden state. The knowledge is what the adapter was trained on (relations between entities: `factual`;
-heads of dependencies: `linguistic`), not a table that it reads.
+Wang et al., "K-Adapter: Infusing Knowledge into Pre-Trained Models with Adapters", Findings of ACL 2021, section 3.
+Unit i reads u_i = h[l_i] + a_(i-1) (a_0 = 0) and yields a_i = u_i + Up(Transformer(Down(u_i))); the last a is joined
+with the host's last hidden state. The knowledge is what the adapter was trained on (relations between entities, heads
+of dependencies), not a table that it reads.
 
 Seam: hidden-state outputs. Trained: units and join, 47.25 M parameters in the units of the paper's shape. Needs of the
 knowledge base: nothing.
@@ -58,7 +58,7 @@ class Join(nnx.Module):
             self.scale = nnx.Param(jnp.zeros((count, hidden_size), jnp.float32))
 
     def __call__(self, last: jax.Array, vectors: Sequence[jax.Array]) -> jax.Array:
-        """last [..., D] and `count` vectors [..., D] -> float32 [..., D]."""
+        """Joins `count` vectors [..., D] to `last` [..., D]: float32 [..., D]."""
         last = last.astype(jnp.float32)
         if hasattr(self, "linear"):
             return last + self.linear(jnp.concatenate(vectors, -1).astype(jnp.float32))
