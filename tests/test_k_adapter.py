@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 from tiny import fast_jit, random_host, tiny_batch, tiny_config
+from tiny_world import same_bits
 
 from kinject.errors import InputError
 from kinject.plugins.k_adapter import KAdapter, spread
+from kinject.plugins.k_adapter_combination import KAdapterCombination
 from kinject.plugins.store import make_plugin
 from kinject.tree import flatten
 
@@ -212,3 +214,48 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 def test_a_host_too_shallow_is_refused(encoder):
     with pytest.raises(InputError, match=r"method\.layers: names hidden state 9, the host's last is 4; leave layers"):
         run(encoder, packed(encoder.config), small(layers=(0, 9)))
+
+
+def combination(parts, join="concat"):
+    made = KAdapterCombination.made_of(KAdapterCombination.Config(join=join), parts, hidden_size=D, rngs=nnx.Rngs(0))
+    return made
+
+
+@pytest.mark.parametrize("join", ["concat", "add"])
+def test_a_combination_is_the_host_until_its_join_is_trained(encoder, join):
+    batch = packed(encoder.config)
+    parts = {"factual": small(1), "linguistic": small(2, layers=(1, 4))}
+    made = combination(parts, join)
+    assert same_bits(nnx.state(made.adapters["linguistic"]), nnx.state(parts["linguistic"]))
+    states = run(encoder, batch).hidden_states
+    assert np.asarray(made.outputs(states, batch)).tobytes() == np.asarray(states[-1]).tobytes()
+
+
+def test_a_combination_joins_on_two_levels(encoder):
+    batch = packed(encoder.config)
+    parts = {"factual": small(1), "linguistic": small(2, layers=(1, 4))}
+    states = run(encoder, batch).hidden_states
+    first = [np.asarray(part.outputs(states, batch), np.float64) for part in parts.values()]
+    last = np.asarray(states[-1], np.float64)
+    made = drawn(combination(parts), 3)
+    for name, part in parts.items():
+        nnx.update(made.adapters[name], nnx.state(part))
+    linear = made.join.linear
+    expected = last + np.concatenate(first, -1) @ np.asarray(linear.kernel[...]) + np.asarray(linear.bias[...])
+    np.testing.assert_allclose(made.outputs(states, batch), expected, rtol=0, atol=1e-4)
+    summed = combination({name: small(seed, join="add") for name, seed in (("a", 1), ("b", 2))}, "add")
+    for scale in (summed.join.scale, *(part.join.scale for part in summed.adapters.values())):
+        scale[...] = jnp.ones_like(scale[...])
+    adapted = [np.asarray(part.adapt(states, batch)) for part in summed.adapters.values()]
+    np.testing.assert_allclose(summed.outputs(states, batch), last + adapted[0] + adapted[1], rtol=0, atol=1e-4)
+
+
+def test_a_combination_needs_adapters():
+    with pytest.raises(InputError, match="is made of saved adapters; name their folders as parts"):
+        make_plugin({"name": "k_adapter_combination"}, hidden_size=D, knowledge_dim=0)
+    with pytest.raises(InputError, match=r"parts\.a: is a plugin of map_tuning, not of k_adapter"):
+        combination({"a": make_plugin({"name": "map_tuning"}, hidden_size=D, knowledge_dim=4)})
+    with pytest.raises(InputError, match=r"parts\.2nd: cannot be a name here"):
+        combination({"2nd": small()})
+    with pytest.raises(InputError, match="parts: k_adapter is not made of other plugins: a; leave parts out"):
+        KAdapter.made_of(None, {"a": small()}, hidden_size=D, rngs=nnx.Rngs(0))

@@ -117,6 +117,25 @@ class Plugin(nnx.Module):
         del encoder
         return batch
 
+    @classmethod
+    def made_of(
+        cls, config: Any, parts: Mapping[str, Plugin], *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs
+    ) -> Plugin:
+        """Makes one out of other plugins, by name, whose arrays it takes over.
+
+        Args:
+          config: an instance of `cls.Config`, as far as it is known without the parts.
+          parts: what it is made of.
+          hidden_size: D of the host.
+          knowledge_dim: k.
+          rngs: for the parameters beyond the parts'.
+
+        Raises:
+          InputError: the method is not made of others, as most are not, or not of these.
+        """
+        del config, hidden_size, knowledge_dim, rngs
+        raise InputError("parts", f"{cls.name} is not made of other plugins: {', '.join(parts)}", "leave parts out")
+
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Changes the word embeddings [B, L, D], before position, type and LayerNorm are added."""
         del batch, key
