@@ -15,7 +15,15 @@ import pytest
 from flax import nnx
 
 from kinject.errors import InputError
-from kinject.plugins.store import HostIdentity, hash_files, load_plugin, make_plugin, save_plugin
+from kinject.plugins.store import (
+    HostIdentity,
+    TrainedHead,
+    hash_files,
+    load_plugin,
+    make_plugin,
+    read_head,
+    save_plugin,
+)
 from kinject.tree import flatten
 
 HIDDEN, DIM = 16, 8
@@ -180,7 +188,8 @@ def rewritten(folder: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version is 2, this kinject reads 1"),
+        ({"format_version": 3}, "format_version is 3, this kinject reads 1 and 2"),
+        ({"format_version": 2}, "format_version is 2, and the field head is None"),
         ({"format_version": None}, "format_version is None"),
         ({"method": "map_tunning"}, "no plugin called 'map_tunning'; did you mean map_tuning"),
         ({"method": ["map_tuning"]}, "the field method is .* not of type str"),
@@ -264,3 +273,43 @@ def test_what_is_no_plugin_is_refused(copied, tmp_path):
 def test_bad_method_settings_name_the_key(settings, message):
     with pytest.raises(InputError, match=message):
         make_plugin(settings, hidden_size=HIDDEN, knowledge_dim=DIM)
+
+
+HEAD = TrainedHead(
+    {"kind": "classification", "num_labels": 2, "labels": ["no", "yes"], "task": "relation_classification"},
+    {"output/bias": np.arange(2, dtype=np.float32), "output/kernel": np.ones((HIDDEN, 2), np.float32)},
+)
+
+
+def test_a_head_travels_with_its_plugin(tmp_path):
+    folder = save(tmp_path / "plugin", head=HEAD)
+    manifest = json.loads((folder / "plugin.json").read_text())
+    assert manifest["format_version"] == 2 and {path.name for path in folder.iterdir()} >= {"head", "params"}
+    assert {path.partition("/")[0] for path in manifest["files"]} == {"head", "params"}
+    assert "The `classification` head of 2 outputs that was trained with it" in (folder / "README.md").read_text()
+    stored = load_plugin(folder, host=HOST, knowledge=KNOWLEDGE)
+    assert {path.tobytes() for path in arrays(stored.plugin).values()} == {v.tobytes() for v in arrays(make()).values()}
+    head = read_head(stored)
+    assert {name: head.facts[name] for name in HEAD.facts} == HEAD.facts
+    assert head.params.keys() == HEAD.params.keys()
+    assert all(np.asarray(head.params[path]).tobytes() == HEAD.params[path].tobytes() for path in HEAD.params)
+
+
+def test_a_plugin_without_a_head_is_of_the_first_version_and_says_so(saved):
+    assert json.loads((saved / "plugin.json").read_text())["format_version"] == 1
+    with pytest.raises(InputError, match="brings none along; use the host's head"):
+        read_head(load_plugin(saved))
+
+
+def test_a_head_that_is_gone_or_of_another_shape_is_refused(tmp_path):
+    folder = save(tmp_path / "plugin", head=HEAD)
+    manifest = json.loads((folder / "plugin.json").read_text())
+    manifest["head"]["parameters"]["output/bias"]["shape"] = [3]
+    (folder / "plugin.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        InputError, match=r"head: parameter output/bias is \(\(2,\), 'float32'\), plugin.json has \(\(3,\)"
+    ):
+        read_head(load_plugin(folder))
+    shutil.rmtree(folder / "head")
+    with pytest.raises(InputError, match=r"head/.*: it is missing; the folder is damaged"):
+        load_plugin(folder)

@@ -2,6 +2,7 @@
 
 plugin.json   what it is (see docs/formats.md)
 params/       Orbax, the plugin's own parameters and nothing else: never the entity table, never the host
+head/         Orbax, the head that was trained together with it; only where one was
 README.md     its card
 """
 
@@ -25,7 +26,7 @@ from kinject.errors import InputError, first_line
 from kinject.plugins.base import Plugin, plugin_class
 from kinject.tree import flatten, unflatten
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, WITH_HEAD = 1, 2  # a folder without a head is what version 1 always was
 NO_KNOWLEDGE = {"name": "none", "fingerprint": None, "dim": 0, "count": 0}
 """The knowledge base of a plugin that was trained without one; it fits wherever its host does."""
 FIELDS = {
@@ -61,11 +62,28 @@ class HostIdentity:
 
 @dataclasses.dataclass(frozen=True)
 class StoredPlugin:
-    """A plugin read from its folder."""
+    """A plugin read from its folder.
+
+    Attributes:
+      manifest: the parsed `plugin.json`; its `head` says which head came along, if any (see `read_head`).
+    """
 
     plugin: Plugin
     manifest: dict[str, Any]
     folder: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedHead:
+    """A head that was trained together with a plugin, and travels with it.
+
+    Attributes:
+      facts: JSON-like: `kind`, `num_labels`, `labels`, `task` and `task_options`.
+      params: its parameters by path, as in `host/head/<path>`.
+    """
+
+    facts: Mapping[str, Any]
+    params: Mapping[str, np.ndarray]
 
 
 def make_plugin(
@@ -116,6 +134,7 @@ def save_plugin(
     knowledge: Mapping[str, Any],
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
+    head: TrainedHead | None = None,
     replace: bool = False,
 ) -> Path:
     """Writes a plugin folder, whole or not at all.
@@ -127,13 +146,12 @@ def save_plugin(
       knowledge: `{"name", "fingerprint", "dim", "count", …}` of the knowledge base.
       config: the stage's configuration, for the record.
       metrics: of the training.
+      head: what was trained together with it, to go along; None for a plugin that serves the host's own head.
       replace: an existing folder is replaced, once the new one is whole.
 
     Raises:
       InputError: the folder exists.
     """
-    import orbax.checkpoint as ocp
-
     folder = Path(folder).absolute()
     if folder.exists() and not replace:
         raise InputError(folder, "it exists already", "choose another folder; nothing was overwritten")
@@ -142,20 +160,22 @@ def save_plugin(
     partial.mkdir(parents=True)
     params = {path: np.asarray(leaf) for path, leaf in flatten(nnx.to_pure_dict(nnx.state(plugin, nnx.Param))).items()}
     manifest = {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if head is None else WITH_HEAD,
         "method": plugin.name,
         "method_config": dataclasses.asdict(plugin.config),
         "hidden_size": plugin.hidden_size,
         "knowledge_dim": plugin.knowledge_dim,
-        "parameters": {path: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in params.items()},
+        "parameters": _described(params),
         "host": {"fingerprint": host.fingerprint, "encoder_fingerprint": host.encoder_fingerprint},
         "knowledge": dict(knowledge),
         "config": dict(config),
         "metrics": dict(metrics),
         "versions": library_versions(),
     }
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(partial / "params", params)
+    _write_arrays(partial / "params", params)
+    if head is not None:
+        manifest["head"] = {**head.facts, "parameters": _described(head.params)}
+        _write_arrays(partial / "head", head.params)
     manifest["files"] = hash_files(partial)
     (partial / "plugin.json").write_text(json.dumps(manifest, indent=2, default=str) + "\n")
     (partial / "README.md").write_text(card(manifest))
@@ -180,8 +200,6 @@ def load_plugin(
       InputError: no plugin there, a damaged one, leaves that the method does not have or that are missing, another
         host, another knowledge base.
     """
-    import orbax.checkpoint as ocp
-
     folder = Path(folder).absolute()
     manifest = read_manifest(folder)
     check_fits(folder, manifest, host, knowledge)
@@ -193,26 +211,62 @@ def load_plugin(
         where=f"{folder / 'plugin.json'}: method_config",
     )
     expected = flatten(nnx.to_pure_dict(nnx.state(plugin, nnx.Param)))
-    shapes = {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in expected.items()}
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            on_disk = checkpointer.metadata(folder / "params").item_metadata.tree
-            found = {path: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for path, leaf in on_disk.items()}
-            params = checkpointer.restore(folder / "params") if found == shapes else {}
-    except Exception as error:
-        problem = f"the parameters cannot be read: {first_line(error, 120)}"
-        raise InputError(folder / "params", problem, "the folder is damaged; train or copy it again") from None
-    for path in sorted(set(found) | set(shapes)):
-        if found.get(path) != shapes.get(path):
-            problem = f"parameter {path} is {found.get(path, 'missing')}, {manifest['method']} has {shapes.get(path)}"
-            raise InputError(folder / "params", problem, "the folder is damaged or of another version")
+    params = _read_arrays(folder / "params", _described(expected), manifest["method"])
     nnx.update(plugin, unflatten({path: jnp.asarray(leaf) for path, leaf in params.items()}))
     return StoredPlugin(plugin, manifest, folder)
 
 
+def read_head(stored: StoredPlugin) -> TrainedHead:
+    """The head that came along with a plugin; `kinject.stages.base.with_head` puts it on a host.
+
+    Raises:
+      InputError: none did, or a damaged one.
+    """
+    facts = stored.manifest.get("head")
+    if facts is None:
+        problem = "this plugin was trained for its host's own head and brings none along"
+        raise InputError(stored.folder, problem, "use the host's head")
+    return TrainedHead(facts, _read_arrays(stored.folder / "head", facts.get("parameters", {}), "plugin.json"))
+
+
+def _described(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))} for path, leaf in arrays.items()}
+
+
+def _write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder, dict(arrays))
+
+
+def _read_arrays(folder: Path, expected: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Arrays by path, exactly those that are expected: `_described` of them; `owner` is who expects them."""
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            found = _described(checkpointer.metadata(folder).item_metadata.tree)
+            arrays = checkpointer.restore(folder) if found == expected else {}
+    except Exception as error:
+        problem = f"the parameters cannot be read: {first_line(error, 120)}"
+        raise InputError(folder, problem, "the folder is damaged; train or copy it again") from None
+    for path in sorted(set(found) | set(expected)):
+        here, there = (_shown(one.get(path)) for one in (found, expected))
+        if here != there:
+            problem = f"parameter {path} is {here or 'missing'}, {owner} has {there}"
+            raise InputError(folder, problem, "the folder is damaged or of another version")
+    return arrays
+
+
+def _shown(leaf: Mapping[str, Any] | None) -> tuple[tuple[int, ...], str] | None:
+    return None if leaf is None else (tuple(leaf["shape"]), leaf["dtype"])
+
+
 def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of `params/`, by its path in the folder."""
-    files = sorted(path for path in (folder / "params").rglob("*") if path.is_file())
+    """SHA-256 of every file of `params/` and `head/`, by its path in the folder."""
+    parts = (folder / "params", folder / "head")
+    files = sorted(path for part in parts for path in part.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -237,14 +291,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise InputError(path, "it holds no JSON object")
     version = manifest.get("format_version")  # first: another version may have other fields
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, WITH_HEAD):
         mend = "load it with the kinject that wrote it, or a newer one"
-        raise InputError(path, f"format_version is {version!r}, this kinject reads {FORMAT_VERSION}", mend)
+        raise InputError(path, f"format_version is {version!r}, this kinject reads 1 and 2", mend)
     for key, kind in FIELDS.items():
         if key not in manifest:
             raise InputError(path, f"the field {key} is missing")
         if not isinstance(manifest[key], kind):
             raise InputError(path, f"the field {key} is {manifest[key]!r}, not of type {kind.__name__}")
+    if (version == WITH_HEAD) != isinstance(manifest.get("head"), dict):
+        raise InputError(path, f"format_version is {version}, and the field head is {manifest.get('head')!r}")
     return manifest
 
 
@@ -298,5 +354,13 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"{knowledge.get('count', 0):,} entities.{license_line}\n"
         f"- Made with: {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}\n\n"
         f"| metric in training | value |\n|---|---|\n{metrics}\n\n"
-        "The plugin holds no entity vectors: it needs the knowledge base named above.\n"
+        f"{_head_line(manifest)}The plugin holds no entity vectors: it needs the knowledge base named above.\n"
     )
+
+
+def _head_line(manifest: Mapping[str, Any]) -> str:
+    head = manifest.get("head")
+    if head is None:
+        return ""
+    outputs = f" of {head['num_labels']} outputs" if head.get("num_labels") else ""
+    return f"The `{head['kind']}` head{outputs} that was trained with it, for `{head['task']}`, is in `head/`. "
