@@ -22,6 +22,7 @@ CORE = [
     "pydantic>=2.10,<3",
     "scikit-learn>=1.5,<2",
     "rich>=13,<16",
+    "conllu>=6,<7",
     "absl-py>=2,<3",
 ]
 # The quickstart's model is not among these: it is a folder of weights, but declares sentence-transformers, hence torch

@@ -87,12 +87,37 @@ def write_jsonl(folder):
     write_lines(folder / "held_out.jsonl.gz", [{"text": "Paris", "mentions": [mention], "id": "c"}])
 
 
+def trex_item(relation="P17", subject=(1, 2), target=(5, 6), **more):
+    spans = {"subj_start": subject[0], "subj_end": subject[1], "obj_start": target[0], "obj_end": target[1]}
+    return {"docid": "Q1", "token": TOKENS, "relation": relation, **spans, "subj_label": "Q1", "obj_label": "x", **more}
+
+
+def write_trex_rc(folder):
+    write_json(folder / "train.json", [trex_item("P31"), trex_item(subj_label="http://…/entity/Q42"), trex_item("P9")])
+    write_json(folder / "dev.json", [trex_item(), trex_item(subject=(1, 5))])
+
+
+def conllu_line(number, form, head, relation="dep"):
+    return "\t".join([str(number), form, *"____", str(head), relation, "_", "_"]) + "\n"
+
+
+def write_treebank(folder):
+    tree = [("1", "Er", 2, "nsubj"), ("2", "geht", 0, "root"), ("3-4", "zum", "_", "_"), ("3", "zu", 5, "case")]
+    tree += [("4", "dem", 5, "det"), ("4.1", "ganz", "_", "_"), ("5", "Köln-Tor", 2, "obl"), ("6", "!", 2, "punct")]
+    sentence = "# sent_id = a\n" + "".join(conllu_line(*one) for one in tree)
+    second = conllu_line(1, "Ja", 0, "root")
+    (folder / "de_x-ud-train.conllu").write_text(f"\n{sentence}\n\n{second}", encoding="utf-8")
+    (folder / "de_x-ud-dev.conllu").write_text(f"{second}\n", encoding="utf-8")
+
+
 WRITERS = {
     "fewrel": write_fewrel,
     "wiki80": write_wiki80,
     "wiki_et": write_wiki_et,
     "entity_questions": write_entity_questions,
     "wiki20m": write_wiki20m,
+    "trex_rc": write_trex_rc,
+    "treebank": write_treebank,
     "jsonl": write_jsonl,
 }
 

@@ -27,6 +27,8 @@ BUILDERS = {
     "wiki_et": "WikiEt",
     "entity_questions": "EntityQuestions",
     "wiki20m": "Wiki20m",
+    "trex_rc": "TrexRc",
+    "treebank": "Treebank",
     "jsonl": "Jsonl",
 }
 BLOCK = 4096
