@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.config import ACTIVATIONS
+from kinject.models.dependency_head import DependencyHead
 from kinject.models.encoder import Encoder, EncoderConfig, site
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class JoinedHead(nnx.Module):
         return self.output(dropped).astype(jnp.float32)
 
 
-Head = MaskedLMHead | PooledHead | PlainHead | JoinedHead
+Head = MaskedLMHead | PooledHead | PlainHead | JoinedHead | DependencyHead
 
 
 class Host(nnx.Module):
@@ -203,7 +204,8 @@ class HeadKind:
     @property
     def named(self) -> bool:
         """Whether each of its outputs is one label, so that they have names."""
-        return self.own_output and self.architecture not in ("ForMultipleChoice", "ForQuestionAnswering")
+        unnamed = self.architecture in ("ForMultipleChoice", "ForQuestionAnswering") or self.module is DependencyHead
+        return self.own_output and not unnamed
 
 
 HEADS: dict[str, HeadKind] = {
@@ -216,6 +218,7 @@ HEADS: dict[str, HeadKind] = {
     "span": HeadKind(PlainHead, num_labels=2, architecture="ForQuestionAnswering"),
     "mention": HeadKind(JoinedHead, architecture="Model", places=1),
     "mention_pair": HeadKind(JoinedHead, architecture="Model", places=2),
+    "dependency": HeadKind(DependencyHead, architecture="Model"),
 }
 
 

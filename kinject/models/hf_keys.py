@@ -10,6 +10,7 @@ import numpy as np
 
 from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
+from kinject.models.dependency_head import DependencyHead
 from kinject.models.heads import head_kind
 
 To = Callable[[np.ndarray, EncoderConfig], np.ndarray]
@@ -32,6 +33,15 @@ HEADS_BIAS = Transform(lambda t, c: t.reshape(c.num_attention_heads, c.head_dim)
 HEADS_IN = Transform(  # output projection of the attention: [D, H * Dh] there, [H, Dh, D] here
     lambda t, c: t.T.reshape(c.num_attention_heads, c.head_dim, -1), lambda t, c: t.reshape(c.hidden_size, -1).T
 )
+
+
+def _single(transform: Transform) -> Transform:
+    """The same for an attention of one head, whatever the encoder has."""
+
+    def of(way: To) -> To:
+        return lambda t, c: way(t, dataclasses.replace(c, num_attention_heads=1))
+
+    return Transform(of(transform.ours), of(transform.theirs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +74,26 @@ _EMBEDDING_RULES = (
 )
 
 
-def _layer_rules(i: int) -> tuple[Rule, ...]:
-    theirs, ours = f"encoder.layer.{i}", f"encoder/layers/{i}"
-    qkv = f"{ours}/attention/qkv"
-    parts = enumerate(("query", "key", "value"))
+def _attention(theirs: str, ours: str, kernel: Transform, bias: Transform, output: Transform) -> tuple[Rule, ...]:
     return (
         *(
             rule
-            for part, name in parts
+            for part, name in enumerate(("query", "key", "value"))
             for rule in (
-                Rule(f"{theirs}.attention.self.{name}.weight", f"{qkv}/kernel", HEADS_OUT, part, axis=1),
-                Rule(f"{theirs}.attention.self.{name}.bias", f"{qkv}/bias", HEADS_BIAS, part),
+                Rule(f"{theirs}.self.{name}.weight", f"{ours}/qkv/kernel", kernel, part, axis=1),
+                Rule(f"{theirs}.self.{name}.bias", f"{ours}/qkv/bias", bias, part),
             )
         ),
-        Rule(f"{theirs}.attention.output.dense.weight", f"{ours}/attention/output/kernel", HEADS_IN),
-        Rule(f"{theirs}.attention.output.dense.bias", f"{ours}/attention/output/bias", SAME),
-        *_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention/norm"),
+        Rule(f"{theirs}.output.dense.weight", f"{ours}/output/kernel", output),
+        Rule(f"{theirs}.output.dense.bias", f"{ours}/output/bias", SAME),
+        *_norm(f"{theirs}.output.LayerNorm", f"{ours}/norm"),
+    )
+
+
+def _layer_rules(i: int) -> tuple[Rule, ...]:
+    theirs, ours = f"encoder.layer.{i}", f"encoder/layers/{i}"
+    return (
+        *_attention(f"{theirs}.attention", f"{ours}/attention", HEADS_OUT, HEADS_BIAS, HEADS_IN),
         *_dense(f"{theirs}.intermediate.dense", f"{ours}/feed_forward/up"),
         *_dense(f"{theirs}.output.dense", f"{ours}/feed_forward/down"),
         *_norm(f"{theirs}.output.LayerNorm", f"{ours}/feed_forward/norm"),
@@ -100,12 +114,17 @@ _BERT_POOLED = (*_dense("pooler.dense", "head/pooler"), *_dense("classifier", "h
 _ROBERTA_POOLED = (*_dense("classifier.dense", "head/pooler"), *_dense("classifier.out_proj", "head/output"))
 _PLAIN = {"token_classification": _dense("classifier", "head/output"), "span": _dense("qa_outputs", "head/output")}
 _JOINED = (*_dense("mentions.dense", "head/dense"), *_dense("mentions.output", "head/output"))  # the name is ours
+_DEPENDENCY = (  # and so is this one
+    *_attention("dependencies.attention", "head/attention", *map(_single, (HEADS_OUT, HEADS_BIAS, HEADS_IN))),
+    *_dense("dependencies.dense", "head/dense"),
+    *_dense("dependencies.output", "head/output"),
+)
 
 # What a checkpoint may hold beside what is asked for. Anything else there is an error, not a warning.
 _BUFFERS = re.compile(r"embeddings\.(position_ids|token_type_ids)")
 _OTHER_HEADS = re.compile(
     r"cls\.seq_relationship\.(weight|bias)|qa_outputs\.(weight|bias)|pooler\.dense\.(weight|bias)"
-    r"|mentions\.(dense|output)\.(weight|bias)"
+    r"|mentions\.(dense|output)\.(weight|bias)|dependencies\.(attention|dense|output)\..*"
     r"|classifier\.((dense|out_proj)\.)?(weight|bias)|lm_head\.((dense|layer_norm|decoder)\.)?(weight|bias)"
     r"|cls\.predictions\.((decoder|transform\.dense|transform\.LayerNorm)\.)?(weight|bias)"
 )
@@ -133,6 +152,8 @@ def _head_rules(config: EncoderConfig, head: str | None) -> tuple[Rule, ...]:
         return _ROBERTA_LM if roberta else _BERT_LM
     if kind.places:
         return _JOINED
+    if kind.module is DependencyHead:
+        return _DEPENDENCY
     if head in _PLAIN:
         return _PLAIN[head]
     # Hugging Face's RoBERTa pools for multiple choice as BERT does, and for classification in its own way

@@ -2,6 +2,7 @@
 
 from kinject.tasks import (
     cloze,
+    dependency_heads,
     description_matching,
     entity_questions,
     entity_typing,
@@ -15,6 +16,7 @@ from kinject.tasks import (
 
 __all__ = [
     "cloze",
+    "dependency_heads",
     "description_matching",
     "entity_questions",
     "entity_typing",
