@@ -111,6 +111,11 @@ def make_examples(
     return Examples(tuple(made), tuple(chosen))
 
 
+def deal(batches: grain.MapDataset, threads: int = 2) -> grain.IterDataset:
+    """Batches by number -> batches one after the other, made by some threads ahead of time."""
+    return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+
+
 @dataclass(frozen=True)
 class Feed:
     """Deals batches from examples; entity vectors are gathered as the batch is made, only those it needs."""
@@ -129,7 +134,11 @@ class Feed:
         return batch
 
     def training(self, batch_size: int, seed: int, threads: int = 2) -> grain.IterDataset:
-        """Endless batches of `batch_size` rows, buckets mixed in proportion to their sizes.
+        """The batches of `order`, dealt by some threads ahead of time."""
+        return deal(self.order(batch_size, seed), threads)
+
+    def order(self, batch_size: int, seed: int) -> grain.MapDataset:
+        """Endless batches of `batch_size` rows by number, buckets mixed in proportion to their sizes.
 
         Rows are shuffled in each epoch, unless the examples are `ordered`.
 
@@ -140,8 +149,7 @@ class Feed:
             raise InputError("fit.buckets", "examples are dealt in their own order, so they share one length", "set 1")
         parts = [self._part(number, batch_size, seed) for number in range(len(self.examples.buckets))]
         weights = [len(bucket["index"]) for bucket in self.examples.buckets]
-        mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
-        return mixed.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+        return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
 
     def _part(self, number: int, batch_size: int, seed: int) -> grain.MapDataset:
         rows = grain.MapDataset.range(len(self.examples.buckets[number]["index"])).seed(seed + number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -74,6 +75,9 @@ def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-6)
 
 
+Logged = dict[str, jax.Array]
+
+
 def make_train_step(
     program: Program,
     optimizer: optax.GradientTransformation,
@@ -82,16 +86,26 @@ def make_train_step(
     seed: int,
     dropout: bool,
     shardings: TrainState | None = None,
-) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, Logged]]:
     """The jitted step (state, frozen, batch) -> (state, {"loss", "gradient_norm"}); the state's buffers are donated.
 
     `shardings` are the state's on a mesh (`Placement.shardings`): pinned, or XLA might choose others for the new state.
+    """
+    step = partial(step_function(program, optimizer, labels, dropout=dropout), seed)
+    return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, shardings.step))
+
+
+def step_function(
+    program: Program, optimizer: optax.GradientTransformation, labels: Mapping[str, str], *, dropout: bool
+) -> Callable[[int | jax.Array, TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, Logged]]:
+    """The step of one program as a pure function (seed, state, frozen, batch) -> (state, {"loss", "gradient_norm"}).
+
     The logged norm is that of the trainable gradients: asking for the norm of all would compute all.
     """
 
     def step(
-        state: TrainState, frozen: Flat, batch: Mapping[str, jax.Array]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        seed: int | jax.Array, state: TrainState, frozen: Flat, batch: Mapping[str, jax.Array]
+    ) -> tuple[TrainState, Logged]:
         key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
 
         def loss_of(train: Flat) -> jax.Array:
@@ -106,7 +120,7 @@ def make_train_step(
         logged = {"loss": loss, "gradient_norm": optax.global_norm(gradients)}
         return TrainState(train, optimizer_state, state.step + 1), logged
 
-    return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, shardings.step))
+    return step
 
 
 def make_evaluation_step(

@@ -1,0 +1,139 @@
+"""Plugins of several domains, trained at once on one frozen host.
+
+The step of one domain is mapped (`jax.vmap`) over domains, with the host's parameters shared: the batching rules then
+make the host's products with its weights one matrix product over all rows of all domains, and only what reads the
+plugin's own parameters is done domain by domain. Optimizer state, clipping, dropout and metrics are each domain's own.
+Nothing is summed over domains, so no domain knows of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kinject.data.pipeline import Batch, Feed, choose_buckets, deal
+from kinject.training.step import Logged, Program, TrainState, initial_state, step_function
+from kinject.tree import Flat
+
+TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # their last axis is L
+NOWHERE = {"entity_slot": -1, "entity_ids": -1}  # what stands where a batch was made wider; elsewhere 0
+PLUGIN = "plugin/"
+LAST_BATCH = np.iinfo(np.int32).max  # a stream has an end that nothing reaches
+
+
+def stack_plugins(params: Sequence[Flat]) -> Flat:
+    """The parameters of one host and of D plugins of one shape: `host/…` as they are, `plugin/…` [D, …]."""
+    first = params[0]
+    return {
+        path: jnp.stack([each[path] for each in params]) if path.startswith(PLUGIN) else leaf
+        for path, leaf in first.items()
+    }
+
+
+def one_domain(params: Mapping[str, jax.Array], number: int) -> Flat:
+    """The parameters of one domain out of stacked ones."""
+    return {path: leaf[number] if path.startswith(PLUGIN) else leaf for path, leaf in params.items()}
+
+
+def domain_axes(frozen: Mapping[str, object]) -> dict[str, int | None]:
+    """Which frozen leaves have an axis of domains: the plugins' own, and none of the host."""
+    return {path: 0 if path.startswith(PLUGIN) else None for path in frozen}
+
+
+def initial_states(train: Flat, optimizer: optax.GradientTransformation, labels: Mapping[str, str]) -> TrainState:
+    """The state of D domains before the first step, from stacked parameters: every leaf [D, …]."""
+    return jax.vmap(lambda leaves: initial_state(leaves, optimizer, labels))(train)
+
+
+def make_domains_step(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    labels: Mapping[str, str],
+    *,
+    seeds: Sequence[int],
+    dropout: bool,
+) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, Logged]]:
+    """The jitted step of D domains: (state [D, …], frozen, batch [D, B, …]) -> (state, logged [D]).
+
+    Args:
+      program: of one domain.
+      optimizer: of one domain.
+      labels: of one domain's parameters.
+      seeds: one a domain; domain i draws the dropout that it would draw alone with seeds[i].
+      dropout: whether anything is dropped.
+    """
+    step = step_function(program, optimizer, labels, dropout=dropout)
+    own_seeds = np.asarray(seeds, np.uint32)
+
+    def steps(state: TrainState, frozen: Flat, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Logged]:
+        return jax.vmap(step, in_axes=(0, 0, domain_axes(frozen), 0))(own_seeds, state, frozen, batch)
+
+    return jax.jit(steps, donate_argnums=0)
+
+
+@dataclass(frozen=True)
+class DomainFeeds:
+    """The training data of D domains, dealt together: batch i holds what each domain alone would get as its batch i.
+
+    Attributes:
+      feeds: one a domain.
+      buckets: padded lengths at most; as the domains' rows lie side by side, all have the longest one's.
+    """
+
+    feeds: tuple[Feed, ...]
+    buckets: int = 1
+
+    def training(self, batch_size: int, seeds: Sequence[int], threads: int = 2) -> grain.IterDataset:
+        """Endless batches, every array [D, batch_size, …], each domain's rows in an order of its own seed."""
+        orders = [feed.order(batch_size, seed) for feed, seed in zip(self.feeds, seeds, strict=True)]
+        numbers = grain.MapDataset.range(LAST_BATCH)
+        return deal(numbers.map(lambda number: self.join([order[int(number)] for order in orders])), threads)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """The padded lengths that occur."""
+        held = [
+            np.repeat(length, len(bucket["index"]))
+            for feed in self.feeds
+            for bucket, length in zip(feed.examples.buckets, feed.examples.lengths, strict=True)
+        ]
+        return choose_buckets(np.concatenate(held), self.buckets)
+
+    @cached_property
+    def widths(self) -> dict[str, tuple[int, ...]]:
+        """The largest shape of each array over all buckets of all domains, without the axis of examples."""
+        widest: dict[str, tuple[int, ...]] = {}
+        for feed in self.feeds:
+            for bucket in feed.examples.buckets:
+                for name, values in bucket.items():
+                    shape = values.shape[1:]
+                    widest[name] = tuple(map(max, widest.get(name, shape), shape))
+        return widest
+
+    def join(self, batches: Sequence[Batch]) -> Batch:
+        """Batches of one row count, side by side, widened to common shapes by what means nothing."""
+        longest = max(batch["token_ids"].shape[-1] for batch in batches)
+        length = next(each for each in self.lengths if each >= longest)
+        entities = self.widths["entity_ids"][-1] if "entity_ids" in self.widths else 0
+        joined = {}
+        for name in {name: None for batch in batches for name in batch}:
+            present = [batch[name] for batch in batches if name in batch]
+            shape = tuple(np.max([values.shape for values in present], axis=0))
+            if name in TOKENS:
+                shape = (*shape[:-1], length)
+            elif name == "entity_vectors":
+                shape = (*shape[:-2], entities, shape[-1])
+            elif name in self.widths:
+                shape = (shape[0], *self.widths[name])
+            joined[name] = np.full((len(batches), *shape), NOWHERE.get(name, 0), present[0].dtype)
+            for own, batch in zip(joined[name], batches, strict=True):
+                if name in batch:
+                    own[tuple(map(slice, batch[name].shape))] = batch[name]
+        return joined
