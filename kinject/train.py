@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -21,6 +22,7 @@ examples:
   python -m kinject.train --config configs/quickstart.py:no_answer_triples --workdir runs/two_hops
   python -m kinject.train --config configs/quickstart.py --config.seed=1 --workdir runs/seed1
   python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart --stage geography_plugin
+  python -m kinject.train --config configs/quickstart.py --aot v5e:4x4 --config.stages.host.fit.batch_size=1024
 
 A config names stages; each is run unless the workdir holds its result. The same command again resumes a run that was
 cut short, and reports one that is done. --config.a.b=VALUE replaces any entry of the config.
@@ -35,10 +37,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         epilog=EXAMPLES,
     )
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, and its get_config(ARG)")
-    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="where everything is written")
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
     parser.add_argument("--stage", action="append", metavar="NAME", help="run only this stage (may be repeated)")
     parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all)")
     parser.add_argument("--quiet", action="store_true", help="print only the result")
+    parser.add_argument("--aot", metavar="SLICE", help="only compile, for a TPU slice such as v5e:4x4; runs nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="with --aot: write what it found there too")
     known, rest = parser.parse_known_args(argv)
     overrides = []
     for argument in rest:
@@ -46,6 +50,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             mend = f"write {rest[0]}={argument}" if rest[0].startswith("--config.") and "=" not in rest[0] else ""
             raise InputError(argument, "unknown argument", mend or "see --help")
         overrides.append(argument.removeprefix("--config."))
+    if known.workdir is None and known.aot is None:
+        parser.error("the following arguments are required: --workdir")
     return known, overrides
 
 
@@ -54,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     quiet_libraries()
     try:
-        run(*parse(argv), command=shlex.join(["python", "-m", "kinject.train", *argv]))
+        arguments, overrides = parse(argv)
+        if arguments.aot is not None:
+            compile_only(arguments, overrides)
+        else:
+            run(arguments, overrides, command=shlex.join(["python", "-m", "kinject.train", *argv]))
     except InputError as error:
         print(f"kinject: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -77,6 +87,22 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
             experiment.execute(stage)
         experiment.report(command, seconds=time.monotonic() - started)
     return json.loads((arguments.workdir / "results.json").read_text())
+
+
+def compile_only(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[dict]:
+    """Compiles the steps of the config's training stages for a slice that is not here, and returns what they cost."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs: leave this machine's own accelerator alone
+    from kinject.config import read_config
+    from kinject.stages.ahead import compile_ahead, to_json
+    from kinject.training.reporting import Reporter
+
+    if arguments.json is not None and arguments.json.exists():
+        raise InputError(f"--json {arguments.json}", "it exists", "choose another file; nothing was overwritten")
+    config = read_config(arguments.config, overrides)
+    found = compile_ahead(config, arguments.aot, arguments.stage, Reporter(quiet=arguments.quiet))
+    if arguments.json is not None:
+        arguments.json.write_text(to_json(found))
+    return found
 
 
 if __name__ == "__main__":

@@ -51,19 +51,13 @@ class Experiment:
         Raises:
           InputError: a bad config, or a workdir that holds the run of another config.
         """
-        for key in config:
-            if key not in TOP:
-                raise InputError(f"config.{key}", f"unknown key {key}", did_you_mean(key, TOP))
-        if not isinstance(config.get("stages"), Mapping) or not config["stages"]:
-            raise InputError("config.stages", "there is no stage")
-        stages = {name: _stage_config(name, values) for name, values in config["stages"].items()}
+        stages = read_stages(config)
         seed = config.get("seed", 0)
         if type(seed) is not int or seed < 0:  # True is an int to isinstance
             raise InputError("config.seed", f"it must be a whole number from 0, got {seed!r}")
         workdir = Path(workdir).expanduser().absolute()
         reporter = Reporter(quiet=quiet)
-        mesh = build(MeshConfig, config.get("mesh", {}), "mesh")  # where, not what: not part of what `settled` compares
-        run = Run(workdir, seed, reporter, Placement.over(devices, mesh), stages)
+        run = Run(workdir, seed, reporter, Placement.over(devices, read_mesh(config)), stages)
         settled = {
             "name": config.get("name", "experiment"),
             "seed": seed,
@@ -131,6 +125,25 @@ class Experiment:
         from kinject.stages.report import report
 
         report(self.run, self.config, command, seconds)
+
+
+def read_stages(config: Mapping[str, Any]) -> dict[str, StageConfig]:
+    """The settings of a config's stages by name, checked as far as can be without looking at any file.
+
+    Raises:
+      InputError: a key that there is not, no stage, a bad one.
+    """
+    for key in config:
+        if key not in TOP:
+            raise InputError(f"config.{key}", f"unknown key {key}", did_you_mean(key, TOP))
+    if not isinstance(config.get("stages"), Mapping) or not config["stages"]:
+        raise InputError("config.stages", "there is no stage")
+    return {name: _stage_config(name, values) for name, values in config["stages"].items()}
+
+
+def read_mesh(config: Mapping[str, Any]) -> MeshConfig:
+    """How a config arranges devices. That is where, not what: a workdir's run may go on with another."""
+    return build(MeshConfig, config.get("mesh", {}), "mesh")
 
 
 def _stage_config(name: str, values: Any) -> StageConfig:

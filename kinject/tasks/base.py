@@ -11,6 +11,7 @@ import numpy as np
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.forward import logits
+from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -80,6 +81,15 @@ class Task(ABC):
     def rows(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The batch as the encoder reads it, [rows, L]; differs where an example has several texts (tasks/rows.py)."""
         return batch
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        """What a batch of this task holds, without data: the names, shapes and dtypes of `examples`.
+
+        Raises:
+          InputError: the task does not say.
+        """
+        del extent
+        raise InputError(type(self).__name__, "this task does not tell the shapes of its batches", "give batch_shapes")
 
     def outputs(
         self,

@@ -18,6 +18,7 @@ from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, first_span, slot_rows
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class Cloze(Task):
                 )
             words[label] = pieces[0]
         return np.array([words[record.fields["label"]] for record in records], np.int32)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        blank = {name: extent.whole(1) for name in ("positions", "labels")}
+        return {**extent.tokens(), **blank, "mention_spans": extent.whole(2)}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])  # [B, 1]

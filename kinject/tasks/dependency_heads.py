@@ -24,6 +24,7 @@ from kinject.errors import InputError
 from kinject.models.encoder import site
 from kinject.models.forward import HEAD_SITE, encode
 from kinject.tasks.base import Task, register_task
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class DependencyHeads(Task):
         kept = {id(record) for record, _ in pairs}
         owners = np.array([number for number, record in enumerate(records) if id(record) in kept])
         return replace(made, notes={note: count for note, count in notes.items() if count}, made_of=owners)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        words = {name: extent.whole(extent.places) for name in ("positions", "labels")}
+        return {**extent.tokens(), **words, "weights": extent.real(extent.places)}
 
     def outputs(
         self,

@@ -22,6 +22,7 @@ from kinject.data.pipeline import Examples, Feed, make_examples
 from kinject.errors import InputError
 from kinject.models.forward import encode
 from kinject.tasks.base import Task, register_task
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, first_span, slot_rows
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class DescriptionMatching(Task):
         for batch in Feed(texts).evaluation(100):
             targets[batch["index"]] = pool(state, batch)
         return examples.with_arrays(lambda bucket: {"targets": targets[bucket["owner"]]})
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        own = {"owner": extent.whole(), "targets": extent.real(extent.hidden_size), "mention_spans": extent.whole(2)}
+        return {**extent.tokens(), **own}
 
     def outputs(
         self,

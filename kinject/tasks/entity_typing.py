@@ -22,6 +22,7 @@ from kinject.tasks.fields import ENTITY_MARKER, strings
 from kinject.tasks.labels import LabelledTask
 from kinject.tasks.pooled import marked_texts, pooled_scores
 from kinject.tasks.protocol import protocol_named
+from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -74,6 +75,9 @@ class EntityTyping(LabelledTask):
         types = np.zeros(self.num_labels, np.float32)
         types[[self.index_of(name, record, f"labels[{i}]") for i, name in enumerate(names)]] = 1
         return types
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**extent.tokens(), "labels": extent.real(extent.outputs), "mention_spans": extent.whole(2)}
 
     def outputs(
         self,

@@ -28,6 +28,7 @@ from kinject.tasks.pairs import PairTable
 from kinject.tasks.pooled import pooled_scores
 from kinject.tasks.protocol import Thunlp, protocol_named
 from kinject.tasks.rows import flat_rows
+from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,6 +169,9 @@ class FewShotRelations(Task):
 
     def rows(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         return flat_rows(batch)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**extent.tokens(self.setting.n_way, self.setting.k_shot), "labels": extent.whole()}
 
     def outputs(
         self,

@@ -19,6 +19,7 @@ from kinject.tasks.base import Task, register_task
 from kinject.tasks.entity_typing import EntityTyping
 from kinject.tasks.fields import SUBJECT_MARKER
 from kinject.tasks.pooled import marked_texts
+from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -53,6 +54,9 @@ class MarkerEntityTyping(EntityTyping):
         records = list(records)
         labels, markers = self.type_rows(records), (SUBJECT_MARKER,)
         return marked_texts(records, markers, labels, encoder, knowledge, self.protocol, buckets, at_markers=True)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**super().batch_shapes(extent), "positions": extent.whole(1)}
 
     def outputs(
         self,

@@ -20,6 +20,7 @@ from kinject.tasks.base import Task, register_task
 from kinject.tasks.fields import OBJECT_MARKER, SUBJECT_MARKER
 from kinject.tasks.pooled import marked_texts
 from kinject.tasks.relation_classification import RelationClassification
+from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -68,6 +69,9 @@ class MarkerRelations(RelationClassification):
         return replace(
             made, notes={f"dropped: more than {self.most_ignored} {self.ignored}": dropped} if dropped else {}
         )
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**super().batch_shapes(extent), "positions": extent.whole(2)}
 
     def _kept(self, records: Sequence[Record]) -> tuple[list[Record], int]:
         """Returns the records that are used, in order, and how many are not."""

@@ -20,6 +20,7 @@ from kinject.data.encode import Encoded, EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, slot_rows
 
 if TYPE_CHECKING:
@@ -111,6 +112,10 @@ class MentionMaskedLM(Task):
         if slots or knowledge is None:
             return [one for _, _, one in kept], owners
         return encoder.encode_batch([passage for passage, _, _ in kept]), owners
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        places = {name: extent.whole(extent.places) for name in ("positions", "labels")}
+        return {**extent.tokens(), **places, "weights": extent.real(extent.places)}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]

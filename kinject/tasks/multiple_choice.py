@@ -29,6 +29,7 @@ from kinject.models.forward import logits
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.rows import flat_rows
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import slot_rows
 
 if TYPE_CHECKING:
@@ -97,6 +98,9 @@ class MultipleChoice(Task):
             for choice in strings(record, "choices")
             for texts in [(*further, f"{self.choice_prefix}{choice}")]
         ]
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**extent.tokens(extent.choices), "labels": extent.whole()}
 
     def rows(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         return flat_rows(batch)

@@ -19,6 +19,7 @@ from kinject.tasks.fields import HEAD_MARKER, TAIL_MARKER
 from kinject.tasks.labels import LabelledTask
 from kinject.tasks.pooled import marked_texts
 from kinject.tasks.protocol import protocol_named
+from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -50,6 +51,9 @@ class RelationClassification(LabelledTask):
         labels = np.array([self.index_of(one.fields["label"], one, "label") for one in records], np.int32)
         markers = (HEAD_MARKER, TAIL_MARKER)
         return marked_texts(records, markers, labels, encoder, knowledge, self.protocol, buckets)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**extent.tokens(), "labels": extent.whole(), "mention_spans": extent.whole(2)}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs[:, 0], batch["labels"])

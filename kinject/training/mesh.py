@@ -8,7 +8,7 @@ plainly, without a mesh.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -76,8 +76,12 @@ class Placement:
         return cls()
 
     @classmethod
-    def over(cls, count: int | None = None, config: MeshConfig = ONE_AXIS) -> Placement:
+    def over(
+        cls, count: int | None = None, config: MeshConfig = ONE_AXIS, available: Sequence[Any] | None = None
+    ) -> Placement:
         """A mesh over `count` devices, of all processes; None = as many as `config` asks for, or all.
+
+        `available` are devices to compile for that are not here (`training/chips.py`); None = those of this machine.
 
         Raises:
           InputError: there are not that many, they do not make up the axes, or a process would have none of them.
@@ -86,7 +90,8 @@ class Placement:
             raise InputError("devices", f"{count} asked for", "give 1 or more, or nothing for all")
         if config.data == 0:
             raise InputError("mesh.data", "0 parts", "give 1 or more, or -1 for all that model leaves")
-        available = jax.devices()
+        here = available is None
+        available = jax.devices() if here else available
         if count is None:
             count = len(available) if config.data == -1 else config.data * config.model
         if count > len(available):
@@ -98,7 +103,7 @@ class Placement:
         if jax.process_count() > 1 and count != len(available):
             problem = f"{count} asked for, the {jax.process_count()} processes have {len(available)}"
             raise InputError("devices", problem, "all devices of several processes are used")
-        if count == 1:
+        if count == 1 and here:
             return cls(None, config)
         axes = ((data, config.model), (DATA, MODEL))
         return cls(jax.make_mesh(*axes, axis_types=(AxisType.Auto,) * 2, devices=available[:count]), config)

@@ -1,0 +1,108 @@
+"""`kinject.train --config C --aot v5e:4x4`: compiles the steps of a config for a TPU slice that is not here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kinject.errors import InputError
+from kinject.stages.experiment import read_mesh, read_stages
+from kinject.stages.outline import Outline, outline
+from kinject.stages.training import TrainingConfig
+from kinject.training.ahead import Cost, compile_step
+from kinject.training.chips import Slice, open_slice
+from kinject.training.collectives import total_by_kind
+from kinject.training.mesh import ONE_AXIS, MeshConfig, Placement
+from kinject.training.reporting import Reporter
+
+
+def compile_ahead(
+    config: Mapping[str, Any], slice_name: str, names: Sequence[str] | None, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Compiles the step of each training stage (or of those named) and says what it costs on each device.
+
+    A batch is padded to `max_length`, so what is said is the most that a bucket can take.
+
+    Returns:
+      One JSON-like dict a stage.
+
+    Raises:
+      InputError: a bad config, no such slice, no stage that trains.
+    """
+    stages = read_stages(config)
+    chosen = [name for name, stage in stages.items() if isinstance(stage, TrainingConfig)]
+    if names is not None:
+        for name in names:
+            if name not in chosen:
+                raise InputError(f"--stage {name}", "it is no stage that trains", f"there is {', '.join(chosen)}")
+        chosen = [name for name in chosen if name in names]
+    if not chosen:
+        raise InputError("config.stages", "no stage trains anything")
+    outlines = [outline(name, stages) for name in chosen]  # what is wrong in one is told before the first compiles
+    mesh = read_mesh(config)
+    where = open_slice(slice_name)
+    rows = []
+    for one in outlines:
+        cost = compile_outline(one, where, mesh)
+        rows.append(row_of(one, where, cost))
+        reporter.say(described(one, where, cost))
+    return rows
+
+
+def compile_outline(one: Outline, where: Slice, mesh: MeshConfig = ONE_AXIS) -> Cost:
+    """Compiles a stage's step for a slice, its devices arranged as the config's section `mesh` says."""
+    place = Placement.over(None, mesh, where.devices)
+    rows = one.fit.batch_size
+    if rows % place.row_parts:
+        field, mend = f"stages.{one.name}.fit.batch_size", f"give a multiple of {place.row_parts}"
+        raise InputError(field, f"{rows} rows cannot be shared by {place.row_parts} devices", mend)
+    return compile_step(
+        one.program, one.params, list(one.rules), one.fit, one.batch, place, where=f"stages.{one.name}.train"
+    )
+
+
+def row_of(one: Outline, where: Slice, cost: Cost) -> dict[str, Any]:
+    """What `--json` holds of a stage; everything but rows and trained bytes is of one device."""
+    rows, length = one.batch["token_ids"].shape[0], one.batch["token_ids"].shape[-1]
+    return {
+        "stage": one.name,
+        "slice": where.name,
+        "devices": len(where.devices),
+        "rows": rows,
+        "length": length,
+        "compute_dtype": one.fit.compute_dtype,
+        "device_memory": where.chip.memory * where.chips // len(where.devices),
+        **cost.to_json(),
+    }
+
+
+def described(one: Outline, where: Slice, cost: Cost) -> str:
+    """The same for a person."""
+    row = row_of(one, where, cost)
+    moved = [
+        f"{kind} {total['count']} x, {_size(total['bytes'])}" for kind, total in total_by_kind(cost.collectives).items()
+    ]
+    share = 100 * cost.peak / row["device_memory"]
+    return "\n".join(
+        [
+            f"{one.name}: {row['rows']} x {row['length']} tokens on {where.name}, {row['devices']} devices; of each:",
+            f"  memory       {_size(cost.peak)} at the peak, {share:.1f} % (arguments {_size(cost.arguments)}, "
+            f"temporaries {_size(cost.temporaries)}, outputs {_size(cost.outputs)}, code {_size(cost.code)})",
+            f"  work         {cost.flops / 1e9:,.1f} GFLOP, {_size(cost.accessed)} read and written",
+            f"  collectives  {'; '.join(moved) or 'none'} (trained parameters: {_size(cost.trained)})",
+            f"  compiled in  {cost.seconds:.0f} s",
+        ]
+    )
+
+
+def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(rows, indent=2) + "\n"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"

@@ -1,0 +1,151 @@
+"""A training step compiled for devices that are not here, and what the compiler says of it.
+
+Nothing is run and no array is made: the parameters, the batch and the state are shapes with shardings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kinject.training.collectives import Collective, find_collectives, total_by_kind
+from kinject.training.loop import FitConfig
+from kinject.training.mesh import Placement
+from kinject.training.optimizer import make_optimizer
+from kinject.training.partition import TRAIN, label_parameters, split
+from kinject.training.prefix import first_trainable_state
+from kinject.training.step import Program, initial_state, make_train_step
+from kinject.tree import Flat
+
+STEPS = 1000  # of a schedule when the number of examples is not known; the step's program is the same
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One compiled step, per device; bytes and FLOPs are the compiler's own count.
+
+    Attributes:
+      arguments, temporaries, outputs, code: bytes of device memory; outputs that reuse an argument's buffer (the
+        state's do) are not counted twice.
+      peak: the most that is live at once, as the compiler reports it; arguments + temporaries + outputs + code where
+        it does not.
+      flops: floating-point operations.
+      accessed: bytes read and written in memory, before fusion hides any of it from the compiler's sight.
+      collectives: see collectives.py.
+      trained: float32 bytes of all trained parameters, on all devices together.
+    """
+
+    arguments: int
+    temporaries: int
+    outputs: int
+    code: int
+    peak: int
+    flops: float
+    accessed: float
+    collectives: tuple[Collective, ...]
+    trained: int
+    seconds: float
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the program's text."""
+        values = {name: value for name, value in vars(self).items() if name not in ("text", "collectives", "seconds")}
+        return {**values, "collectives": total_by_kind(self.collectives), "compile_seconds": round(self.seconds, 1)}
+
+
+def compile_step(
+    program: Program,
+    params: Flat,
+    rules: list[tuple[str, str]],
+    fit: FitConfig,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
+    place: Placement,
+    *,
+    where: str = "train",
+) -> Cost:
+    """Compiles the step that `Fit` would run.
+
+    Args:
+      program: from `split_program`.
+      params: shapes of all parameters, flat.
+      rules: what trains.
+      fit: optimizer, dropout and compute dtype.
+      batch: shapes of a batch, over all devices.
+      place: where arrays live; its devices need not be here.
+      where: config key for messages.
+
+    Raises:
+      InputError: rules that do not fit the parameters.
+    """
+    started = time.monotonic()
+    labels = label_parameters(params, rules, where, program.tables)
+    train, frozen = split(params, labels)
+    train = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in train.items()}
+    frozen = {path: leaf if path in program.tables else _held(leaf, fit.compute_dtype) for path, leaf in frozen.items()}
+    optimizer = make_optimizer(fit.optimizer, labels, fit.steps or STEPS)
+    state = jax.eval_shape(lambda leaves: initial_state(leaves, optimizer, labels), train)
+    state = jax.tree_util.tree_map_with_path(lambda path, leaf: _placed_state(path, leaf, labels, place), state)
+    step = make_train_step(
+        program, optimizer, labels, seed=0, dropout=fit.dropout != "none", shardings=place.shardings(state)
+    )
+    lowered = step.lower(
+        state,
+        {path: _placed(leaf, place.parameter(path, leaf.shape, frozen=True)) for path, leaf in frozen.items()},
+        {name: _placed(leaf, place.rows) for name, leaf in batch.items()},
+    )
+    trained = sum(4 * int(np.prod(params[path].shape)) for path, label in labels.items() if label == TRAIN)
+    return cost_of(lowered.compile(), trained, time.monotonic() - started)
+
+
+def skipped_layers(program: Program, params: Flat, labels: Mapping[str, str], fit: FitConfig) -> int:
+    """The hidden state from which the loop's step starts, where the memory of this machine allows it."""
+    if fit.dropout == "all" or not fit.prefix_cache_mb:
+        return 0
+    host, plugin = program.merge(params)
+    return first_trainable_state(labels, plugin, len(host.encoder.layers))
+
+
+def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost:
+    """What a compiled program costs on each device."""
+    memory, count = compiled.memory_analysis(), compiled.cost_analysis()
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = {
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "outputs": outputs,
+        "code": memory.generated_code_size_in_bytes,
+    }
+    peak = getattr(memory, "peak_memory_in_bytes", 0) or sum(parts.values())
+    text = compiled.as_text()
+    return Cost(
+        **parts,
+        peak=peak,
+        flops=count.get("flops", 0.0),
+        accessed=count.get("bytes accessed", 0.0),
+        collectives=tuple(find_collectives(text)),
+        trained=trained,
+        seconds=seconds,
+        text=text,
+    )
+
+
+def _held(leaf: Any, compute_dtype: Any) -> jax.ShapeDtypeStruct:
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jax.ShapeDtypeStruct(leaf.shape, compute_dtype if floating else leaf.dtype)
+
+
+def _placed_state(path: Sequence[Any], leaf: Any, labels: Mapping[str, str], place: Placement) -> jax.ShapeDtypeStruct:
+    """A trainable leaf, or a moment of one, where the parameter lives; counters everywhere."""
+    name = next((key.key for key in reversed(path) if getattr(key, "key", None) in labels), None)
+    sharding = place.replicated if name is None else place.parameter(name, leaf.shape, frozen=False)
+    return _placed(leaf, sharding)
+
+
+def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,0 +1,245 @@
+"""Compiling ahead of time: shapes without data, what the devices say to each other, the command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny_world import plugin_stage, sentence, write_records
+
+from kinject.data.pipeline import Feed
+from kinject.data.records import read_records
+from kinject.errors import InputError
+from kinject.knowledge.base import KnowledgeBase
+from kinject.models.shapes import SHAPES, encoder_shape
+from kinject.stages.base import open_host
+from kinject.stages.experiment import read_stages
+from kinject.stages.outline import outline
+from kinject.tasks.base import make_task
+from kinject.tasks.shapes import Extent
+from kinject.train import main
+from kinject.training.collectives import check_only_gradients, find_collectives, total_by_kind
+
+HLO = """
+  %p = f32[8,4]{1,0} parameter(0)
+  %all-reduce.4 = (f32[768]{0:T(1024)S(1)}, bf16[128,768]{1,0:T(8,128)S(1)}, f32[]{:T(128)}) all-reduce(%a, %b, %c), channel_id=2, replica_groups=mesh['axis_0'=16,'axis_1'=2,'axis_2'=1] {'axis_0','axis_1'}, to_apply=%sum
+  %get-tuple-element.68 = f32[] get-tuple-element(%all-reduce.4), index=2
+  %s = (f32[8,4]{1,0}, f32[32,4]{1,0}) all-gather-start(%p), replica_groups=[2,4]<=[8], dimensions={0}
+  %d = f32[32,4]{1,0} all-gather-done(%s)
+  ROOT %r = f32[2,4]{1,0} reduce-scatter(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%sum
+  %m = (pred[7]{0}) all-reduce(%q), replica_groups={}, to_apply=%or
+"""  # noqa: E501
+
+
+def test_collectives_are_read_in_every_form():
+    found = [(one.kind, one.size, one.group) for one in find_collectives(HLO)]
+    assert found == [
+        ("all-reduce", 768 * 4 + 128 * 768 * 2 + 4, 32),
+        ("all-gather", 32 * 4 * 4, 4),
+        ("reduce-scatter", 4 * 2 * 4 * 4, 4),
+        ("all-reduce", 7, 0),
+    ]
+    assert total_by_kind(find_collectives(HLO))["all-reduce"] == {"count": 2, "bytes": 199691}
+
+
+def test_a_step_that_moves_more_than_gradients_is_told():
+    trained = 768 * 4 + 128 * 768 * 2
+    assert check_only_gradients(HLO, trained)
+    with pytest.raises(AssertionError, match="bytes"):
+        check_only_gradients(HLO, trained // 4)
+    permute = "  %x = f32[1]{0} collective-permute(%p), source_target_pairs={{0,1}}"
+    with pytest.raises(AssertionError, match="collective-permute"):
+        check_only_gradients(permute, trained)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("bert-base", 108_891_648), ("roberta-large", 354_310_144)])
+def test_named_shapes_have_the_published_sizes(name, parameters):
+    config = {"stages": {"p": plugin_config(host=f"shape:{name}", fit={"batch_size": 8, "steps": 1})}}
+    one = outline("p", read_stages(config))
+    encoder = {path: leaf for path, leaf in one.params.items() if path.startswith("host/encoder/")}
+    assert sum(int(np.prod(leaf.shape)) for leaf in encoder.values()) == parameters
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in one.params.values())
+    assert one.batch["token_ids"].shape == (8, 512)
+
+
+def plugin_config(**changes):
+    made = {
+        "kind": "plugin",
+        "task": "cloze",
+        "host": "shape:bert-base",
+        "knowledge": "shape:100",
+        "data": ("no.jsonl",),
+    }
+    return made | {"fit": {"batch_size": 16, "steps": 1}} | changes
+
+
+def test_known_hub_ids_need_no_download_and_others_are_told():
+    assert encoder_shape("FacebookAI/roberta-large", "x") == SHAPES["roberta-large"]
+    assert encoder_shape("bert-base-cased", "x").vocab_size == 28996
+    for wrong, said in (
+        ("shape:bert-bse", "bert-base"),
+        ("owner/unheard-of", "shape:NAME"),
+        ("./nowhere", "no ./nowhere"),
+    ):
+        with pytest.raises(InputError, match=said):
+            encoder_shape(wrong, "stages.p.host")
+
+
+def form(batch):
+    return {name: (np.shape(leaf), np.dtype(leaf.dtype)) for name, leaf in batch.items()}
+
+
+RELATION = {"labels": ["in", "of"]}
+PAIRS = {"n_way": 2, "k_shot": 2, "queries": 1, "episodes": 2}
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "file"),
+    [
+        ("cloze", {}, "train"),
+        ("mention_masked_lm", {}, "sentences"),
+        ("description_matching", {}, "described"),
+        ("entity_questions", {}, "asked"),
+        ("entity_typing", RELATION, "typed"),
+        ("relation_classification", RELATION, "related"),
+        ("few_shot_relations", PAIRS, "related"),
+        ("marker_relations", RELATION, "related"),
+        ("marker_entity_typing", RELATION, "typed"),
+        ("multiple_choice", {}, "chosen"),
+    ],
+)
+def test_batches_without_data_have_the_form_of_real_ones(world, records, task, options, file):
+    made = make_task(task, **options)
+    host, base = open_host(records / "host", head="none"), KnowledgeBase.open(world / "knowledge")
+    given = list(read_records((records if (records / f"{file}.jsonl").exists() else world) / f"{file}.jsonl"))
+    examples = made.examples(given, host.encoder(None), base, buckets=1)
+    examples = made.prepare(examples, given, host, None)
+    real = Feed(examples, base.gather).batch(0, np.arange(4))
+    entities, places = real["entity_ids"].shape[-1], real.get("positions", np.zeros((1, 1))).shape[-1]
+    extent = Extent(4, examples.lengths[0], entities, places, knowledge_dim=8, hidden_size=16, outputs=2, choices=3)
+    assert form(made.batch_shapes(extent)) == form(real)
+
+
+@pytest.fixture(scope="module")
+def records(world, tmp_path_factory):
+    """Records of the tasks for which the tiny world has none."""
+    folder = tmp_path_factory.mktemp("records")
+    vocabulary = Path(shutil.copytree(world / "host", folder / "host")) / "vocab.txt"
+    vocabulary.write_text(vocabulary.read_text().replace("##away", "@"))  # a marker that the tiny world lacks
+    two = [sentence(i, i + 20) for i in range(12)]
+    one = [{**each, "mentions": each["mentions"][:1]} for each in two]
+    texts = [f"city{i} is in a place" for i in range(12)]
+    mention = [[{"start": 0, "end": len(f"city{i}"), "entity": f"Q{i}"}] for i in range(12)]
+    named = [{"text": text, "mentions": own} for text, own in zip(texts, mention, strict=True)]
+    write_records(folder / "related.jsonl", [{**each, "label": ("in", "of")[i % 2]} for i, each in enumerate(two)])
+    write_records(folder / "typed.jsonl", [{**each, "labels": ["in"]} for each in one])
+    write_records(folder / "described.jsonl", [{**each, "description": "a place of land1"} for each in named])
+    choices = {"choices": ["land1", "land2", "land3"], "label": 1}
+    write_records(folder / "chosen.jsonl", [{**each, **choices} for each in named])
+    write_records(folder / "asked.jsonl", [{**each, "answers": ["land1"]} for each in named])
+    return folder
+
+
+def test_stages_of_a_config_lead_to_shapes(world):
+    """A plugin on a host that another stage makes, by LoRA, with a knowledge base that a third one would embed."""
+    made = {"kind": "host", "task": "relation_classification", "task_options": RELATION, "base": "roberta-base"}
+    host = {**made, "tuning": {"name": "lora"}, "data": ("no.jsonl",), "fit": {"batch_size": 8, "steps": 1}}
+    graph = {"kind": "triples", "triples": "no.tsv", "graph": {"dim": 24}}
+    stages = {"graph": graph, "host": host}
+    plugin = plugin_config(task="relation_classification", host="@host", knowledge="@graph/knowledge", max_length=32)
+    stages = read_stages({"stages": {**stages, "plugin": plugin}})
+    one = outline("plugin", stages)
+    assert one.params["host/head/output/bias"].shape == (2,)
+    assert any("/lora/" in path for path in one.params)
+    assert one.params["plugin/mapper/kernel"].shape == (24, 768)
+    assert one.batch["entity_vectors"].shape == (16, 2, 24) and one.batch["token_ids"].shape == (16, 32)
+    tuned = outline("host", stages)
+    assert "entity_vectors" not in tuned.batch and not any(path.startswith("plugin/") for path in tuned.params)
+
+
+def test_what_cannot_be_known_is_told(capsys, tmp_path):
+    def refused(stage, *arguments):
+        file = tmp_path / "config.py"
+        file.write_text(f"def get_config():\n    return {{'stages': {{'p': {stage!r}}}}}\n")
+        assert main(["--config", str(file), "--aot", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "--config.stages.p.knowledge=shape:100" in refused(plugin_config(knowledge="@other/knowledge"), "v5e:4x4")
+    assert "v5e:4x4" in refused(plugin_config(), "v5e")
+    assert "v5e" in refused(plugin_config(), "v9:4x4")
+    assert "2 axes" in refused(plugin_config(), "v5e:2x2x2")
+    assert "no stage that trains" in refused(plugin_config(), "v5e:2x2", "--stage", "q")
+    missing = plugin_config(task="relation_classification")
+    assert "labels" in refused(missing, "v5e:2x2")
+    assert main(["--config", str(tmp_path / "config.py")]) == 2
+    assert "--workdir" in capsys.readouterr().err
+
+
+FOUR_DEVICES = """
+import sys
+from kinject.config import read_config
+from kinject.stages.experiment import read_stages
+from kinject.stages.outline import outline
+from kinject.training.ahead import compile_step
+from kinject.training.collectives import check_only_gradients
+from kinject.training.mesh import Placement
+
+stages = read_stages(read_config(sys.argv[1]))
+for name, stage in stages.items():
+    one = outline(name, stages)
+    cost = compile_step(one.program, one.params, list(one.rules), one.fit, one.batch, Placement.over(4))
+    assert cost.flops > 0 and cost.peak > 0
+    try:
+        found = check_only_gradients(cost.text, 4 * (8 * 16 + 16))
+        print(name, "gradient", sum(each.size for each in found))
+    except AssertionError as error:
+        print(name, "refused", error)
+"""
+
+
+def start(code, *arguments, devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_data_parallel_map_tuning_communicates_only_the_gradient(world, tmp_path):
+    """On four devices, with dropout; and the control: a host that is trained is found to move more."""
+    fit = {"dropout": "all", "optimizer": {"clip": 1.0}}
+    tuned = {"kind": "host", "task": "cloze", "base": str(world / "host"), "data": ("x.jsonl",)}
+    tuned |= {"train": (("host/.*", "train"),), "fit": {"batch_size": 8, "steps": 1}}
+    config = {"stages": {"plugin": plugin_stage(world, max_length=16, fit=fit), "host": {**tuned, "max_length": 16}}}
+    (tmp_path / "config.py").write_text(f"def get_config():\n    return {config!r}\n")
+    done = start(FOUR_DEVICES, tmp_path / "config.py", devices=4)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    (plugin, how, moved), (host, refused, _) = lines
+    assert (plugin, how, host, refused) == ("plugin", "gradient", "host", "refused")
+    assert 4 * (8 * 16 + 16) <= int(moved) <= 4 * (8 * 16 + 16) + 64, "a gradient and a few scalars"
+
+
+def test_a_step_compiles_for_a_tpu_slice_that_is_not_here(world, tmp_path):
+    pytest.importorskip("libtpu")
+    config = {"stages": {"mapper": plugin_stage(world, max_length=16)}}
+    (tmp_path / "config.py").write_text(f"def get_config():\n    return {config!r}\n")
+    command = [sys.executable, "-m", "kinject.train", "--config", tmp_path / "config.py", "--aot", "v5e:2x2"]
+    done = subprocess.run([*command, "--json", tmp_path / "found.json"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "GFLOP" in done.stdout and "all-reduce" in done.stdout
+    (row,) = json.loads((tmp_path / "found.json").read_text())
+    assert row["devices"] == 4 and row["rows"] == 8 and row["stage"] == "mapper"
+    assert row["trained"] == 4 * (8 * 16 + 16)
+    moved = sum(each["bytes"] for each in row["collectives"].values())
+    assert row["trained"] <= moved <= 2 * row["trained"] + 4096
+    assert 0 < row["arguments"] < row["peak"] < row["device_memory"]
+    assert not list(Path(tmp_path).glob("*partial*"))
