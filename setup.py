@@ -21,6 +21,7 @@ CORE = [
     "marisa-trie>=1.3,<2",
     "pydantic>=2.10,<3",
     "scikit-learn>=1.5,<2",
+    "seqeval>=1.2.2,<2",
     "rich>=13,<16",
     "conllu>=6,<7",
     "absl-py>=2,<3",

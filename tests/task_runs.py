@@ -53,7 +53,7 @@ class TaskWorld:
         """
         data = (str(write_records(self.folder / f"{task}.jsonl", values)),)
         fit = {"batch_size": 4, "steps": steps, "buckets": 1, "log_every": 1, "checkpoint_every": steps}
-        fit |= {"optimizer": {"learning_rate": 0.01}, "evaluation_batch_size": 8}
+        fit |= {"optimizer": {"name": "sgd", "learning_rate": 0.1}, "evaluation_batch_size": 8}
         host = {"kind": "host", "task": task, "data": data, "dev_data": data, "base": str(self.folder / "raw")}
         host |= {"task_options": options, "fit": fit}
         later = {key: value for key, value in options.items() if key != "labels"}  # those are the host's

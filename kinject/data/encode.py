@@ -26,7 +26,7 @@ import numpy as np
 from kinject.data.passage import Passage, Side, Text, sides_of
 from kinject.data.records import Mention
 from kinject.data.tokenizer import HostTokenizer
-from kinject.data.truncate import Truncate, doomed_pieces
+from kinject.data.truncate import Run, Truncate, doomed_pieces
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Encoded:
       markers [n, 2]: position of the first piece of the opening and of the closing marker; -1 where there is none.
       mask_positions [P], label_ids [P]: pieces of masked mentions, and the ids that stood there.
       blanks [Q]: mask tokens that the text itself had.
+      origins [L, 3]: the text that a piece is of (0, 1, …; -1 for what no text has: special tokens, slots, markers) and
+        the characters [start, end) of it that the piece stands for. None unless asked for.
     """
 
     token_ids: np.ndarray
@@ -62,6 +64,7 @@ class Encoded:
     mask_positions: np.ndarray
     label_ids: np.ndarray
     blanks: np.ndarray
+    origins: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -134,6 +137,7 @@ class EntityEncoder:
         *,
         skip_overlong: bool = False,
         bare_slots: bool = False,
+        origins: bool = False,
     ) -> list[Encoded | None]:
         """Encodes passages with one call of the tokenizer and one of `rows` for all of them.
 
@@ -146,6 +150,7 @@ class EntityEncoder:
           skip_overlong: give None for a passage whose mentions alone do not fit, instead of raising.
           bare_slots: give a slot to linked entities without a vector too; their `entity_rows` are -1, so that a zero
             vector stands for them.
+          origins: tell for every position which characters stand there (of words, of their texts joined by spaces).
 
         Raises:
           InputError: mentions outside their text, overlapping, without a visible character or too long to fit; a
@@ -161,7 +166,8 @@ class EntityEncoder:
                 side.locate(self.tokenizer, passage.where)
         known = _known_rows(flat, rows, bare_slots)
         return [
-            self._finish(passage, group, known, skip_overlong) for passage, group in zip(passages, sides, strict=True)
+            self._finish(passage, group, known, skip_overlong, origins)
+            for passage, group in zip(passages, sides, strict=True)
         ]
 
     def pad(
@@ -208,7 +214,7 @@ class EntityEncoder:
         return self._words[word]
 
     def _finish(
-        self, passage: Passage, sides: list[Side], known: dict[str, int], skip_overlong: bool
+        self, passage: Passage, sides: list[Side], known: dict[str, int], skip_overlong: bool, origins: bool
     ) -> Encoded | None:
         draft = _Draft(self, known)
         plan = [[draft.insertion(side.mentions[number]) for number in side.order] for side in sides]
@@ -225,7 +231,8 @@ class EntityEncoder:
                 raise InputError(passage.where, problem, "raise max_length or drop mentions")
             for side, doomed in zip(sides, gone, strict=True):
                 side.shorten(doomed)
-        return draft.write(sides, plan)
+        encoded = draft.write(sides, plan)
+        return dataclasses.replace(encoded, origins=draft.origins(sides)) if origins else encoded
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -247,6 +254,7 @@ class _Draft:
         self.entities: dict[str, int] = {}
         self.ids: list[int] = []
         self.slots: list[tuple[int, int]] = []
+        self.copied: list[tuple[int, int, Run]] = []  # at which position, of which text, which of its pieces
         self.masked: list[int] = []
         self.labels: list[int] = []
 
@@ -259,23 +267,33 @@ class _Draft:
     def write(self, sides: list[Side], plan: list[list[_Insertion]]) -> Encoded:
         tokenizer = self.encoder.tokenizer
         self.ids += tokenizer.before
-        spans, markers = self._side(sides[0], plan[0])
+        spans, markers = self._side(0, sides[0], plan[0])
         seconds = []
-        for side, insertions in zip(sides[1:], plan[1:], strict=True):
+        for text in range(1, len(sides)):
             self.ids += tokenizer.between
             seconds.append(len(self.ids))
-            more = self._side(side, insertions)
+            more = self._side(text, sides[text], plan[text])
             spans, markers = spans + more[0], markers + more[1]
         self.ids += tokenizer.after
         return self._encoded(spans, markers, seconds[0] if seconds else len(self.ids))
 
-    def _side(self, side: Side, plan: list[_Insertion]) -> tuple[list, list]:
+    def origins(self, sides: list[Side]) -> np.ndarray:
+        """`Encoded.origins` of what has been written."""
+        found = np.full((len(self.ids), 3), -1, np.int32)
+        for position, text, (low, high) in self.copied:
+            found[position : position + high - low, 0] = text
+            if low < high:
+                found[position : position + high - low, 1:] = sides[text].pieces.offsets[low:high]
+        return found
+
+    def _side(self, text: int, side: Side, plan: list[_Insertion]) -> tuple[list, list]:
         """Writes one text; returns spans and marker positions of its mentions in the order they were given."""
         ids, pieces, slot_ids = self.ids, side.pieces.ids, self.encoder._slot_ids
         spans: list = [None] * len(plan)
         markers: list = [None] * len(plan)
         done = 0
         for number, (low, high), insertion in zip(side.order, side.runs, plan, strict=True):
+            self.copied.append((len(ids), text, (done, low)))
             ids += pieces[done:low]
             opening = len(ids) if insertion.opening else -1
             ids += insertion.opening
@@ -283,10 +301,12 @@ class _Draft:
                 self.slots.append((len(ids), insertion.slot))
                 ids += slot_ids
             spans[number] = (len(ids), len(ids) + high - low)
+            self.copied.append((len(ids), text, (low, high)))
             self._mention(pieces[low:high], side.mentions[number].masked)
             markers[number] = (opening, len(ids) if insertion.closing else -1)
             ids += insertion.closing
             done = high
+        self.copied.append((len(ids), text, (done, len(pieces))))
         ids += pieces[done:]
         return spans, markers
 

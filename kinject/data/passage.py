@@ -76,7 +76,9 @@ class Side:
         """Drops pieces, none of which belongs to a mention."""
         if doomed:
             ids, self.runs = cut(self.pieces.ids, self.runs, doomed)
-            self.pieces = Pieces(ids, [])
+            gone = set(doomed)
+            offsets = [each for index, each in enumerate(self.pieces.offsets) if index not in gone]
+            self.pieces = Pieces(ids, offsets)
 
 
 def sides_of(passage: Passage) -> list[Side]:

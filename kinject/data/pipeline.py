@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import grain
 import numpy as np
@@ -60,6 +61,8 @@ class Examples:
       ordered: train in the given order, not in a shuffled one.
       made_of: int [n], of which of the records each example was made; None = the i-th of the i-th, or of several.
       notes: what became of the records, such as how many were dropped and why.
+      references: what scoring reads beside predictions and no device sees, such as texts: one item an example, in the
+        given order. `Task.score` finds it under its name.
     """
 
     buckets: tuple[Batch, ...]
@@ -68,6 +71,7 @@ class Examples:
     ordered: bool = False
     made_of: np.ndarray | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
+    references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

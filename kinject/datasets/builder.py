@@ -77,10 +77,10 @@ class RecordBuilder(FileReaderBuilder):
           InputError: here or while reading: whatever is wrong with the files.
         """
 
-    def leave_out_overlap(self, where: str) -> None:
+    def leave_out_overlap(self, where: str, fields: str = "fields 'h' and 't'") -> None:
         """Counts a sentence whose mentions overlap; raises InputError instead where files are to be the published."""
         if self.check:
-            raise InputError(where, "fields 'h' and 't' overlap", "--no-check leaves such sentences out")
+            raise InputError(where, f"{fields} overlap", "--no-check leaves such sentences out")
         self.left_out["head and tail overlap"] += 1
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -29,6 +29,12 @@ BUILDERS = {
     "wiki20m": "Wiki20m",
     "trex_rc": "TrexRc",
     "treebank": "Treebank",
+    "open_entity": "OpenEntity",
+    "figer": "Figer",
+    "tacred": "Tacred",
+    "cosmosqa": "Cosmosqa",
+    "socialiqa": "Socialiqa",
+    "medqa": "Medqa",
     "jsonl": "Jsonl",
 }
 BLOCK = 4096

@@ -1,4 +1,4 @@
-"""Sentences with a head and a tail entity, in the two forms that thunlp publishes: OpenNRE lines and FewRel objects."""
+"""Sentences with a head and a tail entity in three forms: thunlp's OpenNRE lines and FewRel objects, and TACRED's."""
 
 from __future__ import annotations
 
@@ -48,6 +48,25 @@ def fewrel_record(item: Any, where: str, entity_kind: str | None, **fields: Any)
     item = check(item, dict, "the instance", where)
     tokens = take(item, "tokens", list, where)
     mentions = [_fewrel_mention(item, name, len(tokens), entity_kind, where) for name in ("h", "t")]
+    if overlap(*((mention["start"], mention["end"]) for mention in mentions)):
+        return None
+    return parse_record({"tokens": tokens, "mentions": mentions, **fields}, where)
+
+
+def tacred_record(line: dict[str, Any], where: str, **fields: Any) -> Record | None:
+    """`{"token": […], "subj_start", "subj_end" (inclusive), "obj_start", "obj_end"}` -> a record, subject first.
+
+    TACRED's form, which T-REx-rc has too. Mentions are not linked. None when subject and object overlap.
+
+    Raises:
+      InputError: a missing field, a wrong type, a span outside the sentence.
+    """
+    tokens = take(line, "token", list, where)
+    mentions = []
+    for name in ("subj", "obj"):
+        start, last = (take(line, f"{name}_{end}", int, where) for end in ("start", "end"))
+        check_span((start, last + 1), len(tokens), f"{name}_start, {name}_end", where)
+        mentions.append({"start": start, "end": last + 1})
     if overlap(*((mention["start"], mention["end"]) for mention in mentions)):
         return None
     return parse_record({"tokens": tokens, "mentions": mentions, **fields}, where)

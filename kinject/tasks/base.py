@@ -116,7 +116,11 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """Metrics over a whole evaluation set, fractions in 0..1; holds `self.metric`."""
+        """Metrics over a whole evaluation set, fractions in 0..1; holds `self.metric`.
+
+        `predictions` are those of all examples, filled up with -1 where buckets differ in their second axis, and what
+        the examples have for `references`.
+        """
 
 
 _TASKS: dict[str, type[Task]] = {}

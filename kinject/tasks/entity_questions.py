@@ -21,7 +21,7 @@ from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
 from kinject.tasks.base import register_task
 from kinject.tasks.cloze import Cloze
-from kinject.tasks.fields import ENTITY_MARKER, marked, strings, unique_ids
+from kinject.tasks.fields import ENTITY_MARKER, marked, single_pieces, strings, unique_ids
 from kinject.tasks.protocol import Thunlp, protocol_named
 from kinject.tasks.slots import entity_count, first_span
 
@@ -77,7 +77,7 @@ class EntityQuestions(Cloze):
     ) -> tuple[list[int], np.ndarray, Counter[str]]:
         """Returns the numbers of the records that stay, their labels int32 [n], and how many were dropped for what."""
         answers = [strings(record, "answers") for record in records]
-        find = _entries if isinstance(self.protocol, Thunlp) else _pieces
+        find = _entries if isinstance(self.protocol, Thunlp) else single_pieces
         known = find(tokenizer, list(dict.fromkeys(answer for some in answers for answer in some)))
         kept, labels, dropped = [], [], Counter()
         for number, (record, some) in enumerate(zip(records, answers, strict=True)):
@@ -110,13 +110,6 @@ def _entries(tokenizer: HostTokenizer, answers: list[str]) -> dict[str, int]:
     """The answers whose lowercase form is an entry of the vocabulary, with its id."""
     found = ((answer, tokenizer.backend.token_to_id(answer.lower())) for answer in answers)
     return {answer: piece for answer, piece in found if piece is not None}
-
-
-def _pieces(tokenizer: HostTokenizer, answers: list[str]) -> dict[str, int]:
-    """The answers that the tokenizer makes one piece of, with its id."""
-    special = (tokenizer.unk_id, tokenizer.mask_id)
-    found = zip(answers, tokenizer.pieces([" " + answer.strip() for answer in answers]), strict=True)
-    return {answer: one.ids[0] for answer, one in found if len(one.ids) == 1 and one.ids[0] not in special}
 
 
 def _check_blank(record: Record, one: Encoded) -> None:

@@ -10,6 +10,7 @@ from kinject.errors import InputError
 
 if TYPE_CHECKING:
     from kinject.data.records import Mention, Record
+    from kinject.data.tokenizer import HostTokenizer
 
 HEAD_MARKER, TAIL_MARKER, ENTITY_MARKER = "#", "$", "$"  # map-tuning's
 SUBJECT_MARKER, OBJECT_MARKER = "@", "#"  # K-Adapter's; the former stands around a lone mention too
@@ -54,3 +55,11 @@ def strings(record: Record, field: str) -> list[str]:
     if not isinstance(values, list) or any(not isinstance(value, str) for value in values):
         raise InputError(record.where, f"field {field} is {values!r}", "it must be a list of strings")
     return values
+
+
+def single_pieces(tokenizer: HostTokenizer, words: Sequence[str]) -> dict[str, int]:
+    """The words that the tokenizer makes one piece of where they stand inside a text, with that piece's id."""
+    words = list(dict.fromkeys(words))
+    special = (tokenizer.unk_id, tokenizer.mask_id)
+    found = zip(words, tokenizer.pieces([f" {word.strip()}" for word in words]), strict=True)
+    return {word: one.ids[0] for word, one in found if len(one.ids) == 1 and one.ids[0] not in special}

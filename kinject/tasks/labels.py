@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+import optax
+
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_metadata
 from kinject.errors import InputError, did_you_mean
 from kinject.tasks.base import Task
@@ -92,6 +95,17 @@ class LabelledTask(Task, ABC):
     def _set(self, labels: tuple[str, ...] | None) -> None:
         self.labels = labels
         self._index = {label: number for number, label in enumerate(labels or ())}
+
+
+class SingleLabelTask(LabelledTask, ABC):
+    """A task whose head reads one place and chooses one of the labels; its outputs are [B, 1, labels]."""
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs[:, 0], batch["labels"])
+        return losses, batch["weights"]
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"chosen": outputs[:, 0].argmax(-1), "right": batch["labels"]}
 
 
 def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinject.data.encode import EntityEncoder, Passage
+from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.models.forward import encode
 from kinject.tasks.fields import marked, unique_ids
@@ -69,6 +69,13 @@ def marked_texts(
     unique_ids(records)
     passages = [Passage(protocol.text(one.source), marked(one, markers), where=one.where) for one in records]
     encoded = protocol.encode(passages, encoder, knowledge)
+    return read_examples(encoded, labels, encoder, buckets, at_markers=at_markers)
+
+
+def read_examples(
+    encoded: Sequence[Encoded], labels: np.ndarray, encoder: EntityEncoder, buckets: int, *, at_markers: bool = False
+) -> Examples:
+    """One example an encoded text, with its label; see `marked_texts`."""
 
     def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
         rows = [encoded[i] for i in index]

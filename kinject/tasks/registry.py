@@ -7,11 +7,15 @@ from kinject.tasks import (
     entity_questions,
     entity_typing,
     few_shot_relations,
+    lama,
     marker_entity_typing,
     marker_relations,
     mention_masked_lm,
     multiple_choice,
     relation_classification,
+    sequence_classification,
+    span_extraction,
+    token_classification,
 )
 
 __all__ = [
@@ -21,9 +25,13 @@ __all__ = [
     "entity_questions",
     "entity_typing",
     "few_shot_relations",
+    "lama",
     "marker_entity_typing",
     "marker_relations",
     "mention_masked_lm",
     "multiple_choice",
     "relation_classification",
+    "sequence_classification",
+    "span_extraction",
+    "token_classification",
 ]

@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-import optax
 
 from kinject.tasks.base import register_task
 from kinject.tasks.fields import HEAD_MARKER, TAIL_MARKER
-from kinject.tasks.labels import LabelledTask
+from kinject.tasks.labels import SingleLabelTask
 from kinject.tasks.pooled import marked_texts
 from kinject.tasks.protocol import protocol_named
 from kinject.tasks.shapes import Extent, Shapes
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @register_task("relation_classification")
-class RelationClassification(LabelledTask):
+class RelationClassification(SingleLabelTask):
     """Records need two mentions, head and tail, and `label`.
 
     Args:
@@ -54,13 +52,6 @@ class RelationClassification(LabelledTask):
 
     def batch_shapes(self, extent: Extent) -> Shapes:
         return {**extent.tokens(), "labels": extent.whole(), "mention_spans": extent.whole(2)}
-
-    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs[:, 0], batch["labels"])
-        return losses, batch["weights"]
-
-    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {"chosen": outputs[:, 0].argmax(-1), "right": batch["labels"]}
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Accuracy, which is the micro-F1 that the authors report."""

@@ -126,8 +126,18 @@ def evaluate(
         parts.append({name: values[real] for name, values in {**outputs, "index": batch["index"]}.items()})
     index = np.concatenate([part["index"] for part in parts])
     order = np.argsort(index, kind="stable")
-    predictions = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0] if name != "index"}
-    return {"loss": loss / max(weight, 1e-6), **program.task.score(predictions)}, predictions
+    predictions = {name: _joined([part[name] for part in parts])[order] for name in parts[0] if name != "index"}
+    metrics = program.task.score({**predictions, **feed.examples.references})
+    return {"loss": loss / max(weight, 1e-6), **metrics}, predictions
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenates arrays [n, …]; where the second axis differs between buckets, rows are filled up with -1."""
+    widest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
+    fill = [[(0, 0), (0, widest - part.shape[1]), *[(0, 0)] * (part.ndim - 2)] for part in parts if part.ndim > 1]
+    return np.concatenate(
+        [np.pad(p, w, constant_values=-1) for p, w in zip(parts, fill, strict=True)] if fill else parts
+    )
 
 
 class Fit:

@@ -1,0 +1,124 @@
+"""LAMA: what a masked language model knows of facts, asked by templates (Petroni et al. 2019).
+
+A question is a template with the subject for [X] and the mask for [Y]; the answer is one piece of the vocabulary.
+Precision at 1 and 10 are means over relations of the means within (`weighted_…`: over all questions). With a
+vocabulary file the candidates are its words alone, so that hosts of different vocabularies can be compared. A subject
+with a vector has a slot before it, `[ENTITY] / subject`, which is E-BERT's "concat" (Poerner et al. 2020).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kinject.data.encode import EntityEncoder
+from kinject.data.tokenizer import HostTokenizer, load_tokenizer
+from kinject.errors import InputError
+from kinject.tasks.base import Task, register_task
+from kinject.tasks.cloze import Cloze
+from kinject.tasks.fields import single_pieces
+
+if TYPE_CHECKING:
+    from kinject.data.pipeline import Examples
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.pretrained import LoadedHost
+
+AT = (1, 10)
+
+
+@register_task("lama")
+class Lama(Cloze):
+    """Records need `label`, the answer, and `relation`; the text has one `[MASK]`.
+
+    A question whose answer is not one piece of the vocabulary, or none of the candidates, is dropped and counted.
+
+    Args:
+      candidates: a file of words, one a line, that alone are answers (LAMA's common_vocab_cased.txt); None = all pieces
+        of the host's vocabulary.
+    """
+
+    required = ("label", "relation")
+    metric = "p_at_1"
+
+    def __init__(self, candidates: str | Path | None = None):
+        self.file = None if candidates is None else Path(candidates).expanduser()
+        if self.file is not None and not self.file.is_file():
+            raise InputError("task_options.candidates", f"there is no file {self.file}", "name a file of words")
+        self.candidates: np.ndarray | None = None  # bool [V]; known once there is a host
+
+    def for_host(self, loaded: LoadedHost, where: object) -> Task:
+        del where
+        if self.file is None:
+            return self
+        task = copy.copy(self)
+        task.candidates = np.zeros(loaded.config.vocab_size, bool)
+        task.candidates[read_candidates(self.file, load_tokenizer(loaded.folder))] = True
+        return task
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        if self.file is not None and self.candidates is None:
+            raise ValueError("candidates are pieces of a vocabulary: make the task with for_host")
+        records = list(records)
+        answers = single_pieces(encoder.tokenizer, [_answer(record) for record in records])
+        allowed = {word for word, piece in answers.items() if self.candidates is None or self.candidates[piece]}
+        kept = [record for record in records if record.fields["label"] in allowed]
+        if records and not kept:
+            problem = "field label: no answer is one piece of the host's vocabulary and a candidate"
+            raise InputError(records[0].where, problem, "use another host or vocabulary file")
+        made = super().examples(kept, encoder, knowledge, buckets=buckets)
+        names = sorted({record.fields["relation"] for record in kept})
+        numbers = np.array([names.index(record.fields["relation"]) for record in kept], np.int32)
+        dropped = {"dropped: the answer is no candidate of one piece": len(records) - len(kept)}
+        made = made.with_arrays(lambda bucket: {"relation": numbers[bucket["index"]]})
+        return replace(made, notes=dropped if len(kept) < len(records) else {})
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The best candidate, and how many candidates are better than the right one."""
+        scores = outputs[:, 0]
+        if self.candidates is not None:
+            scores = jnp.where(jnp.asarray(self.candidates), scores, -jnp.inf)
+        right = jnp.take_along_axis(scores, batch["labels"], axis=1)
+        found = {"better": (scores > right).sum(-1), "relation": batch["relation"]}
+        return {"chosen": scores.argmax(-1), "right": batch["labels"][:, 0], **found}
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        metrics = {}
+        for most in AT:
+            hits = predictions["better"] < most
+            relations = predictions["relation"]
+            metrics[f"p_at_{most}"] = float(np.mean([hits[relations == one].mean() for one in np.unique(relations)]))
+            metrics[f"weighted_p_at_{most}"] = float(hits.mean())
+        return metrics
+
+
+def read_candidates(file: Path, tokenizer: HostTokenizer) -> np.ndarray:
+    """The pieces of those words of a file, one a line, that the tokenizer makes one piece of: int [n].
+
+    Raises:
+      InputError: not UTF-8, or no word that is a piece.
+    """
+    try:
+        words = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(file, f"byte {error.start + 1} is not UTF-8", "convert the file: iconv -t UTF-8") from None
+    pieces = single_pieces(tokenizer, [word.strip() for word in words if word.strip()])
+    if not pieces:
+        raise InputError(file, "holds no word that is one piece of the host's vocabulary", "one word a line")
+    return np.unique(list(pieces.values()))
+
+
+def _answer(record: Record) -> str:
+    for field in ("label", "relation"):
+        if not isinstance(record.fields[field], str) or not record.fields[field].strip():
+            raise InputError(record.where, f"field {field} is {record.fields[field]!r}", "it must be a text")
+    return record.fields["label"]

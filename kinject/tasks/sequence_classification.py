@@ -1,0 +1,71 @@
+"""Sequence classification: which of a fixed set of labels a text, or a pair of texts, has.
+
+`[CLS] [ENTITY] / mention … [SEP]` or `[CLS] text [SEP] pair [SEP]`, a classification head on the first token,
+cross-entropy; accuracy and F1, macro or micro, as each of PlugLM's domain data sets reports one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kinject.data.encode import EntityEncoder, Passage
+from kinject.errors import InputError, did_you_mean
+from kinject.tasks.base import register_task
+from kinject.tasks.fields import unique_ids
+from kinject.tasks.labels import SingleLabelTask
+from kinject.tasks.pooled import read_examples
+from kinject.tasks.slots import slot_rows
+
+if TYPE_CHECKING:
+    from kinject.data.pipeline import Examples
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+
+METRICS = ("accuracy", "macro_f1", "micro_f1")
+
+
+@register_task("sequence_classification")
+class SequenceClassification(SingleLabelTask):
+    """Records need `label`; with `pair`, a second text stands behind the first. Linked mentions get slots.
+
+    Args:
+      labels: names of the labels, or a file of them; see `LabelledTask`.
+      metric: which of `METRICS` checkpoints are compared on.
+    """
+
+    head = "classification"
+    required = ("label",)
+
+    def __init__(self, labels: str | Path | Sequence[str] | None = None, metric: str = "accuracy"):
+        super().__init__(labels)
+        if metric not in METRICS:
+            raise InputError("task_options.metric", f"there is no {metric!r}", did_you_mean(str(metric), METRICS))
+        self.metric = metric
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        records = list(records)
+        unique_ids(records)
+        labels = np.array([self.index_of(one.fields["label"], one, "label") for one in records], np.int32)
+        passages = [Passage(one.source, one.mentions, _pair(one), where=one.where) for one in records]
+        return read_examples(encoder.encode_batch(passages, slot_rows(knowledge)), labels, encoder, buckets)
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Accuracy and scikit-learn's F1; the macro average is over the labels that occur, right or predicted."""
+        from sklearn.metrics import f1_score
+
+        chosen, right = predictions["chosen"], predictions["right"]
+        macro, micro = (f1_score(right, chosen, average=average, zero_division=0) for average in ("macro", "micro"))
+        return {"accuracy": float((chosen == right).mean()), "macro_f1": float(macro), "micro_f1": float(micro)}
+
+
+def _pair(record: Record) -> str | None:
+    pair = record.fields.get("pair")
+    if not isinstance(pair, str | None):
+        raise InputError(record.where, f"field pair is {pair!r}", "it must be a text")
+    return pair

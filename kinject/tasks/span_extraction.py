@@ -1,0 +1,216 @@
+"""Span extraction: where in a passage, or in which of several passages, the answer to a question stands.
+
+`[CLS] question [SEP] passage [SEP]`, scores of each position as start and as end, cross-entropy on both. A long passage
+is read in overlapping windows. A window without the answer is trained towards its first token. The answer to a question
+is its best span over all windows of all its passages (largest sum of start and end score); exact match and token F1 as
+in SQuAD (Rajpurkar et al. 2016). SearchQA and Quasar-T in K-Adapter: several passages a question, answers as texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kinject.data.encode import Encoded, EntityEncoder, Passage
+from kinject.data.pipeline import Examples, make_examples
+from kinject.data.windows import cut_windows
+from kinject.errors import InputError
+from kinject.models.encoder import site
+from kinject.models.forward import HEAD_SITE, encode
+from kinject.tasks.answers import best, exact_match, token_f1
+from kinject.tasks.base import Task, register_task
+from kinject.tasks.fields import strings, unique_ids
+from kinject.tasks.protocol import untruncated
+from kinject.tasks.slots import entity_count, slot_rows
+
+if TYPE_CHECKING:
+    from kinject.data.records import Record
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.heads import Host
+    from kinject.plugins.base import Plugin
+
+NEVER = -1e9  # the score of a position that cannot be an answer's
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """What scoring must know of one window.
+
+    Attributes:
+      question: whose window it is: the record's `question_id`, or a number of its own.
+      text: the passage.
+      characters: int32 [L, 2]: of the passage, for each position; -1 where none stands.
+      answers: the right ones.
+    """
+
+    question: Any
+    text: str
+    characters: np.ndarray
+    answers: tuple[str, ...]
+
+
+@register_task("span_extraction")
+class SpanExtraction(Task):
+    """Records are passages; they need `question` and `answers`, a list of texts. Linked mentions get slots.
+
+    With `starts`, character offsets of the answers in the passage, training is on the first of them; without, on the
+    first place in each window where one of the answers stands, in any case (distant supervision). Passages with one
+    `question_id` are of one question.
+
+    Args:
+      stride: positions from one window's start to the next one's.
+      question_length: pieces of a question that are read.
+      longest: positions of an answer, at most.
+    """
+
+    head = "span"
+    required = ("question", "answers")
+    metric = "f1"
+
+    def __init__(self, stride: int = 128, question_length: int = 64, longest: int = 30):
+        for name, value in (("stride", stride), ("question_length", question_length), ("longest", longest)):
+            if type(value) is not int or value < 1:
+                raise InputError(f"task_options.{name}", f"it must be a whole number from 1, got {value!r}")
+        self.stride, self.question_length, self.longest = stride, question_length, longest
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        records = list(records)
+        unique_ids(records)
+        windows: list[tuple[Encoded, Window]] = []
+        labels: list[tuple[int, int]] = []
+        for record, cut in zip(records, self._cut(records, encoder, knowledge), strict=True):
+            places = answer_places(record)
+            answers, question = tuple(record.fields["answers"]), record.fields.get("question_id", record.where)
+            for one in cut:
+                windows.append((one, Window(question, record.text, one.origins[:, 1:], answers)))
+                labels.append(label_of(one, places))
+        wanted = np.array(labels, np.int32)
+
+        def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+            rows = [windows[i][0] for i in index]
+            answerable = np.zeros((len(rows), length), np.int32)
+            for row, one in enumerate(rows):
+                answerable[row, : len(one)] = one.origins[:, 0] == 1
+            padded = encoder.pad(rows, length, entity_count(rows))
+            return {**padded, "answerable": answerable, "labels": wanted[index]}
+
+        made = make_examples([len(one) for one, _ in windows], arrays, buckets=buckets)
+        return replace(made, references={"windows": [window for _, window in windows]})
+
+    def _cut(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None
+    ) -> list[list[Encoded]]:
+        """The windows of each record."""
+        whole, rows = untruncated(encoder), slot_rows(knowledge)
+        for record in records:
+            if not isinstance(record.fields["question"], str):
+                raise InputError(record.where, f"field question is {record.fields['question']!r}", "it must be a text")
+        questions = whole.encode_batch([Passage(one.fields["question"], where=one.where) for one in records])
+        passages = [Passage(one.source, one.mentions, where=one.where) for one in records]
+        encoded = whole.encode_batch(passages, rows, origins=True)
+        return [
+            cut_windows(question, passage, encoder, self.stride, self.question_length)
+            for question, passage in zip(questions, encoded, strict=True)
+        ]
+
+    def outputs(
+        self,
+        host: Host,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> jax.Array:
+        """Scores float32 [B, L, 2] of each position as start and as end; padding can be neither."""
+        scores = host.head.logits(encode(host, batch, plugin, key, start=start), site(key, HEAD_SITE))
+        return jnp.where((batch["segment_ids"] > 0)[:, :, None], scores, NEVER)
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Mean of both cross-entropies."""
+        both = optax.softmax_cross_entropy_with_integer_labels(jnp.moveaxis(outputs, 2, 1), batch["labels"])
+        return both.mean(-1), batch["weights"]
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """First and last position of each window's best span of passage pieces, and its score."""
+        here = batch["answerable"] > 0
+        starts, ends = (jnp.where(here, outputs[:, :, side], NEVER) for side in (0, 1))
+        length = starts.shape[1]
+        shifted = [
+            jnp.pad(ends[:, more:], ((0, 0), (0, more)), constant_values=NEVER)
+            for more in range(min(self.longest, length))
+        ]
+        sums = starts[:, :, None] + jnp.stack(shifted, -1)  # [B, L, longest]: by first position and length less one
+        flat = sums.reshape(len(sums), -1)
+        first, more = jnp.divmod(flat.argmax(-1), len(shifted))
+        return {"first": first, "last": first + more, "score": flat.max(-1)}
+
+    def score(self, predictions: Mapping[str, Any]) -> dict[str, float]:
+        """Exact match and token F1 over the questions, each against the right answer that fits best."""
+        found: dict[Any, tuple[float, str]] = {}
+        answers: dict[Any, dict[str, None]] = {}
+        for first, last, score, window in zip(
+            *(predictions[name] for name in ("first", "last", "score", "windows")), strict=True
+        ):
+            answers.setdefault(window.question, {}).update(dict.fromkeys(window.answers))
+            if window.question not in found or score > found[window.question][0]:
+                low, high = window.characters[first, 0], window.characters[last, 1]
+                found[window.question] = (float(score), window.text[low:high] if low >= 0 else "")
+        given = [(found[question][1], list(rights)) for question, rights in answers.items()]
+        exact = [best(exact_match, answer, rights) for answer, rights in given]
+        f1 = [best(token_f1, answer, rights) for answer, rights in given]
+        return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(f1))}
+
+
+def answer_places(record: Record) -> list[tuple[int, int]]:
+    """Characters [start, end) of the answers in a passage: the first of `starts`, or else all occurrences, in order.
+
+    Raises:
+      InputError: no answer, `starts` that are not where the answers stand.
+    """
+    answers, text = strings(record, "answers"), record.text
+    if not answers or not all(answer.strip() for answer in answers):
+        raise InputError(record.where, f"field answers is {answers!r}", "a question has an answer, and none is empty")
+    starts = record.fields.get("starts")
+    if starts is not None:
+        if not isinstance(starts, list) or len(starts) != len(answers) or any(type(one) is not int for one in starts):
+            raise InputError(record.where, f"field starts is {starts!r}", "it must be a list with one number an answer")
+        for number, (start, answer) in enumerate(zip(starts, answers, strict=True)):
+            if start < 0 or text[start : start + len(answer)] != answer:
+                problem = f"field starts[{number}] is {start}, where the passage has no {answer[:40]!r}"
+                raise InputError(record.where, problem, "offsets count characters of the passage from 0")
+        return [(starts[0], starts[0] + len(answers[0]))]
+    # lower-casing may change the length of a text, and with it every place behind
+    lowered = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
+    places = []
+    for answer in dict.fromkeys(one.strip().lower() for one in answers):
+        at = lowered.find(answer)
+        while at >= 0:
+            if _whole_words(lowered, at, at + len(answer)):
+                places.append((at, at + len(answer)))
+            at = lowered.find(answer, at + 1)
+    return sorted(places)
+
+
+def label_of(one: Encoded, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """First and last position of the first of these places that a window shows whole; (0, 0) where it shows none."""
+    positions = np.flatnonzero(one.origins[:, 0] == 1)
+    starts, ends = one.origins[positions, 1], one.origins[positions, 2]
+    for low, high in places:
+        first, last = np.searchsorted(ends, low, side="right"), np.searchsorted(starts, high, side="left") - 1
+        if first <= last < len(positions) and starts[first] <= low and ends[last] >= high:
+            return int(positions[first]), int(positions[last])
+    return 0, 0
+
+
+def _whole_words(text: str, start: int, end: int) -> bool:
+    """Whether [start, end) does not begin or end inside a word: "art" does not stand in "party"."""
+    before, after = text[start - 1 : start] if start else "", text[end : end + 1]
+    return not (before.isalnum() and text[start].isalnum()) and not (after.isalnum() and text[end - 1].isalnum())
