@@ -70,7 +70,7 @@ def test_windows_are_those_of_the_tokenizers_library(family, words, data):
     for one, other in zip(ours, theirs, strict=True):
         mine = one.origins[:, 0] == 1
         assert mine.tolist() == [number == 1 for number in other.sequence_ids]
-        # of a further window's first word the library keeps the space in the offsets, or takes an end that is off by one
+        # of a further window's first word the library tells offsets with the space, or off by one
         spelled = [text[low:high].strip() for (low, high), m in zip(other.offsets, mine, strict=True) if m]
         assert [text[low:high].strip() for _, low, high in one.origins[mine].tolist()] == spelled
 
@@ -161,6 +161,8 @@ def test_the_loss_is_torchs_and_knows_no_padding(world):
     task = make_task("span_extraction", stride=4)
     host = load_host(world.folder / "raw", head="span", fresh_head=True, seed=2).host
     batch = world.batch(task, [asked(7), asked(3, answers=["far"])], max_length=16)
+    made_of = task.examples(parsed(asked(7), asked(3)), world.host.encoder(16), None).made_of
+    assert sorted(made_of) == made_of.tolist() and set(made_of) == {0, 1} and len(made_of) > 2
     assert len(batch["labels"]) > 2 and (batch["labels"] == 0).all(1).any() and (batch["labels"] > 0).all(1).any()
     outputs = np.asarray(fast_jit(lambda batch: task.outputs(host, None, batch))(as_device(batch)))
     losses, _ = task.loss(outputs, batch)

@@ -208,7 +208,9 @@ def test_lama_ranks_and_means(world, tmp_path):
             assert metrics[f"p_at_{most}"] == pytest.approx(np.mean(means))
             assert metrics[f"weighted_p_at_{most}"] == pytest.approx((found["better"] < most).mean())
         assert len({len(some) for some in by_relation.values()}) == 2  # else both means are the same
-        notes = task.examples(parsed(*values), world.host.encoder(None), None).notes
+        examples = task.examples(parsed(*values), world.host.encoder(None), None)
+        notes, owners = examples.notes, range(20) if examples.made_of is None else examples.made_of
+        assert [values[i] for i in owners] == kept
         assert notes == ({} if len(kept) == 20 else {"dropped: the answer is no candidate of one piece": 4})
 
 

@@ -71,16 +71,19 @@ class Lama(Cloze):
         records = list(records)
         answers = single_pieces(encoder.tokenizer, [_answer(record) for record in records])
         allowed = {word for word, piece in answers.items() if self.candidates is None or self.candidates[piece]}
-        kept = [record for record in records if record.fields["label"] in allowed]
+        used = [number for number, record in enumerate(records) if record.fields["label"] in allowed]
+        kept = [records[number] for number in used]
         if records and not kept:
             problem = "field label: no answer is one piece of the host's vocabulary and a candidate"
             raise InputError(records[0].where, problem, "use another host or vocabulary file")
         made = super().examples(kept, encoder, knowledge, buckets=buckets)
         names = sorted({record.fields["relation"] for record in kept})
         numbers = np.array([names.index(record.fields["relation"]) for record in kept], np.int32)
-        dropped = {"dropped: the answer is no candidate of one piece": len(records) - len(kept)}
         made = made.with_arrays(lambda bucket: {"relation": numbers[bucket["index"]]})
-        return replace(made, notes=dropped if len(kept) < len(records) else {})
+        if len(kept) == len(records):
+            return made
+        dropped = {"dropped: the answer is no candidate of one piece": len(records) - len(kept)}
+        return replace(made, made_of=np.array(used), notes=dropped)
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The best candidate, and how many candidates are better than the right one."""

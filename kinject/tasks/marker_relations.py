@@ -62,25 +62,28 @@ class MarkerRelations(RelationClassification):
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
     ) -> Examples:
-        kept, dropped = self._kept(records)
+        records = list(records)
+        used = self._used(records)
+        kept = [records[i] for i in used]
         labels = np.array([self.index_of(one.fields["label"], one, "label") for one in kept], np.int32)
         markers = (SUBJECT_MARKER, OBJECT_MARKER)
         made = marked_texts(kept, markers, labels, encoder, knowledge, self.protocol, buckets, at_markers=True)
-        return replace(
-            made, notes={f"dropped: more than {self.most_ignored} {self.ignored}": dropped} if dropped else {}
-        )
+        if len(kept) == len(records):
+            return made
+        note = f"dropped: more than {self.most_ignored} {self.ignored}"
+        return replace(made, made_of=np.array(used), notes={note: len(records) - len(kept)})
 
     def batch_shapes(self, extent: Extent) -> Shapes:
         return {**super().batch_shapes(extent), "positions": extent.whole(2)}
 
-    def _kept(self, records: Sequence[Record]) -> tuple[list[Record], int]:
-        """Returns the records that are used, in order, and how many are not."""
-        kept, seen = [], 0
-        for record in records:
+    def _used(self, records: Sequence[Record]) -> list[int]:
+        """The numbers of the records that are used, in order."""
+        used, seen = [], 0
+        for number, record in enumerate(records):
             seen += record.fields["label"] == self.ignored
             if self.most_ignored is None or record.fields["label"] != self.ignored or seen <= self.most_ignored:
-                kept.append(record)
-        return kept, 0 if self.most_ignored is None else max(0, seen - self.most_ignored)
+                used.append(number)
+        return used
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Micro precision, recall and F1 over the relations; their macro-F1; accuracy over all labels.

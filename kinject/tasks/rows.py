@@ -1,4 +1,7 @@
-"""Examples of several texts: a batch whose arrays are [B, N, L] or [B, N, K, L] as the encoder reads it, [rows, L]."""
+"""Examples of several texts: a batch whose arrays are [B, N, L] or [B, N, K, L] as the encoder reads it, [rows, L].
+
+What a method's `prepare` adds to such examples has these axes too: knowledge of a choice stands with the choice.
+"""
 
 from __future__ import annotations
 

@@ -86,12 +86,15 @@ class SpanExtraction(Task):
         unique_ids(records)
         windows: list[tuple[Encoded, Window]] = []
         labels: list[tuple[int, int]] = []
-        for record, cut in zip(records, self._cut(records, encoder, knowledge), strict=True):
+        owners: list[int] = []
+        for number, cut in enumerate(self._cut(records, encoder, knowledge)):
+            record = records[number]
             places = answer_places(record)
             answers, question = tuple(record.fields["answers"]), record.fields.get("question_id", record.where)
             for one in cut:
                 windows.append((one, Window(question, record.text, one.origins[:, 1:], answers)))
                 labels.append(label_of(one, places))
+                owners.append(number)
         wanted = np.array(labels, np.int32)
 
         def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
@@ -103,7 +106,7 @@ class SpanExtraction(Task):
             return {**padded, "answerable": answerable, "labels": wanted[index]}
 
         made = make_examples([len(one) for one, _ in windows], arrays, buckets=buckets)
-        return replace(made, references={"windows": [window for _, window in windows]})
+        return replace(made, made_of=np.array(owners), references={"windows": [window for _, window in windows]})
 
     def _cut(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None
