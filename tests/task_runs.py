@@ -19,6 +19,7 @@ from kinject.data.records import parse_record
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity, open_host
+from kinject.tasks.shapes import Extent
 
 MORE = ["@", "Q", "A", ":", "the", ",", "who", "?"]
 WORDS = [*VOCABULARY, *MORE]
@@ -79,6 +80,16 @@ def check_run(world, task, values, options, *, n, extra=()):
     return results, folder
 
 
+def check_shapes(world, task, values, places):
+    """Batches without data have the form of real ones."""
+    batch = world.batch(task, values)
+    rows, length = batch["token_ids"].shape
+    made = task.batch_shapes(Extent(rows, length, batch["entity_ids"].shape[-1], places, knowledge_dim=8, outputs=4))
+    assert {name: (one.shape, one.dtype) for name, one in made.items()} == {
+        name: (one.shape, one.dtype) for name, one in batch.items()
+    }
+
+
 def parsed(*values):
     return [parse_record(value, f"file.jsonl:{number}") for number, value in enumerate(values, 1)]
 
@@ -96,4 +107,4 @@ def row(batch, *at):
     return shown(*(batch[name][at] for name in ("token_ids", "entity_slot", "entity_ids")))
 
 
-__all__ = ["MORE", "WORDS", "TaskWorld", "as_device", "check_run", "parsed", "row", "shown"]
+__all__ = ["MORE", "WORDS", "TaskWorld", "as_device", "check_run", "check_shapes", "parsed", "row", "shown"]

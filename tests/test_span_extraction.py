@@ -8,7 +8,7 @@ from encoding_cases import both, steady
 from encoding_cases import host as tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
-from task_runs import TaskWorld, as_device, check_run, parsed, row
+from task_runs import TaskWorld, as_device, check_run, check_shapes, parsed, row
 from tiny import fast_jit
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
@@ -247,6 +247,10 @@ def test_origins_change_nothing_else():
     for piece, (text, low, high) in zip(told.token_ids, told.origins.tolist(), strict=True):
         if text >= 0:  # even of a text that was cut
             assert encoder.tokenizer.decode([piece]).removeprefix("##") == texts[text][low:high]
+
+
+def test_shapes_without_data(world):
+    check_shapes(world, make_task("span_extraction"), [asked(i) for i in range(3)], 0)
 
 
 def test_from_raw_model_to_table(world):

@@ -8,7 +8,7 @@ from encoding_cases import both, steady, stem_words
 from encoding_cases import host as tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
-from task_runs import WORDS, TaskWorld, as_device, check_run, parsed, row
+from task_runs import WORDS, TaskWorld, as_device, check_run, check_shapes, parsed, row
 from tiny import fast_jit
 from tiny_world import question
 
@@ -248,6 +248,18 @@ def test_bad_records_are_told(name, value, message, world):
 
 
 # ---- all three through every stage ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "options"),
+    [
+        ("token_classification", tagged(), {"labels": TAGS}),
+        ("sequence_classification", classified(), {"labels": LABELS}),
+        ("lama", fact(), {}),
+    ],
+)
+def test_shapes_without_data(name, value, options, world):
+    check_shapes(world, make_task(name, **options), [value] * 3, 6)
 
 
 def test_token_classification_from_raw_model_to_table(world):

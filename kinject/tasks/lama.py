@@ -24,6 +24,7 @@ from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.cloze import Cloze
 from kinject.tasks.fields import single_pieces
+from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
@@ -84,6 +85,9 @@ class Lama(Cloze):
             return made
         dropped = {"dropped: the answer is no candidate of one piece": len(records) - len(kept)}
         return replace(made, made_of=np.array(used), notes=dropped)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**super().batch_shapes(extent), "relation": extent.whole()}
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The best candidate, and how many candidates are better than the right one."""

@@ -18,6 +18,7 @@ from kinject.tasks.base import register_task
 from kinject.tasks.fields import unique_ids
 from kinject.tasks.labels import SingleLabelTask
 from kinject.tasks.pooled import read_examples
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import slot_rows
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ class SequenceClassification(SingleLabelTask):
         labels = np.array([self.index_of(one.fields["label"], one, "label") for one in records], np.int32)
         passages = [Passage(one.source, one.mentions, _pair(one), where=one.where) for one in records]
         return read_examples(encoder.encode_batch(passages, slot_rows(knowledge)), labels, encoder, buckets)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**extent.tokens(), "labels": extent.whole(), "mention_spans": extent.whole(2)}
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Accuracy and scikit-learn's F1; the macro average is over the labels that occur, right or predicted."""

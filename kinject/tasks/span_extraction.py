@@ -27,6 +27,7 @@ from kinject.tasks.answers import best, exact_match, token_f1
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.protocol import untruncated
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, slot_rows
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ class SpanExtraction(Task):
             cut_windows(question, passage, encoder, self.stride, self.question_length)
             for question, passage in zip(questions, encoded, strict=True)
         ]
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**extent.tokens(), "answerable": extent.whole(extent.length), "labels": extent.whole(2)}
 
     def outputs(
         self,

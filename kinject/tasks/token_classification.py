@@ -22,6 +22,7 @@ from kinject.errors import InputError
 from kinject.tasks.base import register_task
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.labels import WHERE, LabelledTask
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, slot_rows
 
 if TYPE_CHECKING:
@@ -90,6 +91,10 @@ class TokenClassification(LabelledTask):
             problem = f"field tags has {len(tags)} of them for {len(record.source)} tokens"
             raise InputError(record.where, problem, "there must be one a token, and a token")
         return np.array([self.index_of(tag, record, f"tags[{i}]") for i, tag in enumerate(tags)], np.int32)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        words = {name: extent.whole(extent.places) for name in ("positions", "labels")}
+        return {**extent.tokens(), **words, "weights": extent.real(extent.places)}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.maximum(batch["labels"], 0))
