@@ -6,6 +6,7 @@ a split can be read twice. Everything else of a tensorflow_datasets builder is h
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,6 +37,7 @@ class RecordBuilder(FileReaderBuilder):
     Attributes:
       DESCRIPTION, HOMEPAGE, CITATION, LICENSE: of the data set.
       HAS_OWN_IDS: whether `id` is the user's own, so that one may stand twice by mistake.
+      USER_NAMED: whether a config is a corpus of the user's own, by any name.
       left_out: why and how many records of the files were left out, filled as they are read.
       labels: all labels in the order of their numbers, where a data set has such an order.
     """
@@ -47,6 +49,7 @@ class RecordBuilder(FileReaderBuilder):
     CITATION: ClassVar[str] = ""
     LICENSE: ClassVar[str] = ""
     HAS_OWN_IDS: ClassVar[bool] = False
+    USER_NAMED: ClassVar[bool] = False
 
     def __init__(self, *, check: bool = True, **kwargs: Any):
         self.check = check
@@ -132,6 +135,18 @@ class RecordBuilder(FileReaderBuilder):
 
     def _reasons(self) -> str:
         return "".join(f"; {count} left out: {reason}" for reason, count in self.left_out.items())
+
+
+def corpus_config(name: str, known: Iterable[tfds.core.BuilderConfig]) -> tfds.core.BuilderConfig:
+    """The config of a corpus with a name of its own; one of the known ones where the name is theirs.
+
+    Raises:
+      InputError: a name that cannot be a folder's everywhere.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise InputError(f"corpus {name}", "not a name", "use letters, digits, _, . and -")
+    named = {config.name: config for config in known}
+    return named.get(name) or tfds.core.BuilderConfig(name=name, description=f"the corpus {name}")
 
 
 def progress(records: Iterable[Record], title: str) -> Iterable[Record]:

@@ -155,4 +155,5 @@ _NAMES = {
     str: "a string",
     int: "a whole number",
     str | int: "a string or a whole number",
+    str | list: "a string or a list",
 }

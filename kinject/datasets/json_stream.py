@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from kinject.datasets.files import read_json_lines, short
 from kinject.errors import InputError
 
 CHUNK = 1 << 20  # characters
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -25,15 +27,15 @@ def read_objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 
 def _is_array(path: Path) -> bool:
-    """Whether the first visible character opens an array; a file that cannot be read is for the readers to tell."""
+    """Whether the first visible byte opens an array; a file that cannot be read is for the readers to tell."""
     try:
-        with _open(path) as file:
-            while part := file.read(64):
-                if part.strip():
-                    return part.lstrip()[0] == "["
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
-        pass
-    return False
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            start = file.read(3).removeprefix(b"\xef\xbb\xbf")
+            while not start.strip() and (more := file.read(64)):
+                start = more
+            return start.lstrip().startswith(b"[")
+    except (OSError, EOFError, zlib.error):
+        return False
 
 
 def _array(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -46,10 +48,11 @@ def _array(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
                     raise InputError(where, f"expected a JSON object, got {short(value)}")
                 yield index, where, value
                 index += 1
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:[{index}]", f"not JSON: {error.msg}", "download it again") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}:[{index}]", f"is not UTF-8 ({error.reason})", "convert: iconv -t UTF-8") from None
+    except ValueError as error:
+        problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"{path}:[{index}]", f"not JSON: {problem}", "download it again") from None
     except (OSError, EOFError, zlib.error, RecursionError) as error:
         raise InputError(f"{path}:[{index}]", f"cannot be read ({error})", "download it again") from None
     if not index:
@@ -58,30 +61,41 @@ def _array(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 def _values(file: TextIO) -> Iterator[Any]:
     """The items of the array, decoded as soon as they are whole."""
-    decoder, text, size = json.JSONDecoder(), file.read(CHUNK).lstrip()[1:], CHUNK
-    separator = ""  # what must stand before the next item: nothing before the first, then a comma
+    decoder, text, size = json.JSONDecoder(), file.read(CHUNK), CHUNK
+    while not text.strip() and (more := file.read(CHUNK)):
+        text = more
+    at, first = _visible(text, _visible(text, 0) + 1), True
     while True:
-        text = text.lstrip()
-        if text.startswith("]"):
-            if (text[1:] + file.read()).strip():
-                raise json.JSONDecodeError("something stands behind the array", text[:1], 0)
-            return
-        if text and not text.startswith(separator):
-            raise json.JSONDecodeError("expected a comma or the end of the array", text[:1], 0)
+        start = at
         try:
-            value, end = decoder.raw_decode(text[len(separator) :].lstrip() if text else "")
-        except json.JSONDecodeError:
+            if text.startswith("]", at):
+                _nothing_behind(text[at + 1 :], file)
+                return
+            if not first:
+                if at < len(text) and text[at] != ",":
+                    raise ValueError("expected a comma or the end of the array")
+                at = _visible(text, at + 1)
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:  # an item that goes on behind the chunk, or is none
             more = file.read(size)
             if not more:
                 raise
-            text, size = text + more, 2 * size  # twice as much each time, so that a long item is not read again often
-            continue
-        rest = text[len(separator) :].lstrip()
-        if end == len(rest) and (more := file.read(size)):  # a number may go on
-            text += more
+            # twice as much each time, so that a long item is not read again and again
+            text, at, size = text[start:] + more, 0, 2 * size
+            at = _visible(text, at)
             continue
         yield value
-        text, separator, size = rest[end:], ",", CHUNK
+        at, first, size = _visible(text, at), False, CHUNK
+
+
+def _nothing_behind(text: str, file: TextIO) -> None:
+    if (text + file.read()).strip():
+        raise ValueError("something stands behind the array")
+
+
+def _visible(text: str, at: int) -> int:
+    """The first place from `at` on that is no white space; the end where there is none."""
+    return _SPACE.match(text, at).end()
 
 
 def _open(path: Path) -> TextIO:

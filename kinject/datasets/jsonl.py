@@ -11,7 +11,7 @@ from typing import ClassVar
 import tensorflow_datasets as tfds
 
 from kinject.data.records import Record, read_records
-from kinject.datasets.builder import RecordBuilder, Splits
+from kinject.datasets.builder import RecordBuilder, Splits, corpus_config
 from kinject.datasets.files import check
 from kinject.errors import InputError
 
@@ -31,6 +31,7 @@ class Jsonl(RecordBuilder):
     offsets in tokens; any further fields (id, label, labels, answers, …) are kept.
     """
     HAS_OWN_IDS = True
+    USER_NAMED = True
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
         tfds.core.BuilderConfig(name="corpus", description="a corpus without a name of its own")
     ]
@@ -63,10 +64,7 @@ def corpus(name: str) -> tfds.core.BuilderConfig:
     Raises:
       InputError: a name that cannot be a folder's everywhere.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise InputError(f"corpus {name}", "not a name", "use letters, digits, _, . and -")
-    known = {config.name: config for config in Jsonl.BUILDER_CONFIGS}
-    return known.get(name) or tfds.core.BuilderConfig(name=name, description=f"the corpus {name}")
+    return corpus_config(name, Jsonl.BUILDER_CONFIGS)
 
 
 def _records(path: Path) -> Iterator[Record]:

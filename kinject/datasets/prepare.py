@@ -35,6 +35,11 @@ BUILDERS = {
     "cosmosqa": "Cosmosqa",
     "socialiqa": "Socialiqa",
     "medqa": "Medqa",
+    "squad_json": "SquadJson",
+    "open_qa": "OpenQa",
+    "ner": "Ner",
+    "text_classification": "TextClassification",
+    "lama": "Lama",
     "jsonl": "Jsonl",
 }
 BLOCK = 4096
@@ -110,10 +115,11 @@ def prepare(
 
 def _make_builder(builder_type: type[RecordBuilder], config: str, data_dir: Path, check: bool) -> RecordBuilder:
     known = list(builder_type.builder_configs)
-    if builder_type.name == "jsonl":
-        from kinject.datasets.jsonl import corpus
+    if builder_type.USER_NAMED:
+        from kinject.datasets.builder import corpus_config
 
-        return builder_type(data_dir=data_dir, config=corpus(config), check=check)
+        named = corpus_config(config, builder_type.BUILDER_CONFIGS)
+        return builder_type(data_dir=data_dir, config=named, check=check)
     if config and config not in known:
         raise InputError(f"{builder_type.name}/{config}", "there is no such config", did_you_mean(config, known))
     return builder_type(data_dir=data_dir, config=config or None, check=check)
