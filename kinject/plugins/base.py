@@ -54,6 +54,7 @@ class Plugin(nnx.Module):
         overrides `feed_forward` or `outputs`.
       reads_slots: whether entities with a vector get a slot in its examples. Where a subclass does not say, it is True
         exactly when it overrides `embed`.
+      refresh_every: training steps from one `refresh` to the next; 0 = its tables depend on nothing that is trained.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Plugin(nnx.Module):
     name: ClassVar[str] = "identity"
     reads_sequence: ClassVar[bool] = False
     reads_slots: ClassVar[bool] = False
+    refresh_every: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -135,6 +137,11 @@ class Plugin(nnx.Module):
         """
         del config, hidden_size, knowledge_dim, rngs
         raise InputError("parts", f"{cls.name} is not made of other plugins: {', '.join(parts)}", "leave parts out")
+
+    def refresh(self, encoder: Encoder) -> dict[str, jax.Array]:
+        """Tables that follow what is trained, made anew: {path: array}. Called every `refresh_every` steps."""
+        del encoder
+        return {}
 
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Changes the word embeddings [B, L, D], before position, type and LayerNorm are added."""

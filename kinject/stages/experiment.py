@@ -17,6 +17,8 @@ from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
 from kinject.stages.import_knowledge import ImportKnowledgeStage
 from kinject.stages.knowledge import KnowledgeStage
+from kinject.stages.memory_plugin import MemoryPluginStage, PassagesStage
+from kinject.stages.memory_update import MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
 from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
@@ -29,6 +31,9 @@ STAGES: dict[str, type[Stage]] = {
     "triples": TriplesStage,
     "host": HostStage,
     "plugin": PluginStage,
+    "passages": PassagesStage,
+    "memory_plugin": MemoryPluginStage,
+    "memory_update": MemoryUpdateStage,
     "evaluate": EvaluateStage,
 }
 TOP = ("name", "seed", "stages", "published", "mesh")

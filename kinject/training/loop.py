@@ -26,6 +26,7 @@ from kinject.training.step import (
     Program,
     initial_state,
     make_evaluation_step,
+    make_refresh,
     make_train_step,
 )
 from kinject.tree import Flat
@@ -181,12 +182,25 @@ class Fit:
             shardings=self.place.shardings(self.state),
         )
         self.evaluation_step = make_evaluation_step(self.program)
+        self.refresh_every, self.refresh = self._refreshing(train)
         self.iterator = iter(self.train_feed.training(config.batch_size, seed))
         self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
         self.best = Checkpoints(workdir / "checkpoints" / name / "best", keep=None)
         self.metrics = MetricsFile(workdir / "metrics.jsonl")
         self.progress = Progress()
         self.saved_best_step = -1
+
+    def _refreshing(self, train: Flat) -> tuple[int, Any]:
+        """How often the plugin's tables are made anew, and what makes them of all parameters.
+
+        Raises:
+          InputError: a checkpoint could stand between two refreshes; a rerun from it could not make the older tables.
+        """
+        every = getattr(self.program.merge({**self.frozen, **train})[1], "refresh_every", 0)
+        if every and self.config.checkpoint_every % every:
+            problem = f"{self.config.checkpoint_every} is no multiple of refresh_every {every}"
+            raise InputError(f"{self.name}.fit.checkpoint_every", problem, "a rerun starts on a refresh")
+        return every, make_refresh(self.program)
 
     def _skip_frozen_prefix(self, train: Flat) -> None:
         """Computes hidden states below all that trains once, where nothing is dropped and memory allows."""
@@ -224,6 +238,11 @@ class Fit:
         losses: list[Any] = []
         with self.reporter.bar(self.name, self.total, step) as update:
             while step < self.total and not self.progress.finished:
+                if self.refresh_every and step % self.refresh_every == 0:
+                    tables = self.refresh({**self.frozen, **self.state.train})
+                    self.frozen |= {
+                        path: jax.device_put(new, self.frozen[path].sharding) for path, new in tables.items()
+                    }
                 self.state, logged = self.train_step(self.state, self.frozen, self.place.batch(next(self.iterator)))
                 losses.append(logged)
                 step += 1

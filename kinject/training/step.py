@@ -139,6 +139,16 @@ def make_evaluation_step(
     return jax.jit(step)
 
 
+def make_refresh(program: Program) -> Callable[[Flat], Flat]:
+    """The jitted (params) -> the plugin's tables, by path, as `Plugin.refresh` makes them of all parameters."""
+
+    def refresh(params: Flat) -> Flat:
+        host, plugin = program.merge(params)
+        return {f"plugin/{path}": table for path, table in plugin.refresh(host.encoder).items()}
+
+    return jax.jit(refresh)
+
+
 def initial_state(train: Flat, optimizer: optax.GradientTransformation, labels: Mapping[str, str]) -> TrainState:
     """The state before the first step."""
     return TrainState(train, optimizer.init(mask_frozen(train, labels)), jnp.zeros((), jnp.int32))

@@ -1,0 +1,313 @@
+"""A passage memory on disk: a folder of memory-mapped arrays that is edited in place, a row a passage.
+
+memory.json      what it is: format version, sizes, fingerprints of the host's encoder and of the passage encoder
+passages.jsonl   {"text", "entity"} a line, only ever appended to
+lines.npy        int64 [C, 2], where a row's line starts in passages.jsonl, and its length in bytes
+about.npy        uint64 [C], a hash of the row's entity: what is edited is found without reading the text
+tokens.npy       int32 [C, T], ids of the host's tokenizer, -1 beyond the end
+keys.npy, values.npy   [C, d] and [C, D], float32 or float16
+alive.npy        bool [C]; False = a tombstone, or capacity to spare
+
+An edit writes a free row first and its `alive` last, so a torn edit leaves what was there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from array import array as packed
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kinject.errors import InputError
+
+FORMAT_VERSION = 1
+MANIFEST, TEXTS = "memory.json", "passages.jsonl"
+FIELDS = {"name": str, "capacity": int, "hidden_size": int, "key_size": int, "length": int, "dtype": str}
+FIELDS |= {"encoder_fingerprint": str, "plugin_fingerprint": str, "tag": str}
+BATCH = 256  # passages encoded at a time
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text and the entity that it is about ("" = none); several passages may be about one."""
+
+    text: str
+    entity: str = ""
+
+
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Texts -> (tokens int32 [n, T], keys [n, d], values [n, D])."""
+
+
+def about(entity: str) -> np.uint64:
+    """The hash by which a row's entity is found; 0 for no entity."""
+    digest = hashlib.blake2b(entity.encode(), digest_size=8).digest()
+    return np.frombuffer(digest, np.uint64)[0] if entity else np.uint64(0)
+
+
+def layout(manifest: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of every array file."""
+    rows = manifest["capacity"]
+    return {
+        "lines": ("int64", (rows, 2)),
+        "about": ("uint64", (rows,)),
+        "tokens": ("int32", (rows, manifest["length"])),
+        "keys": (manifest["dtype"], (rows, manifest["key_size"])),
+        "values": (manifest["dtype"], (rows, manifest["hidden_size"])),
+        "alive": ("bool", (rows,)),
+    }
+
+
+def build_memory(
+    folder: Path | str,
+    passages: Iterable[Passage],
+    encode: Encode,
+    *,
+    name: str,
+    sizes: Mapping[str, int],
+    encoder_fingerprint: str,
+    plugin_fingerprint: str,
+    tag: str = "",
+    capacity: int | None = None,
+    dtype: str = "float32",
+) -> PassageMemory:
+    """Writes a memory folder, whole or not at all; passages are read and encoded in batches, never all at once.
+
+    Args:
+      folder: must not exist.
+      passages: any number, in the order of their rows.
+      encode: the passage encoder.
+      name: what it is called.
+      sizes: `hidden_size`, `key_size`, `length` (T) of what `encode` yields.
+      encoder_fingerprint: of the host's encoder whose embedding layer reads the passages.
+      plugin_fingerprint: of the passage encoder (`kinject.memory.encoding`).
+      tag: what stands before every text (knowledge prompting), "" = nothing.
+      capacity: rows; None = an eighth more than there are passages.
+      dtype: of keys and values, "float32" or "float16".
+
+    Raises:
+      InputError: the folder exists, there are more passages than capacity, an empty text, another dtype.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists():
+        raise InputError(folder, "it exists already", "choose another folder; nothing was overwritten")
+    if dtype not in ("float32", "float16"):
+        raise InputError(folder, f"dtype is {dtype!r}", "choose float32 or float16")
+    draft = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        lines, hashes = _write_texts(draft, folder, passages)
+        rows = len(lines) + max(1, len(lines) // 8) if capacity is None else capacity
+        if rows < max(1, len(lines)):
+            raise InputError(folder, f"capacity is {rows}, there are {len(lines)} passages", "raise the capacity")
+        manifest = {"format_version": FORMAT_VERSION, "name": name, "capacity": rows, "dtype": dtype, "tag": tag}
+        manifest |= {"encoder_fingerprint": encoder_fingerprint, "plugin_fingerprint": plugin_fingerprint, **sizes}
+        for array, (kind, shape) in layout(manifest).items():
+            np.lib.format.open_memmap(draft / f"{array}.npy", "w+", kind, shape).flush()
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        with PassageMemory.open(draft, write=True) as memory:
+            memory._lines[: len(lines)], memory._about[: len(lines)] = lines, hashes
+            for low in range(0, len(lines), BATCH):
+                some = np.arange(low, min(low + BATCH, len(lines)))
+                memory._encode(some, [memory.passage(row).text for row in some], encode)
+            memory.alive[: len(lines)] = True
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return PassageMemory.open(folder)
+
+
+def _write_texts(draft: Path, folder: Path, passages: Iterable[Passage]) -> tuple[np.ndarray, np.ndarray]:
+    """Writes passages.jsonl; returns int64 [n, 2] places of the lines and uint64 [n] hashes of the entities."""
+    lines, hashes, at = packed("q"), packed("Q"), 0  # eight bytes a number, where lists take forty
+    with (draft / TEXTS).open("wb") as file:
+        for number, passage in enumerate(passages):
+            line = _line(passage, f"{folder}: passage {number}")
+            file.write(line)
+            lines.extend((at, len(line)))
+            hashes.append(int(about(passage.entity)))
+            at += len(line)
+    return np.frombuffer(lines, np.int64).reshape(-1, 2), np.frombuffer(hashes, np.uint64)
+
+
+def _line(passage: Passage, where: str) -> bytes:
+    if not passage.text.strip():
+        raise InputError(where, "the field text is empty", "leave the passage out")
+    return (json.dumps({"text": passage.text, "entity": passage.entity}, ensure_ascii=False) + "\n").encode()
+
+
+class PassageMemory:
+    """An open memory folder; `with PassageMemory.open(folder, write=True)` holds its lock.
+
+    Attributes:
+      folder, manifest: where and what it is.
+      keys: [C, d], values: [C, D], tokens: int32 [C, T], alive: bool [C], memory-mapped.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], arrays: Mapping[str, np.ndarray], lock: Any):
+        self.folder, self.manifest, self._lock = folder, manifest, lock
+        self._lines, self._about = arrays["lines"], arrays["about"]
+        self.keys, self.values = arrays["keys"], arrays["values"]
+        self.tokens, self.alive = arrays["tokens"], arrays["alive"]
+        self._changed: set[int] = set()
+
+    @classmethod
+    def open(cls, folder: Path | str, *, write: bool = False) -> PassageMemory:
+        """Maps a memory's files; nothing of their content is read.
+
+        Raises:
+          InputError: no memory there, one of another version, a file missing or of another form, or (with `write`)
+            another process edits it.
+        """
+        folder = Path(folder).absolute()
+        manifest = read_manifest(folder)
+        lock = _locked(folder) if write else None
+        arrays = {}
+        for name, (kind, shape) in layout(manifest).items():
+            path = folder / f"{name}.npy"
+            try:
+                arrays[name] = np.load(path, mmap_mode="r+" if write else "r")
+            except (OSError, ValueError) as error:
+                raise InputError(path, f"it cannot be read: {error}", "copy the memory again, or build it") from None
+            if (str(arrays[name].dtype), arrays[name].shape) != (kind, shape):
+                problem = f"it is {arrays[name].dtype} {arrays[name].shape}, {MANIFEST} says {kind} {shape}"
+                raise InputError(path, problem, "copy the memory again, or build it")
+        if not (folder / TEXTS).exists():
+            raise InputError(folder / TEXTS, "it is missing", "copy the memory again, or build it")
+        return cls(folder, manifest, arrays, lock)
+
+    def __enter__(self) -> PassageMemory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Writes what was edited through to the disk and lets others edit."""
+        if self._lock is not None:
+            for array in (self._lines, self._about, self.tokens, self.keys, self.values, self.alive):
+                array.flush()
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def capacity(self) -> int:
+        return self.manifest["capacity"]
+
+    @property
+    def size(self) -> int:
+        """How many passages there are."""
+        return int(np.count_nonzero(self.alive))
+
+    def passage(self, row: int) -> Passage:
+        """The passage in a row, as it was given."""
+        start, length = self._lines[row].tolist()
+        with (self.folder / TEXTS).open("rb") as file:
+            file.seek(start)
+            return Passage(**json.loads(file.read(length)))
+
+    def passages(self) -> Iterator[tuple[int, Passage]]:
+        """Every (row, passage), in the order of the rows."""
+        for row in np.flatnonzero(self.alive).tolist():
+            yield row, self.passage(row)
+
+    def rows_about(self, entity: str) -> list[int]:
+        """Rows of the passages about an entity."""
+        rows = np.flatnonzero((self._about == about(entity)) & self.alive).tolist()
+        return [row for row in rows if self.passage(row).entity == entity]
+
+    def add(self, passages: Sequence[Passage], encode: Encode) -> list[int]:
+        """Writes passages into free rows, which are reused, and returns the rows.
+
+        Raises:
+          InputError: not enough free rows (nothing was changed), an empty text, opened without `write`.
+        """
+        self._editable()
+        written = [_line(passage, f"{self.folder}: passage {i}") for i, passage in enumerate(passages)]
+        free = np.flatnonzero(~self.alive)[: len(passages)]
+        if len(free) < len(passages):
+            problem = f"{len(passages)} passages for {len(free)} free rows"
+            raise InputError(self.folder, problem, "build it with more capacity, or put a second memory beside it")
+        with (self.folder / TEXTS).open("ab") as file:
+            at = file.tell()
+            file.write(b"".join(written))
+        for row, line, passage in zip(free, written, passages, strict=True):
+            self._lines[row], self._about[row] = (at, len(line)), about(passage.entity)
+            at += len(line)
+        for low in range(0, len(free), BATCH):
+            self._encode(free[low : low + BATCH], [one.text for one in passages[low : low + BATCH]], encode)
+        for array in (self._lines, self._about, self.tokens, self.keys, self.values):
+            array.flush()
+        self.alive[free] = True
+        self._changed.update(free.tolist())
+        return free.tolist()
+
+    def delete(self, rows: Sequence[int]) -> None:
+        """Leaves tombstones. Raises InputError for a row without a passage; then nothing is deleted."""
+        self._editable()
+        self._all_there(rows)
+        self.alive[list(rows)] = False
+        self._changed.update(rows)
+
+    def replace(self, rows: Sequence[int], passages: Sequence[Passage], encode: Encode) -> list[int]:
+        """Writes new passages, then deletes the rows; returns the new rows. Needs as many free rows while it works."""
+        self._all_there(rows)  # before new ones take free rows
+        added = self.add(passages, encode)
+        self.delete(rows)
+        return added
+
+    def take_changes(self) -> np.ndarray:
+        """Rows edited since the last call, int64, sorted: what a copy on the devices must take over."""
+        rows, self._changed = np.array(sorted(self._changed), np.int64), set()
+        return rows
+
+    def _encode(self, rows: np.ndarray, texts: Sequence[str], encode: Encode) -> None:
+        self.tokens[rows], self.keys[rows], self.values[rows] = encode(texts)
+
+    def _all_there(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            if not (0 <= row < self.capacity and self.alive[row]):
+                raise InputError(self.folder, f"there is no passage in row {row}", "see passages()")
+
+    def _editable(self) -> None:
+        if self._lock is None:
+            raise InputError(self.folder, "it is open for reading", "open it with write=True")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads and checks `memory.json`."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(folder, f"there is no memory here (no {MANIFEST})", "name a memory's folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(path, f"it is not JSON: {error}") from None
+    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if version != FORMAT_VERSION:
+        mend = "load it with the kinject that wrote it, or a newer one"
+        raise InputError(path, f"format_version is {version!r}, this kinject reads {FORMAT_VERSION}", mend)
+    for field, kind in FIELDS.items():
+        if not isinstance(manifest.get(field), kind):
+            raise InputError(path, f"the field {field} is {manifest.get(field)!r}, not of type {kind.__name__}")
+    return manifest
+
+
+def _locked(folder: Path) -> Any:
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise InputError(folder, "another process is editing this memory", "wait for it") from None
+    return lock

@@ -1,0 +1,242 @@
+"""Passages to memory to answers: training with refresh, edits in the next call, concatenation, refusals, resuming."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_world import CITIES, LANDS, run_experiment, same_bits, write_records
+
+from kinject.data.pipeline import Feed
+from kinject.data.records import read_records
+from kinject.errors import InputError
+from kinject.knowledge.base import write_knowledge
+from kinject.memory.store import Passage, PassageMemory, build_memory
+from kinject.plugins.store import HostIdentity, load_plugin, make_plugin
+from kinject.stages.base import open_host
+from kinject.stages.passages import (
+    PassageEncoder,
+    attach,
+    make_readings,
+    passage_ids,
+    passages_used,
+    sync,
+    tagged,
+)
+from kinject.tasks.base import make_task
+
+METHOD = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 8, "top_k": 2}
+METHOD |= {"query": "mention", "query_from": "embeddings", "beta": 10.0}
+
+
+def config(world, **fit):
+    fit = {"batch_size": 10, "steps": 8, "log_every": 4, "checkpoint_every": 4, "buckets": 1, **fit}
+    return {
+        "kind": "memory_plugin",
+        "task": "cloze",
+        "host": str(world / "host"),
+        "passages": (str(world / "passages.jsonl"),),
+        "length": 8,
+        "refresh_every": 4,
+        "method": METHOD,
+        "data": (str(world / "train.jsonl"),),
+        "fit": {**fit, "optimizer": {"learning_rate": 0.02}},
+    }
+
+
+def update(world, **changes):
+    made = {
+        "kind": "memory_update",
+        "host": str(world / "host"),
+        "plugin": "@memory/plugin",
+        "memory": "@memory/memory",
+        "data": (str(world / "test.jsonl"),),
+    }
+    return made | changes
+
+
+@pytest.fixture(scope="module")
+def place(world, tmp_path_factory):
+    """The tiny world with passages beside it."""
+    folder = tmp_path_factory.mktemp("memory") / "world"
+    shutil.copytree(world, folder)
+    lines = [{"text": f"city{i} is in land{i % LANDS} .", "entity": f"Q{i}"} for i in range(CITIES)]
+    write_records(folder / "passages.jsonl", lines)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("memory") / "run"
+    results = run_experiment({"seed": 3, "stages": {"memory": config(place), "asked": update(place)}}, workdir)
+    return workdir, results
+
+
+@pytest.fixture(scope="module")
+def loaded(place, trained):
+    host = open_host(place / "host", head="masked_lm")
+    plugin = load_plugin(trained[0] / "memory" / "plugin", host=host.identity).plugin
+    return host, plugin, PassageMemory.open(trained[0] / "memory" / "memory")
+
+
+def copied(memory, folder):
+    shutil.copytree(memory.folder, folder, ignore=shutil.ignore_patterns(".lock"))
+    return PassageMemory.open(folder, write=True)
+
+
+def question_batch(host, place, count=3):
+    records = list(read_records(place / "test.jsonl"))[:count]
+    examples = make_task("cloze").examples(records, host.encoder(None), None, buckets=1)
+    return records, next(Feed(examples).evaluation(count))
+
+
+def test_what_the_stages_report_and_leave(trained):
+    workdir, results = trained
+    assert results["memory"]["passages"] == CITIES and results["memory"]["steps"] == 8
+    rows = results["asked"]["questions"]
+    assert rows["n"] == 10 and rows["passages_edited"] == 10 and rows["empty_memory_is_the_host"] == 1.0
+    assert rows["empty_memory"] == rows["host"] and 0 <= rows["updated_follow"] <= 1
+    assert rows["retrieved"] >= rows["retrieved_first"]
+    assert all(len(one["passages"]) == 2 for one in rows["examples"])
+    manifest = json.loads((workdir / "memory" / "plugin" / "plugin.json").read_text())
+    assert not {"keys", "values", "alive", "tokens"} & manifest["parameters"].keys()
+    source, edited = (PassageMemory.open(workdir / stage / "memory") for stage in ("memory", "asked"))
+    assert source.size == edited.size == CITIES
+    changed = {one.entity for _, one in edited.passages()} ^ {one.entity for _, one in source.passages()}
+    assert not changed and sum(a != b for a, b in zip(_facts(source), _facts(edited), strict=True)) == 5
+
+
+def _facts(memory):
+    return sorted((one.entity, one.text) for _, one in memory.passages())
+
+
+def test_stored_keys_are_those_that_the_trained_plugin_makes(loaded):
+    host, plugin, memory = loaded
+    tokens, keys, values = PassageEncoder(host, plugin, 8)([memory.passage(row).text for row in (0, 59)])
+    assert np.array_equal(memory.tokens[[0, 59]], tokens)
+    np.testing.assert_allclose(memory.keys[[0, 59]], keys, atol=1e-6)
+    np.testing.assert_allclose(memory.values[[0, 59]], values, atol=1e-6)
+
+
+def test_a_run_cut_on_a_refresh_ends_with_the_same_bits(place, trained, tmp_path, monkeypatch):
+    from kinject.training.loop import Fit
+
+    whole, save = Fit._save, []
+
+    def cut(self, step):
+        whole(self, step)
+        save.append(step)
+        if step == 4:
+            self.checkpoints.wait()
+            raise KeyboardInterrupt
+
+    stages = {"seed": 3, "stages": {"memory": config(place)}}
+    monkeypatch.setattr(Fit, "_save", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(stages, tmp_path / "run")
+    monkeypatch.setattr(Fit, "_save", whole)
+    run_experiment(stages, tmp_path / "run")
+    assert save == [4]
+    one, other = (load_plugin(folder / "memory" / "plugin").plugin for folder in (trained[0], tmp_path / "run"))
+    assert same_bits(nnx.state(one, nnx.Param), nnx.state(other, nnx.Param))
+    keys = [PassageMemory.open(folder / "memory" / "memory").keys for folder in (trained[0], tmp_path / "run")]
+    assert keys[0].tobytes() == keys[1].tobytes()
+
+
+def test_a_checkpoint_between_refreshes_is_refused(place, tmp_path):
+    stage = config(place, log_every=3, checkpoint_every=6)
+    with pytest.raises(InputError, match="checkpoint_every: 6 is no multiple of refresh_every 4"):
+        run_experiment({"seed": 3, "stages": {"memory": stage}}, tmp_path / "run")
+
+
+def test_an_edit_is_read_in_the_next_call_and_two_memories_are_one(place, loaded, tmp_path):
+    host, plugin, memory = loaded
+    records, batch = question_batch(host, place)
+    encoder = PassageEncoder(host, plugin, 8)
+    name = records[0].mentions[0].entity
+    second = [Passage("land1 is a place .", "Q0")]
+    about = {"name": "second", "capacity": 4, **encoder.about()}
+    build_memory(tmp_path / "second", second, encoder, **about)
+    with copied(memory, tmp_path / "first") as first:
+        both = [first, PassageMemory.open(tmp_path / "second")]
+        attach(plugin, both, host.identity)
+        assert plugin.keys.shape == (first.capacity + 4, 8) and int(plugin.alive[...].sum()) == CITIES + 1
+        graph, _ = nnx.split(plugin)
+        rows, weights = make_readings(host.loaded.host, plugin)(batch)[2]
+        used = passages_used((rows, weights), both, 0, int(batch["positions"][0, 0]))
+        assert len(used) == 2 and sum(weight for *_, weight in used) == pytest.approx(1, abs=1e-5)
+        assert used[0][2] >= used[1][2]
+
+        gone = [row for row in rows[0, 0].tolist() if row < first.capacity]
+        first.delete(gone)
+        assert sync(plugin, both) == len(gone)
+        (new,) = first.add([Passage("land2 is in land2 .", name)], encoder)
+        assert sync(plugin, both) == 1 and sync(plugin, both) == 0
+        assert nnx.split(plugin)[0] == graph, "an edit compiles nothing"
+        again, _ = make_readings(host.loaded.host, plugin)(batch)[2]
+        assert not set(gone) - {new} & set(again[0, 0].tolist())
+        assert np.array_equal(plugin.keys[...][: first.capacity], first.keys)
+        assert np.array_equal(plugin.alive[...][: first.capacity], first.alive)
+
+
+def test_a_memory_of_another_host_or_plugin_is_refused(loaded, place, world, tmp_path):
+    host, plugin, memory = loaded
+    other = HostIdentity("sha256:x", ("sha256:x",), host.identity.hidden_size)
+    with pytest.raises(InputError, match="not this host's; build the memory with this host"):
+        attach(plugin, [memory], other)
+    fresh = make_plugin(METHOD, hidden_size=16, knowledge_dim=0, seed=9)
+    with pytest.raises(InputError, match="encoded by another plugin"):
+        attach(fresh, [memory], host.identity)
+    with pytest.raises(InputError, match="map_tuning reads no memory"):
+        stage = config(place) | {"method": {"name": "map_tuning"}}
+        run_experiment({"seed": 3, "stages": {"memory": stage}}, tmp_path / "run")
+    with pytest.raises(InputError, match="refresh_every=0 keeps the memory of a trained plugin"):
+        run_experiment({"seed": 3, "stages": {"memory": config(place) | {"refresh_every": 0}}}, tmp_path / "run")
+
+
+def test_a_split_memory_answers_as_a_whole_one(place, loaded):
+    from jax.sharding import AxisType
+
+    host, plugin, memory = loaded
+    _, batch = question_batch(host, place)
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+    attach(plugin, [memory], host.identity)
+    rows, weights = make_readings(host.loaded.host, plugin)(batch)[2]
+    attach(plugin, [memory], host.identity, mesh=(mesh, "rows"))
+    assert len(plugin.keys[...].sharding.device_set) == 2
+    with jax.set_mesh(mesh):
+        other, parted = make_readings(host.loaded.host, plugin)(batch)[2]
+    assert np.array_equal(rows, other)
+    np.testing.assert_allclose(weights, parted, atol=1e-5)
+
+
+def test_a_tag_stands_before_passages_and_inputs(loaded):
+    host, _, _ = loaded
+    marked = tagged(host.tokenizer, "#")
+    plain, with_tag = (passage_ids(each, ["city1 is in land1 ."], 8)[0] for each in (host.tokenizer, marked))
+    assert with_tag[1] == host.tokenizer.word("#")[0]
+    assert [one for one in with_tag if one >= 0] == [plain[0], with_tag[1], *[one for one in plain[1:] if one >= 0]]
+    with pytest.raises(InputError, match="tag"):
+        tagged(host.tokenizer, "§§§")
+
+
+def test_passages_say_what_the_knowledge_base_knows(world, tmp_path):
+    write_knowledge(
+        tmp_path / "kb",
+        name="kb",
+        ids=["Q0", "Q1"],
+        vectors=np.ones((2, 2), np.float32),
+        labels=["city0", "land0"],
+        descriptions=["a far place", ""],
+        triples=np.array([[0, 0, 1]], np.int32),
+        relations=["country"],
+    )
+    stage = {"kind": "passages", "knowledge": str(tmp_path / "kb"), "templates": {"country": "[head] is in [tail] ."}}
+    run_experiment({"seed": 0, "stages": {"texts": stage | {"descriptions": True}}}, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "texts" / "passages.jsonl").read_text().splitlines()]
+    assert lines == [{"text": "city0 is in land0 .", "entity": "Q0"}, {"text": "city0: a far place", "entity": "Q0"}]
+    wrong = stage | {"templates": {"capital": "[head]"}}
+    with pytest.raises(InputError, match="no relation 'capital'; there is country"):
+        run_experiment({"seed": 0, "stages": {"texts": wrong}}, tmp_path / "other")
