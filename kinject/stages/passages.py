@@ -25,8 +25,17 @@ from kinject.tree import flatten
 
 
 def tagged(tokenizer: HostTokenizer, tag: str) -> HostTokenizer:
-    """Knowledge prompting: a tokenizer that puts a tag behind the first special token, of texts and passages alike."""
-    return dataclasses.replace(tokenizer, before=(*tokenizer.before, *tokenizer.word(tag))) if tag else tokenizer
+    """Knowledge prompting: a tokenizer that puts a tag behind the first special token, of texts and passages alike.
+
+    Raises:
+      InputError: the host's vocabulary cannot spell the tag.
+    """
+    if not tag:
+        return tokenizer
+    try:
+        return dataclasses.replace(tokenizer, before=(*tokenizer.before, *tokenizer.word(tag)))
+    except InputError:
+        raise InputError("tag", f"the host's vocabulary has no piece for {tag!r}", "choose another tag") from None
 
 
 def passage_ids(tokenizer: HostTokenizer, texts: Sequence[str], length: int) -> np.ndarray:
