@@ -7,8 +7,8 @@ memory holds a passage for each of 5,944 cities, "[X] is a city in [Y]."; PlugLM
 cities (one memory layer, the last), and is asked about 500 that neither has seen. Then half of those get passages with
 another country, and are asked again: nothing is trained.
 
-Retrieval is not trained here. The query is pooled over the mention's own pieces in the host's embedding layer, and query
-and key start as the same random projection, so that a name finds the passages that spell it; gradients of a few hundred
+Retrieval is not trained here. The query is pooled over the mention's own pieces in the host's embedding layer, query
+and key start as the same random projection, and so a name finds the passages that spell it; gradients of a few hundred
 steps only spoil that (docs/pluglm.md). `learned_retrieval` trains it too, to show so.
 """
 

@@ -32,7 +32,7 @@ from kinject.training.partition import TRAIN, label_parameters
 from kinject.training.step import split_program
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-OTHER_ARGUMENTS = {"quickstart.py": ("", "no_answer_triples")}
+OTHER_ARGUMENTS = {"quickstart.py": ("", "no_answer_triples"), "pluglm.py": ("", "learned_retrieval")}
 FULL_SIZE = {
     "bert": EncoderConfig(),
     "roberta": EncoderConfig(
@@ -201,7 +201,7 @@ def test_two_steps(path, arg, files, tmp_path):
 
 def test_every_setting_is_run():
     assert set(TRAINING_RUNS) == {path.name for path, _ in PAPER}
-    assert {path.name for path, _ in ALL} == {*TRAINING_RUNS, "quickstart.py", "fewrel_val.py"}
+    assert {path.name for path, _ in ALL} == {*TRAINING_RUNS, "quickstart.py", "fewrel_val.py", "pluglm.py"}
 
 
 def with_host(value, folder):
