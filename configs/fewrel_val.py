@@ -18,7 +18,7 @@ SIZES = {
     "short": {"host": 40, "plugin": 12, "graph": 6, "general": 40, "tested": {1: 12, 5: 3}},
     "full": {"host": 750, "plugin": 750, "graph": 50, "general": 600, "tested": {1: 200, 5: 200}},
 }
-QUERIES, WAYS, MAX_LENGTH = 5, 5, 128
+QUERIES, WAYS, MAX_LENGTH = 5, 5, 96
 ROWS = WAYS * QUERIES
 ARGUMENTS = ("", "full")
 SEEN, UNSEEN = "[:7000]", "[7000:]"  # 700 sentences a relation

@@ -21,6 +21,8 @@ Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Knowledge rows int32 [...] -> (vectors float32 [..., k], found bool [...])."""
 Complete = Callable[[Batch, int], Batch]
 """(the rows of a batch, padded length of their bucket) -> the batch with what is only made when it is dealt."""
+Redraw = Callable[[Batch, np.ndarray], Batch]
+"""(a batch, int64 [B], a seed a row) -> the batch with what is drawn anew each time an example is dealt."""
 
 
 def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
@@ -58,6 +60,7 @@ class Examples:
     Attributes:
       lengths: padded length of each bucket.
       complete: makes the arrays that are too large to be kept for all examples at once.
+      redraw: draws what is random in an example, such as which words are masked; a row's draw depends on its seed alone.
       ordered: train in the given order, not in a shuffled one.
       made_of: int [n], of which of the records each example was made; None = the i-th of the i-th, or of several.
       notes: what became of the records, such as how many were dropped and why.
@@ -68,6 +71,7 @@ class Examples:
     buckets: tuple[Batch, ...]
     lengths: tuple[int, ...] = ()
     complete: Complete | None = None
+    redraw: Redraw | None = None
     ordered: bool = False
     made_of: np.ndarray | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -76,6 +80,14 @@ class Examples:
     @property
     def size(self) -> int:
         return sum(len(bucket["index"]) for bucket in self.buckets)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an example is the same each time it is dealt, so that what a host makes of it can be kept."""
+        return self.complete is None and self.redraw is None
+
+    def with_redraw(self, redraw: Redraw) -> Examples:
+        return replace(self, redraw=redraw)
 
     def with_arrays(self, make: Callable[[Batch], Mapping[str, np.ndarray]]) -> Examples:
         """The same examples with arrays added or replaced, bucket by bucket."""
@@ -127,11 +139,13 @@ class Feed:
     examples: Examples
     gather: Gather | None = None
 
-    def batch(self, bucket: int, rows: np.ndarray) -> Batch:
-        """The batch of these rows of a bucket, with weight 1 each."""
+    def batch(self, bucket: int, rows: np.ndarray, seeds: np.ndarray | None = None) -> Batch:
+        """The batch of these rows of a bucket, with weight 1 each; a row's seed is its own index where none is given."""
         batch = {key: values[rows] for key, values in self.examples.buckets[bucket].items()}
         if self.examples.complete is not None:
             batch = self.examples.complete(batch, self.examples.lengths[bucket])
+        if self.examples.redraw is not None:
+            batch = self.examples.redraw(batch, batch["index"].astype(np.int64) if seeds is None else seeds)
         if self.gather is not None and batch.get("entity_ids", np.empty(0)).size:
             batch["entity_vectors"], _ = self.gather(batch["entity_ids"])
         batch.setdefault("weights", np.ones(len(rows), np.float32))
@@ -157,8 +171,11 @@ class Feed:
 
     def _part(self, number: int, batch_size: int, seed: int) -> grain.MapDataset:
         rows = grain.MapDataset.range(len(self.examples.buckets[number]["index"])).seed(seed + number)
-        rows = rows if self.examples.ordered else rows.shuffle()
-        return rows.repeat().batch(batch_size).map(lambda rows: self.batch(number, rows))
+        rows = (rows if self.examples.ordered else rows.shuffle()).repeat()
+        if self.examples.redraw is None:
+            return rows.batch(batch_size).map(lambda rows: self.batch(number, rows))
+        drawn = rows.random_map(lambda row, generator: np.array([row, generator.integers(2**62)]))
+        return drawn.batch(batch_size).map(lambda pairs: self.batch(number, pairs[:, 0], pairs[:, 1]))
 
     def evaluation(self, batch_size: int) -> Iterator[Batch]:
         """Every example once, in a fixed order; the last batch of a bucket is filled up with rows of weight 0."""

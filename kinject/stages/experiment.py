@@ -13,6 +13,7 @@ from typing import Any
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
 from kinject.stages.base import Run, Stage, StageConfig
+from kinject.stages.corpus import CorpusStage
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
 from kinject.stages.import_knowledge import ImportKnowledgeStage
@@ -29,6 +30,7 @@ STAGES: dict[str, type[Stage]] = {
     "knowledge": KnowledgeStage,
     "import_knowledge": ImportKnowledgeStage,
     "triples": TriplesStage,
+    "corpus": CorpusStage,
     "host": HostStage,
     "plugin": PluginStage,
     "passages": PassagesStage,

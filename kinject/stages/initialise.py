@@ -56,5 +56,15 @@ def _mention_vectors(bucket: Batch, table: np.ndarray, where: str) -> tuple[np.n
     position = np.arange(bucket["token_ids"].shape[1])
     start, end = bucket["mention_spans"].T
     inside = (position >= start[:, None]) & (position < end[:, None])
-    words = table[bucket["token_ids"]] * inside[:, :, None]
+    words = table[_unmasked(bucket)] * inside[:, :, None]
     return bucket["entity_ids"][:, 0], words.sum(1) / np.maximum(inside.sum(1), 1)[:, None]
+
+
+def _unmasked(bucket: Batch) -> np.ndarray:
+    """Token ids int32 [B, L] with the pieces that a task asks for where they stood."""
+    ids = bucket["token_ids"].copy()
+    positions, labels = bucket.get("positions"), bucket.get("labels")
+    if positions is not None and labels is not None and positions.shape == labels.shape:
+        row, place = np.nonzero(bucket.get("weights", np.ones(positions.shape)))
+        ids[row, positions[row, place]] = labels[row, place]
+    return ids

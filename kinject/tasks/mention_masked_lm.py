@@ -21,7 +21,7 @@ from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import entity_count, slot_rows
+from kinject.tasks.slots import entity_count, first_span, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -84,7 +84,8 @@ class MentionMaskedLM(Task):
                 positions[row, :count], labels[row, :count] = one.mask_positions, one.label_ids
                 weights[row, :count] = 1
             padded = encoder.pad(rows, length, entity_count(rows))
-            return {**padded, "positions": positions, "labels": labels, "weights": weights}
+            spans = np.stack([first_span(one) for one in rows])
+            return {**padded, "positions": positions, "labels": labels, "weights": weights, "mention_spans": spans}
 
         return replace(make_examples([len(one) for one in encoded], arrays, buckets=buckets), made_of=np.array(owners))
 

