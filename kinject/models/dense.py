@@ -1,12 +1,76 @@
-"""The dense layers of an encoder, each of which can carry a low-rank addition beside its kernel (models/lora.py)."""
+"""The dense layers of an encoder, each of which can carry a low-rank addition beside its kernel (models/lora.py).
+
+A kernel that is held in bfloat16 beside float32 activations is multiplied as it is: the other factor is rounded to
+bfloat16, sums are float32 and so is the result, and the same holds for the gradient of the activations. That is what a
+processor with matrix units for bfloat16 (AMX, TPU, tensor cores) does fast, while LayerNorm, softmax and residuals keep
+their digits.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+Dimensions = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
+
+
+def rounded(inputs: jax.Array, kernel: jax.Array) -> bool:
+    """Whether a product is taken in bfloat16 although its inputs are float32."""
+    return inputs.dtype == jnp.float32 and kernel.dtype == jnp.bfloat16
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rounded_dot(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> jax.Array:
+    """`lax.dot_general` of float32 inputs with a bfloat16 kernel, in bfloat16 with float32 sums; result float32.
+
+    Args:
+      inputs: [..., contracted].
+      kernel: [contracted, ...].
+      dimensions: those of `lax.dot_general`: the last axes of the inputs and the first of the kernel, no batch axes.
+    """
+    return lax.dot_general(inputs.astype(jnp.bfloat16), kernel, dimensions, preferred_element_type=jnp.float32)
+
+
+def _forward(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> tuple[jax.Array, Any]:
+    return rounded_dot(inputs, kernel, dimensions), (inputs, kernel)
+
+
+def _backward(dimensions: Dimensions, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
+    inputs, kernel = kept
+    rows = inputs.ndim - len(dimensions[0][0])
+    outputs = tuple(range(rows, gradient.ndim))
+    small = gradient.astype(jnp.bfloat16)
+    of_kernel = tuple(range(kernel.ndim - len(outputs), kernel.ndim))
+    to_inputs = lax.dot_general(small, kernel, ((outputs, of_kernel), ((), ())), preferred_element_type=jnp.float32)
+    leading = tuple(range(rows))
+    to_kernel = lax.dot_general(
+        inputs.astype(jnp.bfloat16), small, ((leading, leading), ((), ())), preferred_element_type=jnp.float32
+    )
+    return to_inputs, to_kernel.astype(kernel.dtype)
+
+
+rounded_dot.defvjp(_forward, _backward)
+
+
+def promote(arrays: Sequence[jax.Array | None], *, dtype: DTypeLike | None = None) -> tuple[jax.Array | None, ...]:
+    """Flax's `promote_dtype` for (inputs, kernel, bias), but a product that is rounded keeps its kernel."""
+    inputs, kernel, bias = nnx.nn.dtypes.promote_dtype(tuple(arrays), dtype=dtype)
+    held = arrays[1]
+    return (inputs, held if rounded(inputs, held) else kernel, bias)
+
+
+def dot_general(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions, **options: Any) -> jax.Array:
+    """`lax.dot_general`, rounded where the kernel is held so."""
+    if rounded(inputs, kernel):
+        return rounded_dot(inputs, kernel, dimensions)
+    return lax.dot_general(inputs, kernel, dimensions, **options)
 
 
 class Addition(Protocol):
@@ -28,6 +92,9 @@ class _Extensible:
 
     lora: Addition | None = None
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, promote_dtype=promote, dot_general=dot_general, **options)
+
     def __call__(self, inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
         outputs = super().__call__(inputs)
         return outputs if self.lora is None else self.lora.add(outputs, inputs, key)
@@ -48,5 +115,5 @@ class FusedProjection(_Extensible, nnx.LinearGeneral):
         """Projects [B, L, D] with kernels `start` to `stop` (exclusive) of the three: [B, L, stop - start, H, Dh]."""
         kernel, bias = self.kernel[...][:, start:stop], self.bias[...][start:stop]
         inputs, kernel, bias = self.promote_dtype((hidden, kernel, bias), dtype=self.dtype)
-        outputs = jnp.einsum("bld,dchk->blchk", inputs, kernel) + bias
+        outputs = dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ()))) + bias
         return outputs if self.lora is None else self.lora.add(outputs, hidden, key, start)

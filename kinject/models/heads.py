@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.config import ACTIVATIONS
+from kinject.models.dense import rounded, rounded_dot
 from kinject.models.dependency_head import DependencyHead
 from kinject.models.encoder import Encoder, EncoderConfig, site
 
@@ -55,8 +56,12 @@ class MaskedLMHead(nnx.Module):
         Returns:
           float32 [B, P, V].
         """
-        decoder = word_embedding.astype(self.dtype)
-        scores = jnp.einsum("...d,vd->...v", self.hidden(hidden), decoder, preferred_element_type=jnp.float32)
+        hidden = self.hidden(hidden)
+        if rounded(hidden, word_embedding):
+            scores = rounded_dot(hidden, word_embedding.T, (((hidden.ndim - 1,), (0,)), ((), ())))
+        else:
+            decoder = word_embedding.astype(self.dtype)
+            scores = jnp.einsum("...d,vd->...v", hidden, decoder, preferred_element_type=jnp.float32)
         return scores + self.bias[...].astype(jnp.float32)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.precision import Precision
 from kinject.plugins.base import Plugin
 from kinject.stages.base import ReadyHost
 from kinject.stages.feeding import give_knowledge, record_of, task_examples
@@ -48,6 +49,7 @@ class Comparison:
 
     Attributes:
       batch_size: rows an evaluation step.
+      precision: what the host is held and computed in.
     """
 
     host: ReadyHost
@@ -55,6 +57,7 @@ class Comparison:
     max_length: int | None
     placement: Placement
     batch_size: int = 100
+    precision: Precision = "float32"
     _steps: dict[Program, Any] = field(default_factory=dict, repr=False)
 
     def host_alone(
@@ -117,7 +120,7 @@ class Comparison:
         program, params = split_program(self.host.loaded.host, plugin, self.task)
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
-        _, params = hold({}, params, "float32", self.placement, program.tables)
+        _, params = hold({}, params, self.precision, self.placement, program.tables)
         return evaluate(program, params, feed, self.batch_size, self.placement, self._steps[program])
 
 

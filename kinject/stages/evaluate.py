@@ -12,6 +12,7 @@ from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.precision import Precision, activations
 from kinject.plugins.store import load_plugin
 from kinject.stages.base import Stage, StageConfig, check_references, knowledge_identity, open_host
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
@@ -47,6 +48,7 @@ class EvaluateConfig(StageConfig):
     task_options: dict[str, Any] = {}
     max_length: int | None = None
     batch_size: int = Field(100, ge=1)
+    compute_dtype: Precision = "float32"
     examples: int = Field(3, ge=0)
     domains: dict[str, DomainConfig]
 
@@ -67,9 +69,15 @@ class EvaluateStage(Stage):
     def execute(self) -> dict[str, Any]:
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
-        host = open_host(self.run.model(config.host, f"{self.where}.host"), head=task.head or "none")
+        host = open_host(
+            self.run.model(config.host, f"{self.where}.host"),
+            head=task.head or "none",
+            dtype=activations(config.compute_dtype),
+        )
         task = task.for_host(host.loaded, f"{self.where}.host").for_evaluation()
-        comparison = Comparison(host, task, config.max_length, self.run.placement, config.batch_size)
+        comparison = Comparison(
+            host, task, config.max_length, self.run.placement, config.batch_size, config.compute_dtype
+        )
         return {name: self._domain(name, domain, comparison) for name, domain in config.domains.items()}
 
     def _domain(self, name: str, domain: DomainConfig, comparison: Comparison) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from flax import nnx
 from pydantic import field_validator, model_validator
 
 from kinject.errors import InputError
+from kinject.models.precision import activations
 from kinject.models.pretrained import save_host
 from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
 from kinject.plugins.store import load_plugin
@@ -75,7 +76,7 @@ class HostStage(TrainingStage):
             num_labels=task.num_labels,
             fresh_head=True,
             dropout=config.dropout,
-            dtype=config.fit.compute_dtype,
+            dtype=activations(config.fit.compute_dtype),
             seed=self.run.seed_of(self.name),
         )
         if not base.loaded.fresh:

@@ -14,6 +14,7 @@ from pydantic import Field
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.precision import activations
 from kinject.plugins.base import Plugin
 from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, read_method, save_plugin
 from kinject.plugins.thunlp import load_released_affine
@@ -60,7 +61,9 @@ class PluginStage(TrainingStage):
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         reference = self.run.model(config.host, f"{self.where}.host")
-        host = open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=config.fit.compute_dtype)
+        host = open_host(
+            reference, head=task.head or "none", dropout=config.dropout, dtype=activations(config.fit.compute_dtype)
+        )
         task = task.for_host(host.loaded, f"{self.where}.host")
         knowledge = config.knowledge and self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
         plugin = make_plugin(

@@ -74,7 +74,7 @@ class MaskedLM(Task):
 
 
 def masking(rate: float, encoder: EntityEncoder) -> Callable[[Batch, np.ndarray], Batch]:
-    """Chooses and replaces pieces of a batch: (batch, a seed a row) -> the batch with positions, labels, weights [B, P].
+    """Chooses and replaces pieces: (batch, a seed a row) -> the batch with positions, labels, weights [B, P].
 
     Special tokens, padding and slots are never chosen. P is what a full row of the bucket needs, so shapes are fixed.
     """
@@ -83,7 +83,7 @@ def masking(rate: float, encoder: EntityEncoder) -> Callable[[Batch, np.ndarray]
 
     def redraw(batch: Batch, seeds: np.ndarray) -> Batch:
         ids = batch["token_ids"]
-        rows, length = ids.shape
+        length = ids.shape[1]
         places = max(1, round(rate * length))
         draws = np.stack([np.random.default_rng(int(seed)).random(length + 2 * places) for seed in seeds])
         free = (batch["segment_ids"] > 0) & (batch["entity_slot"] < 0) & ~np.isin(ids, special)

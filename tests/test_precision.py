@@ -1,0 +1,75 @@
+"""Products in bfloat16 between float32 activations: what is rounded, what is not, and that training works so."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kinject.models.dense import Dense, FusedProjection, JoinedProjection, rounded_dot
+from kinject.models.precision import activations, held, multiplied
+
+
+def bf16(values):
+    return np.asarray(jnp.asarray(values, jnp.bfloat16).astype(jnp.float32))
+
+
+def test_product_rounds_its_factors_and_nothing_else():
+    rng = np.random.default_rng(0)
+    inputs, kernel = rng.normal(size=(3, 5, 8)).astype("float32"), rng.normal(size=(8, 2, 4)).astype("float32")
+    dimensions = (((2,), (0,)), ((), ()))
+    found = rounded_dot(jnp.asarray(inputs), jnp.asarray(kernel, jnp.bfloat16), dimensions)
+    assert found.dtype == jnp.float32
+    chex.assert_trees_all_close(found, np.einsum("abd,dhk->abhk", bf16(inputs), bf16(kernel)), rtol=1e-6, atol=1e-6)
+    assert float(np.abs(found - np.einsum("abd,dhk->abhk", inputs, kernel)).max()) > 1e-4  # it does round
+
+
+def test_gradients_are_products_of_rounded_factors():
+    rng = np.random.default_rng(1)
+    inputs, kernel = rng.normal(size=(3, 2, 4)).astype("float32"), rng.normal(size=(2, 4, 6)).astype("float32")
+    weights = rng.normal(size=(3, 6)).astype("float32")
+    dimensions = (((1, 2), (0, 1)), ((), ()))
+
+    def loss(inputs, kernel):
+        return (rounded_dot(inputs, kernel, dimensions) * weights).sum()
+
+    of_inputs, of_kernel = jax.grad(loss, (0, 1))(jnp.asarray(inputs), jnp.asarray(kernel, jnp.bfloat16))
+    assert of_inputs.dtype == jnp.float32 and of_kernel.dtype == jnp.bfloat16
+    chex.assert_trees_all_close(of_inputs, np.einsum("bo,hko->bhk", bf16(weights), bf16(kernel)), rtol=1e-5, atol=1e-5)
+    expected = np.einsum("bhk,bo->hko", bf16(inputs), bf16(weights))
+    chex.assert_trees_all_close(of_kernel.astype(jnp.float32), expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["dense", "fused", "joined"])
+def test_layers_follow_the_dtype_in_which_their_kernel_is_held(kind):
+    layer, shape = {
+        "dense": (Dense(8, 6, rngs=nnx.Rngs(0)), (2, 3, 8)),
+        "fused": (FusedProjection(8, (3, 2, 4), rngs=nnx.Rngs(0)), (2, 3, 8)),
+        "joined": (JoinedProjection((2, 4), 8, axis=(-2, -1), rngs=nnx.Rngs(0)), (2, 3, 2, 4)),
+    }[kind]
+    inputs = jax.random.normal(jax.random.key(0), shape)
+    exact = layer(inputs)
+    layer.kernel[...] = layer.kernel[...].astype(jnp.bfloat16)
+    rounded = layer(inputs)
+    assert exact.dtype == rounded.dtype == jnp.float32
+    assert not bool((exact == rounded).all())
+    chex.assert_trees_all_close(exact, rounded, rtol=0.05, atol=0.05)
+    if kind == "fused":
+        chex.assert_trees_all_close(layer.part(inputs, 1, 3), rounded[:, :, 1:], rtol=1e-6, atol=1e-6)
+
+
+def test_what_each_precision_holds():
+    matrix, vector, ids = jnp.ones((2, 2)), jnp.ones(2), jnp.ones(2, jnp.int32)
+    assert [held("bfloat16_dots", leaf) for leaf in (matrix, vector, ids)] == [jnp.bfloat16, jnp.float32, jnp.int32]
+    assert [held("bfloat16", leaf) for leaf in (matrix, vector, ids)] == [jnp.bfloat16, jnp.bfloat16, jnp.int32]
+    assert [held("float32", leaf) for leaf in (matrix, vector, ids)] == [jnp.float32, jnp.float32, jnp.int32]
+    assert [activations(each) for each in ("float32", "bfloat16", "bfloat16_dots")] == [
+        jnp.float32,
+        jnp.bfloat16,
+        jnp.float32,
+    ]
+    assert multiplied("bfloat16_dots", "host/head/transform/kernel", matrix).dtype == jnp.bfloat16
+    for path in ("plugin/mapper/kernel", "host/encoder/embeddings/word/embedding"):
+        assert multiplied("bfloat16_dots", path, matrix).dtype == jnp.float32
+    assert multiplied("float32", "host/head/transform/kernel", matrix).dtype == jnp.float32
