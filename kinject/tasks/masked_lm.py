@@ -17,6 +17,7 @@ from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Batch, Examples, make_examples
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
+from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, slot_rows
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class MaskedLM(Task):
 
         examples = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
         return examples.with_redraw(masking(self.rate, encoder))
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        places = max(1, round(self.rate * extent.length))
+        read = {name: extent.whole(places) for name in ("positions", "labels")}
+        return {**extent.tokens(), **read, "weights": extent.real(places)}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]

@@ -116,7 +116,8 @@ class MentionMaskedLM(Task):
 
     def batch_shapes(self, extent: Extent) -> Shapes:
         places = {name: extent.whole(extent.places) for name in ("positions", "labels")}
-        return {**extent.tokens(), **places, "weights": extent.real(extent.places)}
+        spans = extent.whole(2)
+        return {**extent.tokens(), **places, "weights": extent.real(extent.places), "mention_spans": spans}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]
