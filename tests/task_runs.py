@@ -1,6 +1,7 @@
 """What the tests of single tasks share: a world whose host can spell markers and prefixes, and a run of all stages."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +17,17 @@ from tiny_world import (
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
+from kinject.datasets.prepare import prepare
 from kinject.knowledge.base import KnowledgeBase
-from kinject.plugins.store import make_plugin, save_plugin
+from kinject.models.pretrained import load_host
+from kinject.plugins.store import load_plugin, make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity, open_host
+from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
+from kinject.training.loop import evaluate
+from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.partition import hold, label_parameters, split
+from kinject.training.step import initial_state, make_train_step, split_program
 
 MORE = ["@", "Q", "A", ":", "the", ",", "who", "?"]
 WORDS = [*VOCABULARY, *MORE]
@@ -65,8 +73,8 @@ class TaskWorld:
         return run_experiment({"seed": 0, "stages": {"host": host, "table": table}}, folder), folder
 
 
-def check_run(world, task, values, options, *, n, extra=()):
-    """A task on the tiny world: two steps, then the host alone and with a plugin on the same records."""
+def check_stages(world, task, values, options, *, n, extra=()):
+    """All stages of a task on the tiny world: two steps, then the host alone and with a plugin on the same records."""
     results, folder = world.run(task, values, options)
     table = results["table"]["cities"]
     assert table["n"] == n and {"host", "plugin", "shuffled", "coverage"} <= table.keys()
@@ -78,6 +86,50 @@ def check_run(world, task, values, options, *, n, extra=()):
     assert all(f"dev_{name}" in results["host"] for name in extra)
     assert json.loads((folder / "host" / "host.json").read_text())["task"] == task
     return results, folder
+
+
+def check_run(world, name, records, options):
+    """Two steps of a task's head and of a plugin; then the host alone and with the plugin on the same records.
+
+    Returns:
+      (metrics of the host alone, metrics with the plugin).
+    """
+    task = make_task(name, **options)
+    loaded = load_host(world.folder / "raw", head=task.head, num_labels=task.num_labels, fresh_head=True, seed=1)
+    task = task if loaded.fresh else task.for_host(loaded, "host")
+    plugin = load_plugin(world.plugin).plugin
+    program, params = split_program(loaded.host, plugin, task)
+    labels = label_parameters(params, [("host/head/.*", "train"), ("plugin/.*", "train"), (".*", "freeze")])
+    optimizer = make_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1), labels, 2)
+    train, frozen = hold(*split(params, labels), "float32")
+    state, step = (
+        initial_state(train, optimizer, labels),
+        make_train_step(program, optimizer, labels, seed=0, dropout=True),
+    )
+    before = {path: np.asarray(leaf) for path, leaf in train.items()}
+    feed = Feed(task.examples(records, world.host.encoder(None), world.knowledge, buckets=1), world.knowledge.gather)
+    losses = []
+    for _, batch in zip(range(2), feed.training(4, seed=0), strict=False):
+        state, logged = step(state, frozen, as_device(batch))
+        losses.append(float(logged["loss"]))
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+    moved = {path for path, leaf in state.train.items() if not np.array_equal(leaf, before[path])}
+    assert any(path.startswith("host/head/") for path in moved) and any(path.startswith("plugin/") for path in moved)
+    trained = {**frozen, **state.train}
+    plugged, _ = evaluate(program, trained, feed, 8)
+    bare = Feed(task.bare_examples(records, world.host.encoder(None), world.knowledge, buckets=1))
+    alone = {path: leaf for path, leaf in trained.items() if path.startswith("host/")}
+    host, _ = evaluate(replace(program, plugin=None), alone, bare, 8)
+    assert task.metric in host and host.keys() == plugged.keys() and host["loss"] != plugged["loss"]
+    return host, plugged
+
+
+def prepared(world, name, files, config=""):
+    """Published files, written by `files(folder)`, as a data set: its reference without a split."""
+    folder = world.folder / "files" / name
+    files(folder)
+    (summary,) = prepare("/".join(filter(None, (name, config))), folder, world.folder / "data", check=False)
+    return summary.reference
 
 
 def check_shapes(world, task, values, places):
@@ -107,4 +159,16 @@ def row(batch, *at):
     return shown(*(batch[name][at] for name in ("token_ids", "entity_slot", "entity_ids")))
 
 
-__all__ = ["MORE", "WORDS", "TaskWorld", "as_device", "check_run", "check_shapes", "parsed", "row", "shown"]
+__all__ = [
+    "MORE",
+    "WORDS",
+    "TaskWorld",
+    "as_device",
+    "check_run",
+    "check_shapes",
+    "check_stages",
+    "parsed",
+    "prepared",
+    "row",
+    "shown",
+]

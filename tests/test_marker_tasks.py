@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from task_runs import WORDS, TaskWorld, as_device, check_run, parsed, row
+from task_files import write
+from task_runs import WORDS, TaskWorld, as_device, check_run, check_stages, parsed, prepared, row
 from tiny import fast_jit
 from tiny_world import sentence
 
+from kinject.datasets.records import read_dataset
 from kinject.errors import InputError
 from kinject.models.pretrained import load_host
 from kinject.tasks.base import make_task
@@ -142,10 +144,30 @@ def test_bad_records_are_told(name, values, message, world):
         task.examples(parsed(*values), world.host.encoder(None), None)
 
 
-def test_marker_tasks_from_raw_model_to_table(world):
-    types = [typed(i, [f"land{i % 3}"]) for i in range(12)]
-    check_run(world, "marker_entity_typing", types, {"labels": LANDS}, n=12, extra=("f1", "macro_f1", "accuracy"))
+def test_typing_trains_and_is_measured(world):
+    def files(folder):
+        values = [typed(i, [f"land{i % 3}"]) for i in range(12)]
+        spans = [(one["mentions"][0]["start"], one["mentions"][0]["end"]) for one in values]
+        lines = [
+            {
+                "sent": one["text"],
+                "start": low,
+                "end": high,
+                "labels": one["labels"],
+                "ents": [[f"Q{i}", low, high, 1.0]],
+            }
+            for i, (one, (low, high)) in enumerate(zip(values, spans, strict=True))
+        ]
+        write(folder / "train.json", lines)
+
+    reference = prepared(world, "open_entity", files)
+    records = list(read_dataset(f"{reference}?split=train"))
+    host, _ = check_run(world, "marker_entity_typing", records, {"labels": reference})
+    assert {"precision", "recall", "f1", "macro_f1", "accuracy"} < host.keys()
+
+
+def test_relations_from_raw_model_to_table(world):
     pairs = [related(i, i + 12, RELATIONS[i % 3]) for i in range(12)]
-    _, folder = check_run(world, "marker_relations", pairs, {"labels": RELATIONS}, n=12, extra=("f1", "macro_f1"))
+    _, folder = check_stages(world, "marker_relations", pairs, {"labels": RELATIONS}, n=12, extra=("f1", "macro_f1"))
     head = load_host(folder / "host").host.head
     assert (head.kind, head.places, head.num_labels) == ("mention_pair", 2, 3)

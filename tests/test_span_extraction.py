@@ -8,7 +8,7 @@ from encoding_cases import both, steady
 from encoding_cases import host as tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
-from task_runs import TaskWorld, as_device, check_run, check_shapes, parsed, row
+from task_runs import TaskWorld, as_device, check_shapes, check_stages, parsed, row
 from tiny import fast_jit
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
@@ -255,5 +255,5 @@ def test_shapes_without_data(world):
 
 def test_from_raw_model_to_table(world):
     values = [asked(i, question_id=f"q{i // 2}", id=f"p{i}") for i in range(12)]
-    results, _ = check_run(world, "span_extraction", values, {"stride": 8}, n=12, extra=("exact_match", "f1"))
+    results, _ = check_stages(world, "span_extraction", values, {"stride": 8}, n=12, extra=("exact_match", "f1"))
     assert 0 <= results["host"]["dev_exact_match"] <= results["host"]["dev_f1"] <= 1

@@ -1,18 +1,18 @@
 """Token and sequence classification, LAMA: places, losses and metrics against independent computations."""
 
-import json
-
 import numpy as np
 import pytest
 from encoding_cases import both, steady, stem_words
 from encoding_cases import host as tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
-from task_runs import WORDS, TaskWorld, as_device, check_run, check_shapes, parsed, row
+from task_files import write
+from task_runs import WORDS, TaskWorld, as_device, check_run, check_shapes, parsed, prepared, row
 from tiny import fast_jit
 from tiny_world import question
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
+from kinject.datasets.records import read_dataset
 from kinject.errors import InputError
 from kinject.models.forward import logits
 from kinject.models.pretrained import load_host
@@ -247,7 +247,7 @@ def test_bad_records_are_told(name, value, message, world):
         make_task("token_classification", labels=["B-x"])
 
 
-# ---- all three through every stage ------------------------------------------------------------------------------
+# ---- all three, from published files ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -262,21 +262,34 @@ def test_shapes_without_data(name, value, options, world):
     check_shapes(world, make_task(name, **options), [value] * 3, 6)
 
 
-def test_token_classification_from_raw_model_to_table(world):
-    values = [{**tagged(i), "tokens": tagged(i)["tokens"] + ["."] * i, "tags": tagged(i)["tags"] + ["O"] * i} for i in
-              range(9)]  # fmt: skip
-    check_run(world, "token_classification", values, {"labels": TAGS}, n=9, extra=("f1", "precision", "accuracy"))
+def test_token_classification_trains_and_is_measured(world):
+    values = [
+        {**tagged(i), "tokens": tagged(i)["tokens"] + ["."] * i, "tags": tagged(i)["tags"] + ["O"] * i}
+        for i in range(9)
+    ]
+    reference = prepared(world, "ner", lambda folder: write(folder / "train.jsonl", values), "cities")
+    records = list(read_dataset(f"{reference}?split=train"))
+    host, _ = check_run(world, "token_classification", records, {"labels": reference})
+    assert {"precision", "recall", "f1", "accuracy"} < host.keys()
 
 
-def test_sequence_classification_from_raw_model_to_table(world):
+def test_sequence_classification_trains_and_is_measured(world):
     values = [classified(i, LABELS[i % 2]) for i in range(8)]
-    options = {"labels": LABELS, "metric": "macro_f1"}
-    results, _ = check_run(world, "sequence_classification", values, options, n=8, extra=("macro_f1", "micro_f1"))
-    assert results["table"]["cities"]["metric"] == "macro_f1"
+    reference = prepared(world, "text_classification", lambda folder: write(folder / "train.jsonl", values), "cities")
+    records = list(read_dataset(f"{reference}?split=train"))
+    host, _ = check_run(world, "sequence_classification", records, {"labels": reference, "metric": "macro_f1"})
+    assert {"accuracy", "macro_f1", "micro_f1"} < host.keys()
 
 
-def test_lama_from_raw_model_to_table(world):
-    (world.folder / "words.txt").write_text("\n".join(f"land{i}" for i in range(4)))
-    options = {"candidates": str(world.folder / "words.txt")}
-    _, folder = check_run(world, "lama", [fact(i) for i in range(10)], options, n=8, extra=("p_at_10",))
-    assert json.loads((folder / "host" / "host.json").read_text())["head"] == "masked_lm"
+def test_lama_trains_and_is_measured(world):
+    def files(folder):
+        write(folder / "relations.jsonl", [{"relation": "P1", "template": "[X] is in [Y] ."}])
+        facts = [{"sub_label": f"city{i}", "obj_label": f"land{i % 5}", "sub_uri": f"Q{i}"} for i in range(10)]
+        write(folder / "TREx/P1.jsonl", facts)
+        write(folder / "words.txt", "".join(f"land{i}\n" for i in range(4)))
+
+    records = list(read_dataset(prepared(world, "lama", files, "trex")))
+    options = {"candidates": str(world.folder / "files/lama/words.txt")}
+    host, plugged = check_run(world, "lama", records, options)
+    assert host["p_at_10"] == plugged["p_at_10"] == 1  # there are four candidates
+    assert host["p_at_1"] == host["weighted_p_at_1"]  # of one relation
