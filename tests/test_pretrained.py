@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import random_host, tiny_batch, tiny_config, tiny_host_folder
 
 from kinject.errors import InputError
+from kinject.models import hf_keys
 from kinject.models.forward import logits as host_logits
 from kinject.models.hub import host_folder
 from kinject.models.pretrained import fingerprint, load_host, save_host
@@ -236,6 +237,33 @@ def test_heads_that_transformers_has_not_leave_it_the_encoder(family, kind, plac
         load_host(folder, head="mention_pair" if places == 1 else "span", num_labels=None if places == 1 else 2)
     with pytest.raises(ValueError, match=f"reads {places} positions"):
         host_logits(host, {**batch, "positions": jnp.zeros((2, 3), jnp.int32)})
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize(("kind", "labels"), [("multiple_choice", 1), ("token_classification", 3), ("span", 2)])
+def test_what_transformers_saves_we_load_whole(family, kind, labels, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    architecture = hf_keys.architecture(tiny_config(family), kind)
+    cls = getattr(transformers, architecture)
+    values = {name: value for name, value in tiny_config(family).to_hf().items() if name != "model_type"}
+    model = cls(cls.config_class(**values, num_labels=labels))
+    model.save_pretrained(tmp_path / "theirs")
+    loaded = load_host(tmp_path / "theirs", head=kind)
+    assert (loaded.fresh, loaded.unused, loaded.host.head.num_labels) == ((), (), labels)
+    theirs = model.qa_outputs if kind == "span" else model.classifier
+    np.testing.assert_array_equal(loaded.host.head.output.kernel[...], theirs.weight.detach().numpy().T)
+    again = save_host(loaded.host, tmp_path / "ours")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (again, tmp_path / "theirs"))
+    assert ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)
+    name = "qa_outputs.weight" if kind == "span" else "classifier.weight"
+    without_head = {key: value for key, value in theirs.items() if key != name}
+    for tensors, message in (
+        (without_head, f"has no whole {kind} head, it lacks {name}"),
+        (theirs | {"odd": theirs[name]}, "odd"),
+    ):
+        save_file(tensors, tmp_path / "theirs" / "model.safetensors")
+        with pytest.raises(InputError, match=message):
+            load_host(tmp_path / "theirs", head=kind)
 
 
 def test_a_bare_encoder_round_trips(tmp_path):
