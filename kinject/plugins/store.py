@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -96,6 +97,18 @@ def make_plugin(
     """
     cls, config = read_method(settings, where)
     return cls(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, rngs=nnx.Rngs(seed))
+
+
+def method_without_parameters(settings: Mapping[str, Any], *, hidden_size: int, where: str) -> Plugin:
+    """Makes a plugin that nothing trains, from its settings alone: there is no folder to keep it in.
+
+    Raises:
+      InputError: as `make_plugin`; a method that has parameters.
+    """
+    plugin = make_plugin(settings, hidden_size=hidden_size, knowledge_dim=1, where=where)  # a map of 0 numbers is none
+    if jax.tree.leaves(nnx.state(plugin, nnx.Param)):
+        raise InputError(where, f"{plugin.name} has parameters", "train it in a stage plugin, and name its folder")
+    return plugin
 
 
 def read_method(settings: Mapping[str, Any], where: str = "method") -> tuple[type[Plugin], Any]:

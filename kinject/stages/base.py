@@ -21,7 +21,8 @@ from kinject.datasets.records import find_dataset, is_dataset, parse_reference, 
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.pretrained import LoadedHost, load_host
-from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity
+from kinject.plugins.base import Plugin
+from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity, load_plugin, method_without_parameters, read_method
 from kinject.tasks.base import make_task
 from kinject.training.mesh import Placement
 from kinject.training.reporting import Reporter
@@ -144,6 +145,20 @@ def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
     }
 
 
+def open_plugin(
+    run: Run, reference: str | Mapping[str, Any], host: ReadyHost, knowledge: KnowledgeBase | None, where: str
+) -> Plugin:
+    """The plugin of a folder, or one without parameters by its settings.
+
+    Raises:
+      InputError: see `load_plugin` and `method_without_parameters`.
+    """
+    if not isinstance(reference, str):
+        return method_without_parameters(reference, hidden_size=host.identity.hidden_size, where=where)
+    folder = run.path(reference, where)
+    return load_plugin(folder, host=host.identity, knowledge=knowledge_identity(knowledge)).plugin
+
+
 def open_host(folder: Path | str, **options: Any) -> ReadyHost:
     """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
     loaded = load_host(folder, **options)
@@ -154,9 +169,20 @@ def check_references(run: Run, settings: Section, where: str) -> None:
     """Raises InputError for the first file, model or stage that some settings name and that there is not."""
     for name in (*FILES, *MODELS):
         given = getattr(settings, name, None) or ()
+        if isinstance(given, Mapping):
+            check_plugin(run, given, f"{where}.{name}")
+            continue
         for reference in (given,) if isinstance(given, str) else given:
             if name in FILES or _is_path(reference):
                 run.check(reference, f"{where}.{name}")
+
+
+def check_plugin(run: Run, reference: str | Mapping[str, Any], where: str) -> None:
+    """Raises InputError for a folder that there is not, or a method or settings of one that nobody knows."""
+    if isinstance(reference, str):
+        run.check(reference, where)
+    else:
+        read_method(reference, where)
 
 
 def _is_path(reference: str) -> bool:

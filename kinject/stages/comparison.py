@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record
+from kinject.data.retrieved import mean_length
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision
 from kinject.plugins.base import Plugin
@@ -20,6 +23,7 @@ from kinject.training.loop import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.partition import hold
 from kinject.training.step import Program, make_evaluation_step, split_program
+from kinject.tree import Flat
 
 Predictions = dict[str, np.ndarray]
 
@@ -96,6 +100,30 @@ class Comparison:
             donors = derangement(_linked_alike(records)[record_of(examples, records)], seed)
         return *self._evaluate(plugin, self._given(examples, plugin, knowledge, records, donors)), donors
 
+    def timer(
+        self, plugin: Plugin | None, knowledge: KnowledgeBase | None, records: Sequence[Record]
+    ) -> tuple[Callable[[], float], float, float]:
+        """How long the records take, once they are on the device and the program is compiled.
+
+        Returns:
+          (a call that evaluates all of them and returns the seconds it took; mean tokens of a row; seconds that the
+          plugin took to prepare its knowledge).
+        """
+        examples = self._examples(plugin, knowledge, records)
+        started = time.perf_counter()
+        feed = Feed(examples) if plugin is None else self._given(examples, plugin, knowledge, records)
+        prepared = time.perf_counter() - started
+        step, params = self._program(plugin)
+        batches = [self.placement.batch(batch) for batch in feed.evaluation(self.placement.round_up(self.batch_size))]
+
+        def run() -> float:
+            started = time.perf_counter()
+            jax.block_until_ready([step(params, batch) for batch in batches])
+            return time.perf_counter() - started
+
+        run()
+        return run, mean_length(feed.examples), prepared
+
     def coverage(self, knowledge: KnowledgeBase, records: Sequence[Record]) -> float:
         """Share of the mentions whose entity has a vector."""
         ids = [mention.entity for record in records for mention in record.mentions]
@@ -117,11 +145,16 @@ class Comparison:
         return Feed(examples, None if knowledge is None else knowledge.gather)
 
     def _evaluate(self, plugin: Plugin | None, feed: Feed) -> tuple[dict[str, float], Predictions]:
+        step, params = self._program(plugin)
+        program, _ = split_program(self.host.loaded.host, plugin, self.task)
+        return evaluate(program, params, feed, self.batch_size, self.placement, step)
+
+    def _program(self, plugin: Plugin | None) -> tuple[Any, Flat]:
+        """The compiled evaluation step and the parameters on the devices."""
         program, params = split_program(self.host.loaded.host, plugin, self.task)
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
-        _, params = hold({}, params, self.precision, self.placement, program.tables)
-        return evaluate(program, params, feed, self.batch_size, self.placement, self._steps[program])
+        return self._steps[program], hold({}, params, self.precision, self.placement, program.tables)[1]
 
 
 def _swap_entities(examples: Examples, seed: int) -> tuple[Examples, np.ndarray]:

@@ -13,8 +13,7 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, activations
-from kinject.plugins.store import load_plugin
-from kinject.stages.base import Stage, StageConfig, check_references, knowledge_identity, open_host
+from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_host, open_plugin
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
 from kinject.tasks.base import make_task
 
@@ -22,14 +21,15 @@ from kinject.tasks.base import make_task
 class DomainConfig(Section):
     """One domain's held-out data and the plugins that are compared on it; without any, the host alone.
 
-    `plugins` maps a row's name to a plugin's folder; the first that reads knowledge of each example is also run with
-    that of others. A plugin that was trained without a knowledge base needs none here. With `reference_data` (the
-    plugin's own training records) the table has the rows that use no language model.
+    `plugins` maps a row's name to a plugin's folder, or to the settings of a method without parameters; the first that
+    reads knowledge of each example is also run with that of others. A plugin that was trained without a knowledge base
+    needs none here. With `reference_data` (the plugin's own training records) the table has the rows that use no
+    language model.
     """
 
     knowledge: str | None = None
     data: tuple[str, ...] = Field(min_length=1)
-    plugins: dict[str, str] = {}
+    plugins: dict[str, str | dict[str, Any]] = {}
     reference_data: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -64,7 +64,7 @@ class EvaluateStage(Stage):
             where = f"{self.where}.domains.{name}"
             check_references(self.run, domain, where)
             for row, reference in domain.plugins.items():
-                self.run.check(reference, f"{where}.plugins.{row}")
+                check_plugin(self.run, reference, f"{where}.plugins.{row}")
 
     def execute(self) -> dict[str, Any]:
         config = self.config
@@ -89,15 +89,14 @@ class EvaluateStage(Stage):
         rows: dict[str, Any] = {"n": len(next(iter(before.values()))), "metric": metric, "host": metrics[metric]}
         after = None
         for row, reference in domain.plugins.items():
-            folder = self.run.path(reference, f"{where}.plugins.{row}")
-            stored = load_plugin(folder, host=comparison.host.identity, knowledge=knowledge_identity(knowledge))
-            metrics, predictions = comparison.with_plugin(stored.plugin, knowledge, records)
+            plugin = open_plugin(self.run, reference, comparison.host, knowledge, f"{where}.plugins.{row}")
+            metrics, predictions = comparison.with_plugin(plugin, knowledge, records)
             rows[row] = metrics[metric]
             if after is None:
                 after = predictions
-            if "shuffled" not in rows and stored.plugin.reads_examples():
+            if "shuffled" not in rows and plugin.reads_examples():
                 seed = self.run.seed_of(self.name)
-                metrics, swapped, donors = comparison.shuffled(stored.plugin, knowledge, records, seed)
+                metrics, swapped, donors = comparison.shuffled(plugin, knowledge, records, seed)
                 rows["shuffled"] = metrics[metric]
                 if "label" in predictions:
                     # the answer of the entity whose vector was put there: knowledge is read, not the name

@@ -16,8 +16,7 @@ from kinject.errors import InputError
 from kinject.models.precision import activations
 from kinject.models.pretrained import save_host
 from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
-from kinject.plugins.store import load_plugin
-from kinject.stages.base import knowledge_identity, open_host
+from kinject.stages.base import open_host, open_plugin
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
 from kinject.tasks.base import make_task
 from kinject.tree import unflatten
@@ -26,7 +25,8 @@ from kinject.tree import unflatten
 class HostConfig(TrainingConfig):
     """Which model is tuned, and with which frozen plugin, if any.
 
-    `base` is a folder or hub id in Hugging Face's form. `dropout` replaces the model's own rates in training.
+    `base` is a folder or hub id in Hugging Face's form. `dropout` replaces the model's own rates in training. `plugin`
+    is a folder, or the settings of a method without parameters: {"name": "retrieved_text"} tunes a host with texts.
     `tuning` is `{"name": "full" | "lora" | "houlsby" | "bitfit", **its settings}`; without `train` it says what trains.
     `merge` writes a host tuned by LoRA as a plain one, in which the low-rank matrices are part of the weights.
     """
@@ -37,7 +37,7 @@ class HostConfig(TrainingConfig):
     tuning: dict[str, Any] = {"name": "full"}
     merge: bool = False
     train: Rules | None = None
-    plugin: str | None = None
+    plugin: str | dict[str, Any] | None = None
     knowledge: str | None = None
 
     @field_validator("tuning")
@@ -87,8 +87,7 @@ class HostStage(TrainingStage):
         if config.plugin is not None:
             if config.knowledge is not None:
                 knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
-            folder = self.run.path(config.plugin, f"{self.where}.plugin")
-            plugin = load_plugin(folder, host=base.identity, knowledge=knowledge_identity(knowledge)).plugin
+            plugin = open_plugin(self.run, config.plugin, base, knowledge, f"{self.where}.plugin")
         feeds = self.feeds(task, base, knowledge, plugin)
         rules = rules_for(tuning, task.head, base.loaded.fresh) if config.train is None else config.train
         result = self.fit(task, base, plugin, feeds, rules)
