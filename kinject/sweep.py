@@ -161,7 +161,7 @@ def numbers_in(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The evaluated measures, one line a config and measure."""
-    shown = [row for row in rows if row["measure"].startswith("evaluate")] or list(rows)
+    shown = [row for row in rows if row["measure"].startswith(("evaluate", "compare"))] or list(rows)
     lines = ["| config | measure | mean | deviation | seeds |", "|---|---|---:|---:|---:|"]
     for row in shown:
         numbers = f"{row['mean']:.4g} | {row['deviation']:.2g} | {row['seeds']}"

@@ -13,6 +13,7 @@ from typing import Any
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
 from kinject.stages.base import Run, Stage, StageConfig
+from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
@@ -37,6 +38,7 @@ STAGES: dict[str, type[Stage]] = {
     "memory_plugin": MemoryPluginStage,
     "memory_update": MemoryUpdateStage,
     "evaluate": EvaluateStage,
+    "compare": CompareStage,
 }
 TOP = ("name", "seed", "stages", "published", "mesh")
 RESERVED = ("checkpoints", "seconds", "total")  # other things in the workdir and in results.json

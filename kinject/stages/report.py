@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from kinject.stages import compare
 from kinject.stages.base import Run
 
 ROWS = {
@@ -39,6 +40,11 @@ def report(run: Run, config: Mapping[str, Any], command: str, seconds: float) ->
             path.write_text(f"# {config['name']}\n\n`{command}`\n\n{markdown(domains)}")
             if plot(domains, path.with_suffix(".png")):
                 run.reporter.say(f"plot:    {path.with_suffix('.png')}")
+    for name, stage in run.stages.items():
+        if stage.kind == "compare" and name in run.results:
+            text = "\n".join(compare.table(domain, found) for domain, found in run.results[name].items())
+            (run.workdir / f"{name}.md").write_text(f"# {config['name']}\n\n`{command}`\n\n{text}")
+            run.reporter.say(text)
     taken = run.results.get("seconds", {})
     stages = ", ".join(f"{name} {value:.0f}" for name, value in taken.items() if name != "total")
     run.reporter.say(f"seconds: {taken.get('total', 0):.0f} in stages ({stages}); this call {seconds:.0f}")

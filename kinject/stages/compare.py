@@ -1,0 +1,185 @@
+"""Stage `compare`: methods beside each other on the same frozen host, data and budget, with what each of them costs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import nnx
+from pydantic import Field
+
+from kinject.config import Section
+from kinject.plugins.base import Plugin
+from kinject.stages.base import (
+    OUTPUT_MARK,
+    Stage,
+    StageConfig,
+    check_plugin,
+    check_references,
+    knowledge_identity,
+    open_host,
+    open_plugin,
+)
+from kinject.stages.comparison import Comparison
+from kinject.tasks.base import make_task
+
+HOST_ROW = "host"
+
+
+class MethodConfig(Section):
+    """One row: a plugin's folder or a method without parameters, and the host that it sits in.
+
+    `host` is another one than the stage's where the method comes with a host of its own.
+    """
+
+    plugin: str | dict[str, Any]
+    host: str | None = None
+
+
+class MethodsConfig(Section):
+    """One domain's held-out data, and the methods that are compared on it."""
+
+    knowledge: str
+    data: tuple[str, ...] = Field(min_length=1)
+    methods: dict[str, MethodConfig] = Field(min_length=1)
+
+
+class CompareConfig(StageConfig):
+    """Which host, on which domains. Times are medians of `repeats` runs over `timed` examples, methods taking turns."""
+
+    kind: Literal["compare"] = "compare"
+    host: str
+    task: str
+    task_options: dict[str, Any] = {}
+    max_length: int | None = None
+    batch_size: int = Field(100, ge=1)
+    repeats: int = Field(9, ge=1)
+    timed: int = Field(200, ge=1)
+    domains: dict[str, MethodsConfig]
+
+
+class CompareStage(Stage):
+    """Compares methods."""
+
+    Config = CompareConfig
+
+    def check(self) -> None:
+        super().check()
+        for name, domain in self.config.domains.items():
+            where = f"{self.where}.domains.{name}"
+            check_references(self.run, domain, where)
+            for row, method in domain.methods.items():
+                check_plugin(self.run, method.plugin, f"{where}.methods.{row}.plugin")
+                check_references(self.run, method, f"{where}.methods.{row}")
+
+    def execute(self) -> dict[str, Any]:
+        self._comparisons: dict[str, Comparison] = {}
+        return {name: self._domain(name, domain) for name, domain in self.config.domains.items()}
+
+    def _comparison(self, reference: str, where: str) -> Comparison:
+        """The host's, which compiles each program once."""
+        if reference not in self._comparisons:
+            config = self.config
+            task = make_task(config.task, f"{self.where}.task", **config.task_options)
+            host = open_host(self.run.model(reference, where), head=task.head or "none")
+            task = task.for_host(host.loaded, where).for_evaluation()
+            made = Comparison(host, task, config.max_length, self.run.placement, config.batch_size)
+            self._comparisons[reference] = made
+        return self._comparisons[reference]
+
+    def _domain(self, name: str, domain: MethodsConfig) -> dict[str, Any]:
+        where = f"{self.where}.domains.{name}"
+        alone = self._comparison(self.config.host, f"{self.where}.host")
+        knowledge = self.run.knowledge(domain.knowledge, f"{where}.knowledge")
+        records = self.run.records(domain.data, alone.task.required, f"{where}.data")
+        timed, metric = records[: self.config.timed], alone.task.metric
+        metrics, predictions = alone.host_alone(records, knowledge)
+        rows: dict[str, Any] = {HOST_ROW: {"score": metrics[metric], "parameters": 0}}
+        timers = {HOST_ROW: alone.timer(None, knowledge, timed)}
+        for row, method in domain.methods.items():
+            at = f"{where}.methods.{row}"
+            comparison = self._comparison(method.host or self.config.host, f"{at}.host")
+            plugin = open_plugin(self.run, method.plugin, comparison.host, knowledge, f"{at}.plugin")
+            metrics, _ = comparison.with_plugin(plugin, knowledge, records)
+            rows[row] = {"score": metrics[metric], "parameters": count_parameters(plugin), **self._seconds(method)}
+            if plugin.reads_examples():
+                swapped, _, _ = comparison.shuffled(plugin, knowledge, records, self.run.seed_of(self.name))
+                rows[row]["shuffled"] = swapped[metric]
+            timers[row] = comparison.timer(plugin, knowledge, timed)
+        for row, cost in costs(timers, len(timed), self.config.repeats).items():
+            rows[row] |= cost
+        return {
+            "n": len(next(iter(predictions.values()))),
+            "metric": metric,
+            "knowledge": knowledge_identity(knowledge)["name"],
+            "methods": rows,
+        }
+
+    def _seconds(self, method: MethodConfig) -> dict[str, float]:
+        """Seconds of the stages of this run that made the plugin and, where it has one, its host."""
+        taken = self.run.results.get("seconds", {})
+        made_in = [one for one in (method.plugin, method.host) if isinstance(one, str) and one.startswith(OUTPUT_MARK)]
+        stages = [one.removeprefix(OUTPUT_MARK).partition("/")[0] for one in made_in]
+        return {"training_seconds": sum(taken.get(stage, 0.0) for stage in stages)}
+
+
+def count_parameters(plugin: Plugin) -> int:
+    """Numbers in a plugin that training can change."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(plugin, nnx.Param)))
+
+
+def costs(
+    timers: Mapping[str, tuple[Callable[[], float], float, float]], examples: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """What each row costs beside the host: the rows take turns, so that what else the machine does falls on all.
+
+    Args:
+      timers: see `Comparison.timer`; the host's under `HOST_ROW`.
+      examples: how many each evaluates.
+      repeats: turns.
+
+    Returns:
+      By row: `latency_ratio` (median over turns of its seconds by the host's of that turn), `milliseconds` an example
+      (median), `prepare_milliseconds` an example, `tokens` a row of the batch.
+    """
+    turns = [{row: run() for row, (run, _, _) in timers.items()} for _ in range(repeats)]
+    return {
+        row: {
+            "latency_ratio": statistics.median(turn[row] / turn[HOST_ROW] for turn in turns),
+            "milliseconds": 1e3 * statistics.median(turn[row] for turn in turns) / examples,
+            "prepare_milliseconds": 1e3 * prepared / examples,
+            "tokens": tokens,
+        }
+        for row, (_, tokens, prepared) in timers.items()
+    }
+
+
+def table(name: str, found: Mapping[str, Any]) -> str:
+    """One domain's table in Markdown."""
+    head = [
+        f"{name} (n={found['n']})",
+        f"{found['metric']}, %",
+        "others' knowledge, %",
+        "trained parameters",
+        "training s",
+        "latency, x host",
+        "tokens",
+        "prepare ms",
+    ]
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for row, values in found["methods"].items():
+        cells = [
+            row.replace("_", " "),
+            f"{100 * values['score']:.1f}",
+            f"{100 * values['shuffled']:.1f}" if "shuffled" in values else "",
+            f"{values['parameters']:,}",
+            f"{values['training_seconds']:.0f}" if "training_seconds" in values else "",
+            f"{values['latency_ratio']:.2f}",
+            f"{values['tokens']:.1f}",
+            f"{values['prepare_milliseconds']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
