@@ -1,12 +1,16 @@
 """Stage `compare`: scores are those of an evaluation, controls where there is one, costs beside the host's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fact_world import write_facts
 from tiny_world import evaluate_stage, plugin_stage, run_experiment
 
+from kinject.config import read_config
 from kinject.errors import InputError
 from kinject.stages.compare import HOST_ROW, costs, table
+from kinject.stages.experiment import Experiment
 from kinject.sweep import markdown
 
 TEXT = {"name": "retrieved_text", "budget": 20}
@@ -91,3 +95,19 @@ def test_what_is_not_there_is_told_before_anything_runs(world, tmp_path):
         stage["domains"] = {"cities": domain | {"methods": {"x": method}}}
         with pytest.raises(InputError, match=message):
             run_experiment({"stages": {"compare": stage}}, tmp_path / "run")
+
+
+def test_the_config_gives_every_method_the_same_data_and_budget(tmp_path):
+    found = read_config(str(Path(__file__).parents[1] / "configs" / "compare.py"))
+    Experiment.open(found, tmp_path / "run", devices=1, quiet=True)  # checks every stage, writes nothing
+    stages = found["stages"]
+    for domain, compared in stages["compare"]["domains"].items():
+        trained = [stages[row["plugin"][1:]] for row in compared["methods"].values() if isinstance(row["plugin"], str)]
+        assert {stage["method"]["name"] if "method" in stage else "map_tuning" for stage in trained} == {
+            "map_tuning",
+            "kformer",
+            "k_adapter",
+        }
+        for name in ("data", "dev_data", "host", "knowledge", "fit", "task"):
+            assert all(stage[name] == trained[0][name] for stage in trained), (domain, name)
+    assert not (tmp_path / "run").exists()

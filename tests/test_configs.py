@@ -201,7 +201,9 @@ def test_two_steps(path, arg, files, tmp_path):
 
 def test_every_setting_is_run():
     assert set(TRAINING_RUNS) == {path.name for path, _ in PAPER}
-    assert {path.name for path, _ in ALL} == {*TRAINING_RUNS, "quickstart.py", "fewrel_val.py", "pluglm.py"}
+    others = {path.name for path in CONFIGS.glob("*.py")}
+    assert {path.name for path, _ in ALL} == {*TRAINING_RUNS, *others}
+    assert {"quickstart.py", "fewrel_val.py", "pluglm.py", "compare.py"} <= others
 
 
 def with_host(value, folder):
