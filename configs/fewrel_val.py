@@ -18,7 +18,7 @@ SIZES = {
     "short": {"host": 40, "plugin": 12, "graph": 6, "general": 40, "tested": {1: 12, 5: 3}},
     "full": {"host": 750, "plugin": 750, "graph": 50, "general": 600, "tested": {1: 200, 5: 200}},
 }
-QUERIES, WAYS, MAX_LENGTH = 5, 5, 96
+QUERIES, WAYS, MAX_LENGTH = 5, 5, 128
 ROWS = WAYS * QUERIES
 PRECISION = "bfloat16_dots"
 ARGUMENTS = ("", "full")
@@ -101,7 +101,7 @@ def get_config(arg=""):
                 **few_shot(settings, SEEN, episodes=size["host"]),
                 "base": MODEL,
                 "train": (("host/encoder/layers/[45]/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")),
-                "fit": fit(size["host"], 5e-4, dropout="all"),
+                "fit": fit(size["host"], 5e-4),
             },
             "plugin": {
                 "kind": "plugin",
