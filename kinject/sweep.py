@@ -132,10 +132,12 @@ def gather(runs: Sequence[SweepRun], folder: Path) -> str:
 
 
 def summarise(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
-    """One row a config and measure: mean, sample standard deviation (0 for one seed) and number of seeds."""
+    """One row a config and measure: mean, sample standard deviation (0 for one seed), number of seeds, published."""
     found: dict[tuple[str, str], dict[int, float]] = {}
+    published: dict[str, Mapping[str, float]] = {}
     for run in runs:
         if run.results.exists():
+            published[run.config] = json.loads((run.workdir / "config.json").read_text()).get("published", {})
             for measure, value in numbers_in(json.loads(run.results.read_text())):
                 found.setdefault((run.config, measure), {})[run.seed] = value
     for (config, measure), by_seed in found.items():
@@ -147,6 +149,7 @@ def summarise(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
             "mean": statistics.fmean(values),
             "deviation": deviation,
             "seeds": len(values),
+            "published": published[config].get(measure),
         }
 
 
@@ -160,11 +163,17 @@ def numbers_in(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The evaluated measures, one line a config and measure."""
+    """The evaluated measures, one line a config and measure; what others published beside ours, where a config says."""
     shown = [row for row in rows if row["measure"].startswith(("evaluate", "compare"))] or list(rows)
-    lines = ["| config | measure | mean | deviation | seeds |", "|---|---|---:|---:|---:|"]
+    beside = any(row["published"] is not None for row in shown)
+    lines = [
+        "| config | measure | mean | deviation | seeds |" + " published |" * beside,
+        "|---|---|---:|---:|---:|" + "---:|" * beside,
+    ]
     for row in shown:
         numbers = f"{row['mean']:.4g} | {row['deviation']:.2g} | {row['seeds']}"
+        if beside:
+            numbers += " | " + ("" if row["published"] is None else f"{row['published']:.4g}")
         lines.append(f"| {row['config']} | {row['measure']} | {numbers} |")
     return "\n".join(lines) + "\n"
 

@@ -19,6 +19,7 @@ from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.leaderboard import main as leaderboard
 from kinject.models.forward import logits
 from kinject.plugins.map_tuning import MapTuning
 from kinject.stages.base import open_host
@@ -364,6 +365,20 @@ def test_leaderboard_files(tiny, tmp_path):
     with pytest.raises(InputError, match="nothing is overwritten"):
         write_predictions(file, [0])
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_leaderboard_command(tmp_path, tiny, capsys):
+    (tmp_path / "asked.json").write_text(json.dumps(questions(records_of())))
+    arguments = ["--questions", str(tmp_path / "asked.json"), "--out", str(tmp_path / "chosen.json")]
+    assert leaderboard(["--host", str(tiny[0].loaded.folder), *arguments]) == 0
+    chosen = json.loads((tmp_path / "chosen.json").read_text())
+    assert len(chosen) == 2 and set(chosen) <= {0, 1, 2}
+    assert leaderboard(["--host", str(tiny[0].loaded.folder), *arguments]) == 2
+    assert "nothing was overwritten" in capsys.readouterr().err
+    assert json.loads((tmp_path / "chosen.json").read_text()) == chosen
+    (tmp_path / "asked.json").write_text("[]")
+    assert leaderboard(["--host", str(tiny[0].loaded.folder), *arguments[:3], str(tmp_path / "other.json")]) == 2
+    assert "no list of questions" in capsys.readouterr().err
 
 
 BROKEN = {

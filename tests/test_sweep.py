@@ -42,6 +42,22 @@ def test_runs_gathers_and_resumes(config, tmp_path, capfd):
     assert "done already" in capfd.readouterr().out
 
 
+def test_published_numbers_stand_beside_ours(config, world, tmp_path):
+    stages = {"plugin": plugin_stage(world), "evaluate": evaluate_stage(world, {"plugin": "@plugin"})}
+    theirs = tmp_path / "theirs.py"
+    published = {"evaluate.cities.plugin": 0.926}
+    theirs.write_text(CONFIG.format(text=json.dumps({"stages": stages, "published": published})))
+    arguments = ["--config", f"{theirs}:4", "--config", f"{config}:4", "--workdir", str(tmp_path / "sweep")]
+    assert main(arguments) == 0
+    rows = pyarrow.parquet.read_table(tmp_path / "sweep" / "results.parquet").to_pylist()
+    found = {row["config"]: row["published"] for row in rows if row["measure"] == "evaluate.cities.plugin"}
+    assert found == {f"{theirs}:4": 0.926, f"{config}:4": None}
+    lines = (tmp_path / "sweep" / "results.md").read_text().splitlines()
+    assert lines[0].endswith("| published |")
+    assert sum(line.endswith("| 0.926 |") for line in lines) == 1
+    assert {line.count("|") for line in lines} == {7}
+
+
 def test_lines_for_a_scheduler_run_nothing(config, tmp_path, capsys):
     assert main(["--config", f"{config}:8", "--seeds", "3", "--workdir", str(tmp_path / "x"), "--lines"]) == 0
     words = shlex.split(capsys.readouterr().out)

@@ -1,0 +1,92 @@
+"""Answers a FewRel leaderboard file: questions without labels in, class numbers out.
+
+python -m kinject.leaderboard --host HOST --questions test_wiki_input-5-1.json --out pred-5-1.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kinject.command import Parser, quiet_libraries
+from kinject.errors import EXIT_BAD_INPUT, InputError
+
+EXAMPLES = """\
+examples:
+  python -m kinject.leaderboard --host runs/fewrel/host --questions test_wiki_input-5-1.json --out pred-5-1.json
+  python -m kinject.leaderboard --host runs/fewrel/host --plugin runs/fewrel/plugin --knowledge runs/fewrel/kb \\
+      --questions test_wiki_input-10-5.json --out pred-10-5.json
+
+N and K are the file's. The host is one that was trained for few_shot_relations; without --plugin it answers alone.
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m kinject.leaderboard",
+        description="Answer the questions of a FewRel leaderboard.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("--host", required=True, metavar="DIR", help="host folder")
+    parser.add_argument("--plugin", metavar="DIR", help="plugin folder")
+    parser.add_argument("--knowledge", metavar="DIR", help="knowledge base folder of the plugin")
+    parser.add_argument("--questions", required=True, type=Path, metavar="FILE", help="the leaderboard's file")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="a new file for the class numbers")
+    parser.add_argument("--max-length", type=int, metavar="L", help="tokens a pair (default: the host's maximum)")
+    parser.add_argument("--batch-size", type=int, default=25, metavar="B", help="questions a step (default 25)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    quiet_libraries()
+    try:
+        run(parse(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        print(f"kinject: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> Path:
+    """Answers, and returns the file of the answers.
+
+    Raises:
+      InputError: a host of another task, a plugin of another host, a malformed question, an output file that exists.
+    """
+    from kinject.data.pipeline import Feed
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.plugins.store import load_plugin
+    from kinject.stages.base import knowledge_identity, open_host
+    from kinject.tasks.few_shot_relations import FewShotRelations
+    from kinject.tasks.leaderboard import write_predictions
+    from kinject.training.loop import evaluate
+    from kinject.training.step import split_program
+
+    if arguments.out.exists():
+        raise InputError(f"--out {arguments.out}", "it exists", "choose another file; nothing was overwritten")
+    if (arguments.plugin is None) != (arguments.knowledge is None):
+        raise InputError("--plugin", "plugin and knowledge go together", "give both, or neither for the host alone")
+    host = open_host(arguments.host)
+    options = host.loaded.manifest.get("extra", {}).get("task_options", {})
+    task = FewShotRelations(protocol=options.get("protocol", "kinject"))
+    if host.loaded.manifest.get("head") != task.head:
+        raise InputError(f"--host {arguments.host}", "it was not made for few_shot_relations", "train one for it")
+    knowledge = plugin = None
+    if arguments.plugin is not None:
+        knowledge = KnowledgeBase.open(arguments.knowledge)
+        stored = load_plugin(arguments.plugin, host=host.identity, knowledge=knowledge_identity(knowledge))
+        plugin = stored.plugin
+    examples = task.questions(arguments.questions, host.encoder(arguments.max_length), knowledge)
+    program, params = split_program(host.loaded.host, plugin, task)
+    feed = Feed(examples, None if knowledge is None else knowledge.gather)
+    _, predictions = evaluate(program, params, feed, arguments.batch_size)
+    written = write_predictions(arguments.out, predictions["chosen"])
+    print(f"{examples.size} questions answered: {written}")
+    return written
+
+
+if __name__ == "__main__":
+    sys.exit(main())
