@@ -22,6 +22,7 @@ from kinject.stages.knowledge import KnowledgeStage
 from kinject.stages.memory_plugin import MemoryPluginStage, PassagesStage
 from kinject.stages.memory_update import MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
+from kinject.stages.plugins import PluginsStage
 from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
 from kinject.training.mesh import MeshConfig, Placement
@@ -34,6 +35,7 @@ STAGES: dict[str, type[Stage]] = {
     "corpus": CorpusStage,
     "host": HostStage,
     "plugin": PluginStage,
+    "plugins": PluginsStage,
     "passages": PassagesStage,
     "memory_plugin": MemoryPluginStage,
     "memory_update": MemoryUpdateStage,

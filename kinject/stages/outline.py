@@ -23,6 +23,7 @@ from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head, head_kind
 from kinject.models.manifest import read_manifest
+from kinject.models.precision import activations
 from kinject.models.shapes import SHAPE_MARK, encoder_shape
 from kinject.models.tuning import attach, make_tuning, rules_for
 from kinject.models.tuning_base import Tuning
@@ -82,7 +83,9 @@ def outline(name: str, stages: Stages) -> Outline:
     outputs = _outputs(task, shape)
 
     def build() -> tuple[Host, Plugin | None]:
-        return _host(shape, task, outputs, stage.fit.compute_dtype), _plugin(stage, shape, knowledge_dim, where, stages)
+        return _host(shape, task, outputs, activations(stage.fit.compute_dtype)), _plugin(
+            stage, shape, knowledge_dim, where, stages
+        )
 
     host, plugin = nnx.eval_shape(build)
     if plugin is not None and type(plugin).prepare is not Plugin.prepare:

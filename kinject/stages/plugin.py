@@ -65,7 +65,7 @@ class PluginStage(TrainingStage):
             reference, head=task.head or "none", dropout=config.dropout, dtype=activations(config.fit.compute_dtype)
         )
         task = task.for_host(host.loaded, f"{self.where}.host")
-        knowledge = config.knowledge and self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
+        knowledge = self.knowledge()
         plugin = make_plugin(
             config.method,
             hidden_size=host.loaded.config.hidden_size,
@@ -74,7 +74,7 @@ class PluginStage(TrainingStage):
             where=f"{self.where}.method",
         )
         feeds = self.feeds(task, host, knowledge, plugin)
-        self._initialise(plugin, host, knowledge, feeds[0])
+        self.initialise(plugin, host, knowledge, feeds[0])
         result = self.fit(task, host, plugin, feeds)
         nnx.update(plugin, unflatten(take(result, "plugin")))
         save_plugin(
@@ -88,7 +88,12 @@ class PluginStage(TrainingStage):
         )
         return summary(result, feeds[0])
 
-    def _initialise(self, plugin: Plugin, host: ReadyHost, knowledge: KnowledgeBase | None, feed: Feed) -> None:
+    def knowledge(self) -> KnowledgeBase | None:
+        """The knowledge base, None where the method needs none."""
+        return self.config.knowledge and self.run.knowledge(self.config.knowledge, f"{self.where}.knowledge")
+
+    def initialise(self, plugin: Plugin, host: ReadyHost, knowledge: KnowledgeBase | None, feed: Feed) -> None:
+        """Sets a fresh plugin to the start that the config names."""
         config = self.config
         if config.initialise.startswith("ridge_"):
             initialise(

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kinject.models.precision import held
 from kinject.training.collectives import Collective, find_collectives, total_by_kind
 from kinject.training.loop import FitConfig
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import TRAIN, label_parameters, split
-from kinject.training.prefix import first_trainable_state
 from kinject.training.step import Program, initial_state, make_train_step
 from kinject.tree import Flat
 
@@ -87,7 +87,11 @@ def compile_step(
     labels = label_parameters(params, rules, where, program.tables)
     train, frozen = split(params, labels)
     train = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in train.items()}
-    frozen = {path: leaf if path in program.tables else _held(leaf, fit.compute_dtype) for path, leaf in frozen.items()}
+    program = replace(program, precision=fit.compute_dtype)
+    frozen = {
+        path: leaf if path in program.tables else jax.ShapeDtypeStruct(leaf.shape, held(fit.compute_dtype, leaf))
+        for path, leaf in frozen.items()
+    }
     optimizer = make_optimizer(fit.optimizer, labels, fit.steps or STEPS)
     state = jax.eval_shape(lambda leaves: initial_state(leaves, optimizer, labels), train)
     state = jax.tree_util.tree_map_with_path(lambda path, leaf: _placed_state(path, leaf, labels, place), state)
@@ -101,14 +105,6 @@ def compile_step(
     )
     trained = sum(4 * int(np.prod(params[path].shape)) for path, label in labels.items() if label == TRAIN)
     return cost_of(lowered.compile(), trained, time.monotonic() - started)
-
-
-def skipped_layers(program: Program, params: Flat, labels: Mapping[str, str], fit: FitConfig) -> int:
-    """The hidden state from which the loop's step starts, where the memory of this machine allows it."""
-    if fit.dropout == "all" or not fit.prefix_cache_mb:
-        return 0
-    host, plugin = program.merge(params)
-    return first_trainable_state(labels, plugin, len(host.encoder.layers))
 
 
 def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost:
@@ -133,11 +129,6 @@ def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost
         seconds=seconds,
         text=text,
     )
-
-
-def _held(leaf: Any, compute_dtype: Any) -> jax.ShapeDtypeStruct:
-    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-    return jax.ShapeDtypeStruct(leaf.shape, compute_dtype if floating else leaf.dtype)
 
 
 def _placed_state(path: Sequence[Any], leaf: Any, labels: Mapping[str, str], place: Placement) -> jax.ShapeDtypeStruct:

@@ -8,22 +8,27 @@ Nothing is summed over domains, so no domain knows of another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kinject.data.pipeline import Batch, Feed, choose_buckets, deal
+from kinject.training.mesh import DATA, MODEL, Placement
 from kinject.training.step import Logged, Program, TrainState, initial_state, step_function
 from kinject.tree import Flat
 
 TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # their last axis is L
 NOWHERE = {"entity_slot": -1, "entity_ids": -1}  # what stands where a batch was made wider; elsewhere 0
+DOMAIN = "domain"  # the axis of a mesh
 PLUGIN = "plugin/"
 LAST_BATCH = np.iinfo(np.int32).max  # a stream has an end that nothing reaches
 
@@ -59,6 +64,7 @@ def make_domains_step(
     *,
     seeds: Sequence[int],
     dropout: bool,
+    shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, Logged]]:
     """The jitted step of D domains: (state [D, …], frozen, batch [D, B, …]) -> (state, logged [D]).
 
@@ -68,6 +74,7 @@ def make_domains_step(
       labels: of one domain's parameters.
       seeds: one a domain; domain i draws the dropout that it would draw alone with seeds[i].
       dropout: whether anything is dropped.
+      shardings: of the state on a mesh; see `make_train_step`.
     """
     step = step_function(program, optimizer, labels, dropout=dropout)
     own_seeds = np.asarray(seeds, np.uint32)
@@ -75,7 +82,7 @@ def make_domains_step(
     def steps(state: TrainState, frozen: Flat, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Logged]:
         return jax.vmap(step, in_axes=(0, 0, domain_axes(frozen), 0))(own_seeds, state, frozen, batch)
 
-    return jax.jit(steps, donate_argnums=0)
+    return jax.jit(steps, donate_argnums=0, out_shardings=None if shardings is None else (shardings, shardings.step))
 
 
 @dataclass(frozen=True)
@@ -137,3 +144,51 @@ class DomainFeeds:
                 if name in batch:
                     own[tuple(map(slice, batch[name].shape))] = batch[name]
         return joined
+
+
+@dataclass(frozen=True)
+class DomainPlacement(Placement):
+    """A mesh with an axis of domains before those of a run; as many domains apart as divide both."""
+
+    @classmethod
+    def of(cls, place: Placement, domains: int) -> DomainPlacement:
+        """The devices of a run, arranged for so many domains."""
+        if place.mesh is None:
+            return cls(None, place.config)
+        data, model = place.mesh.shape[DATA], place.mesh.shape[MODEL]
+        apart = math.gcd(domains, data)
+        devices = place.mesh.devices.reshape(apart, data // apart, model)
+        return cls(Mesh(devices, (DOMAIN, DATA, MODEL), axis_types=(AxisType.Auto,) * 3), place.config)
+
+    @cached_property
+    def rows(self) -> NamedSharding | None:
+        """Where arrays [D, B, …] live."""
+        return self._sharding(DOMAIN, DATA)
+
+    @cached_property
+    def by_domain(self) -> NamedSharding | None:
+        """Where arrays [D, …] live."""
+        return self._sharding(DOMAIN)
+
+    def parameter(self, path: str, shape: tuple[int, ...], frozen: bool) -> NamedSharding | None:
+        return self.by_domain if path.startswith(PLUGIN) else super().parameter(path, shape, frozen)
+
+    def state(self, tree: Any) -> Any:
+        return tree if self.mesh is None else jax.device_put(tree, self.by_domain)
+
+    @cached_property
+    def one(self) -> Placement:
+        """For one domain on all devices, as it is evaluated."""
+        return OneDomain(self.mesh, self.config)
+
+
+class OneDomain(Placement):
+    """The devices of a `DomainPlacement`, all for one domain."""
+
+    @property
+    def row_parts(self) -> int:
+        return 1 if self.mesh is None else self.mesh.shape[DOMAIN] * self.mesh.shape[DATA]
+
+    @cached_property
+    def rows(self) -> NamedSharding | None:
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec((DOMAIN, DATA)))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
+import optax
 from pydantic import Field, model_validator
 
 from kinject.config import Section
@@ -22,6 +23,7 @@ from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.prefix import attach_prefix, first_trainable_state, prefix_bytes
+from kinject.training.profiling import ProfileConfig, Profiler
 from kinject.training.reporting import MetricsFile, Reporter
 from kinject.training.step import (
     Program,
@@ -41,7 +43,8 @@ class FitConfig(Section):
     development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
     evaluations without improvement.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
-    below are then computed once, without it), or everywhere.
+    below are then computed once, without it), or everywhere. `profile` writes a trace of some steps to
+    `<workdir>/profile/<stage>`.
     """
 
     batch_size: int = Field(32, ge=1)
@@ -57,6 +60,7 @@ class FitConfig(Section):
     buckets: int = Field(2, ge=1, le=16)
     prefix_cache_mb: int = Field(2048, ge=0)
     compute_dtype: Precision = "float32"
+    profile: ProfileConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> FitConfig:
@@ -94,6 +98,10 @@ class Progress:
     def from_json(cls, meta: Mapping[str, Any]) -> Progress:
         fields = {name: meta[name] for name in vars(cls())}
         return cls(**{**fields, "best_metric": -math.inf if meta["best_metric"] is None else meta["best_metric"]})
+
+    def note(self, means: Mapping[str, float]) -> None:
+        """Takes in what was logged last."""
+        self.last_loss = means["loss"]
 
 
 @dataclass
@@ -169,28 +177,36 @@ class Fit:
                 f"{name}.fit.batch_size", f"{config.batch_size} rows cannot be shared by {self.place.row_parts} devices"
             )
         self.labels = label_parameters(params, rules, f"{name}.train", program.tables)
-        self.total = config.total_steps(train_feed.examples.size)
+        self.total = self._total_steps()
         train, frozen = split(params, self.labels)
         train, self.frozen = hold(train, frozen, config.compute_dtype, self.place, program.tables)
         self._skip_frozen_prefix(train)
-        optimizer = make_optimizer(config.optimizer, self.labels, self.total)
-        self.state = self.place.state(initial_state(train, optimizer, self.labels))
-        self.train_step = make_train_step(
-            self.program,
-            optimizer,
-            self.labels,
-            seed=seed,
-            dropout=config.dropout != "none",
-            shardings=self.place.shardings(self.state),
-        )
+        self._begin(train, make_optimizer(config.optimizer, self.labels, self.total))
+        self.profiler = Profiler(config.profile, workdir / "profile" / name)
+        self.train_step = self.profiler.watch(self.train_step)
         self.evaluation_step = make_evaluation_step(self.program)
         self.refresh_every, self.refresh = self._refreshing(train)
-        self.iterator = iter(self.train_feed.training(config.batch_size, seed))
         self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
         self.best = Checkpoints(workdir / "checkpoints" / name / "best", keep=None)
         self.metrics = MetricsFile(workdir / "metrics.jsonl")
         self.progress = Progress()
         self.saved_best_step = -1
+
+    def _total_steps(self) -> int:
+        return self.config.total_steps(self.train_feed.examples.size)
+
+    def _begin(self, train: Flat, optimizer: optax.GradientTransformation) -> None:
+        """Makes the first state, the step and the stream of batches."""
+        self.state = self.place.state(initial_state(train, optimizer, self.labels))
+        self.train_step = make_train_step(
+            self.program,
+            optimizer,
+            self.labels,
+            seed=self.seed,
+            dropout=self.config.dropout != "none",
+            shardings=self.place.shardings(self.state),
+        )
+        self.iterator = iter(self.train_feed.training(self.config.batch_size, self.seed))
 
     def _refreshing(self, train: Flat) -> tuple[int, Any]:
         """How often the plugin's tables are made anew, and what makes them of all parameters.
@@ -255,6 +271,7 @@ class Fit:
                 self._maybe_evaluate(step)
                 if step % self.config.checkpoint_every == 0 or step == self.total or self.progress.finished:
                     self._save(step)
+        self.profiler.close()
         result = self._result(step)
         self.checkpoints.close()
         self.best.close()
@@ -266,7 +283,7 @@ class Fit:
             self.metrics.rewind(self.name, 0)
             self.best.drop_after(-1)
             return 0
-        self.state, self.progress = restored.state, Progress.from_json(restored.meta)
+        self.state, self.progress = restored.state, type(self.progress).from_json(restored.meta)
         self.metrics.rewind(self.name, restored.step)
         self.best.drop_after(restored.step)
         self.saved_best_step = self.progress.best_step
@@ -281,7 +298,7 @@ class Fit:
             raise InputError(
                 f"{self.name}, step {step}", f"the loss is {means['loss']}", "lower the learning rate, or set a clip"
             )
-        self.progress.last_loss = means["loss"]
+        self.progress.note(means)
         self.metrics.write(self.name, step, means)
         return {"loss": means["loss"]}
 
