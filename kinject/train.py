@@ -40,6 +40,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
     parser.add_argument("--stage", action="append", metavar="NAME", help="run only this stage (may be repeated)")
     parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all)")
+    parser.add_argument(
+        "--no-compilation-cache", action="store_true", help="keep no compiled programs (default: in ~/.cache/kinject)"
+    )
     parser.add_argument("--quiet", action="store_true", help="print only the result")
     parser.add_argument("--aot", metavar="SLICE", help="only compile, for a TPU slice such as v5e:4x4; runs nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --aot: write what it found there too")
@@ -79,7 +82,10 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
     started = time.monotonic()
     from kinject.config import read_config
     from kinject.stages.experiment import Experiment
+    from kinject.training.compiled import keep_compiled
 
+    if not arguments.no_compilation_cache:
+        keep_compiled()
     config = read_config(arguments.config, overrides)
     experiment = Experiment.open(config, arguments.workdir, devices=arguments.devices, quiet=arguments.quiet)
     with experiment:
