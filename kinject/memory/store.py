@@ -118,7 +118,7 @@ def build_memory(
             memory._lines[: len(lines)], memory._about[: len(lines)] = lines, hashes
             for low in range(0, len(lines), BATCH):
                 some = np.arange(low, min(low + BATCH, len(lines)))
-                memory._encode(some, [memory.passage(row).text for row in some], encode)
+                memory._encode(some, [one.text for one in memory.texts(some)], encode)
             memory.alive[: len(lines)] = True
         draft.rename(folder)
     except BaseException:
@@ -211,10 +211,16 @@ class PassageMemory:
 
     def passage(self, row: int) -> Passage:
         """The passage in a row, as it was given."""
-        start, length = self._lines[row].tolist()
+        return self.texts([row])[0]
+
+    def texts(self, rows: Sequence[int] | np.ndarray) -> list[Passage]:
+        """The passages in some rows."""
         with (self.folder / TEXTS).open("rb") as file:
-            file.seek(start)
-            return Passage(**json.loads(file.read(length)))
+            found = []
+            for start, length in self._lines[rows].tolist():
+                file.seek(start)
+                found.append(Passage(**json.loads(file.read(length))))
+            return found
 
     def passages(self) -> Iterator[tuple[int, Passage]]:
         """Every (row, passage), in the order of the rows."""
