@@ -145,6 +145,21 @@ def test_a_run_cut_on_a_refresh_ends_with_the_same_bits(place, trained, tmp_path
     assert keys[0].tobytes() == keys[1].tobytes()
 
 
+def test_the_host_may_be_trained_along_as_in_pretraining(place, tmp_path):
+    stage = config(place, steps=4) | {"train": ((".*", "train"),), "method": METHOD | {"mode": "replace"}}
+    run_experiment({"seed": 3, "stages": {"memory": stage}}, tmp_path / "run")
+    before, after = (open_host(folder, head="masked_lm") for folder in (place / "host", tmp_path / "run/memory/host"))
+    assert after.identity.fingerprint != before.identity.fingerprint
+    assert before.identity.encoder_fingerprint in after.identity.lineage
+    plugin = load_plugin(tmp_path / "run/memory/plugin", host=after.identity).plugin
+    memory = PassageMemory.open(tmp_path / "run/memory/memory")
+    attach(plugin, [memory], after.identity)
+    with pytest.raises(InputError, match="neither this host's"):
+        load_plugin(tmp_path / "run/memory/plugin", host=before.identity)
+    _, keys, _ = PassageEncoder(after, plugin, 8)([memory.passage(7).text])  # the trained host's embeddings read it
+    np.testing.assert_allclose(memory.keys[7:8], keys, atol=1e-6)
+
+
 def test_a_checkpoint_between_refreshes_is_refused(place, tmp_path):
     stage = config(place, log_every=3, checkpoint_every=6)
     with pytest.raises(InputError, match="checkpoint_every: 6 is no multiple of refresh_every 4"):
