@@ -8,11 +8,13 @@ import os
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from kinject.command import Parser, quiet_libraries
 from kinject.errors import EXIT_BAD_INPUT, InputError
+from kinject.training.processes import EXIT_AGAIN, Cluster, EndedByFirst, Preempted, first, joined, leave, lost_peer
 
 EXIT_INTERRUPTED = 130
 
@@ -26,6 +28,10 @@ examples:
 
 A config names stages; each is run unless the workdir holds its result. The same command again resumes a run that was
 cut short, and reports one that is done. --config.a.b=VALUE replaces any entry of the config.
+
+Several processes run one config when each is started with the same arguments and its own --process-id (launch/local.py
+does so on one machine); all must see the same files. Exit codes: 0 done, 2 the input is at fault, 75 stopped by
+SIGTERM or by the loss of another process: run it again, 130 interrupted.
 """
 
 
@@ -42,6 +48,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all)")
     parser.add_argument(
         "--no-compilation-cache", action="store_true", help="keep no compiled programs (default: in ~/.cache/kinject)"
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several processes: where process 0 listens")
+    parser.add_argument("--processes", type=int, metavar="N", help="of several processes: how many")
+    parser.add_argument("--process-id", type=int, metavar="I", help="of several processes: which this is, from 0")
+    parser.add_argument(
+        "--distributed", choices=("given", "auto"), default="given", help="auto: as TPU pods, GKE and Slurm tell JAX"
     )
     parser.add_argument("--quiet", action="store_true", help="print only the result")
     parser.add_argument("--aot", metavar="SLICE", help="only compile, for a TPU slice such as v5e:4x4; runs nothing")
@@ -60,8 +72,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
     quiet_libraries()
+    return leave(*_main(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: Sequence[str]) -> tuple[int, bool]:
+    """The exit code, and whether the other processes, if there are any, end with the same."""
     try:
         arguments, overrides = parse(argv)
         if arguments.aot is not None:
@@ -70,23 +86,42 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(arguments, overrides, command=shlex.join(["python", "-m", "kinject.train", *argv]))
     except InputError as error:
         print(f"kinject: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return EXIT_BAD_INPUT, True  # what is wrong with a config or a file is so for all
+    except EndedByFirst as error:
+        return error.code, True
+    except Preempted as notice:
+        if first():
+            print("kinject: preempted; the same command goes on where it stopped", file=sys.stderr)
+        return EXIT_AGAIN, notice.agreed
     except KeyboardInterrupt:
         print("kinject: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+        return EXIT_INTERRUPTED, False
+    except Exception as error:
+        if not joined():
+            raise
+        if not lost_peer(error):
+            traceback.print_exc()
+            return 1, False
+        print("kinject: another process is gone; the same command goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_AGAIN, False
+    return 0, True
 
 
 def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -> dict:
     """Runs the stages that are missing, reports, and returns the results."""
     started = time.monotonic()
+    cluster = Cluster.read(arguments.coordinator, arguments.processes, arguments.process_id, arguments.distributed)
     from kinject.config import read_config
     from kinject.stages.experiment import Experiment
     from kinject.training.compiled import keep_compiled
+    from kinject.training.preemption import listen
 
+    listen()
     if not arguments.no_compilation_cache:
         keep_compiled()
     config = read_config(arguments.config, overrides)
+    if cluster is not None:
+        cluster.join()
     experiment = Experiment.open(config, arguments.workdir, devices=arguments.devices, quiet=arguments.quiet)
     with experiment:
         for stage in experiment.choose(arguments.stage):

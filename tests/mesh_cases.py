@@ -1,9 +1,13 @@
 """Trains the same few steps on several meshes of four devices and says what came out; run by test_mesh.py.
 
+One run is sent SIGTERM twice and goes on with other devices each time.
+
 python tests/mesh_cases.py WORLD WORKDIR
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +25,8 @@ from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
 from kinject.training.loop import Fit, FitConfig
 from kinject.training.mesh import MeshConfig, Placement
+from kinject.training.preemption import listen
+from kinject.training.processes import Preempted
 from kinject.training.reporting import Reporter
 from kinject.training.step import split_program
 
@@ -32,7 +38,7 @@ MESHES = {
     "2x2 sharded": (4, {"model": 2, "shard_frozen": True}),
 }
 CASES = {  # case: what trains, which meshes
-    "map": (None, list(MESHES)),
+    "map": (None, ["1x1", "4x1", "1x4", "2x2 sharded"]),
     "full": ({"name": "full"}, ["1x1", "2x2"]),
     "lora": ({"name": "lora", "sites": ["query", "key", "up"]}, ["1x1", "2x2 sharded"]),
 }
@@ -89,7 +95,31 @@ def main(world: Path, workdir: Path) -> None:
             moved = max(float(np.abs(leaf - start[path]).max()) for path, leaf in result.train.items())
             notes = fit.place.notes({**fit.state.train, **fit.frozen})
             found[f"{case} {mesh}"] = {"split": split, "metrics": result.metrics, "moved": moved, "notes": notes}
+    found["moved on"] = move_on(world, workdir / "map moved on", ["4x1", "2x2 sharded", "1x1"])
     (workdir / "found.json").write_text(json.dumps(found))
+
+
+def move_on(world: Path, workdir: Path, meshes: list[str]) -> list[int]:
+    """Trains one step on each mesh but the last, on which the rest is trained; the steps at which they stopped."""
+    stopped = []
+    for mesh in meshes[:-1]:
+        listen()
+        fit = fit_of(world, workdir, None, mesh)
+        step = fit.train_step
+
+        def with_notice(*arguments):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return step(*arguments)  # noqa: B023, used before the next
+
+        fit.train_step = with_notice
+        try:
+            fit.run()
+        except Preempted:
+            stopped.append(int(fit.state.step))
+    listen()
+    result = fit_of(world, workdir, None, meshes[-1]).run()
+    np.savez(workdir / "train.npz", **result.train)
+    return stopped
 
 
 if __name__ == "__main__":

@@ -151,38 +151,45 @@ class Feed:
         batch.setdefault("weights", np.ones(len(rows), np.float32))
         return batch
 
-    def training(self, batch_size: int, seed: int, threads: int = 2) -> grain.IterDataset:
+    def training(
+        self, batch_size: int, seed: int, threads: int = 2, share: np.ndarray | None = None
+    ) -> grain.IterDataset:
         """The batches of `order`, dealt by some threads ahead of time."""
-        return deal(self.order(batch_size, seed), threads)
+        return deal(self.order(batch_size, seed, share), threads)
 
-    def order(self, batch_size: int, seed: int) -> grain.MapDataset:
+    def order(self, batch_size: int, seed: int, share: np.ndarray | None = None) -> grain.MapDataset:
         """Endless batches of `batch_size` rows by number, buckets mixed in proportion to their sizes.
 
-        Rows are shuffled in each epoch, unless the examples are `ordered`.
+        Rows are shuffled in each epoch, unless the examples are `ordered`. Which rows make up a batch depends on the
+        seed and the batch's number alone; with `share` (int [n]) only those of each batch are made, the rest being
+        other processes'. So the position is one number, whoever reads.
 
         Raises:
           InputError: ordered examples in several buckets, which have no common order.
         """
         if self.examples.ordered and len(self.examples.buckets) > 1:
             raise InputError("fit.buckets", "examples are dealt in their own order, so they share one length", "set 1")
-        parts = [self._part(number, batch_size, seed) for number in range(len(self.examples.buckets))]
+        parts = [self._part(number, batch_size, seed, share) for number in range(len(self.examples.buckets))]
         weights = [len(bucket["index"]) for bucket in self.examples.buckets]
         return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
 
-    def _part(self, number: int, batch_size: int, seed: int) -> grain.MapDataset:
+    def _part(self, number: int, batch_size: int, seed: int, share: np.ndarray | None) -> grain.MapDataset:
         rows = grain.MapDataset.range(len(self.examples.buckets[number]["index"])).seed(seed + number)
         rows = (rows if self.examples.ordered else rows.shuffle()).repeat()
         if self.examples.redraw is None:
-            return rows.batch(batch_size).map(lambda rows: self.batch(number, rows))
+            return rows.batch(batch_size).map(lambda rows: self.batch(number, _shared(rows, share)))
         drawn = rows.random_map(lambda row, generator: np.array([row, generator.integers(2**62)]))
-        return drawn.batch(batch_size).map(lambda pairs: self.batch(number, pairs[:, 0], pairs[:, 1]))
+        return drawn.batch(batch_size).map(lambda pairs: self.batch(number, *_shared(pairs, share).T))
 
-    def evaluation(self, batch_size: int) -> Iterator[Batch]:
-        """Every example once, in a fixed order; the last batch of a bucket is filled up with rows of weight 0."""
+    def evaluation(self, batch_size: int, share: np.ndarray | None = None) -> Iterator[Batch]:
+        """Every example once, in a fixed order; the last batch of a bucket is filled up with rows of weight 0.
+
+        With `share`, only those rows of each batch.
+        """
         for number, bucket in enumerate(self.examples.buckets):
             size = len(bucket["index"])
             for start in range(0, size, batch_size):
-                rows = np.arange(start, start + batch_size)
+                rows = _shared(np.arange(start, start + batch_size), share)
                 batch = self.batch(number, np.minimum(rows, size - 1))
                 filled = (rows < size).astype(np.float32)
                 weights = batch["weights"]
@@ -191,3 +198,7 @@ class Feed:
 
     def with_examples(self, examples: Examples) -> Feed:
         return replace(self, examples=examples)
+
+
+def _shared(rows: np.ndarray, share: np.ndarray | None) -> np.ndarray:
+    return rows if share is None else rows[share]

@@ -249,7 +249,7 @@ def _described(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def _write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     import orbax.checkpoint as ocp
 
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=processes_apart()) as checkpointer:
         checkpointer.save(folder, dict(arrays))
 
 
@@ -258,7 +258,7 @@ def _read_arrays(folder: Path, expected: Mapping[str, Any], owner: str) -> dict[
     import orbax.checkpoint as ocp
 
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with ocp.StandardCheckpointer(multiprocessing_options=processes_apart()) as checkpointer:
             found = _described(checkpointer.metadata(folder).item_metadata.tree)
             arrays = checkpointer.restore(folder) if found == expected else {}
     except Exception as error:
@@ -274,6 +274,16 @@ def _read_arrays(folder: Path, expected: Mapping[str, Any], owner: str) -> dict[
 
 def _shown(leaf: Mapping[str, Any] | None) -> tuple[tuple[int, ...], str] | None:
     return None if leaf is None else (tuple(leaf["shape"]), leaf["dtype"])
+
+
+def processes_apart() -> Any:
+    """Orbax's option by which each process of a run reads and writes for itself, without waiting for the others."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -191,9 +191,15 @@ def _is_path(reference: str) -> bool:
 
 
 class Stage(ABC):
-    """One stage of one run."""
+    """One stage of one run.
+
+    Attributes:
+      everywhere: all processes of a run execute it together, and process 0 alone writes; else process 0 executes it
+        alone and the others wait.
+    """
 
     Config: ClassVar[type[StageConfig]]
+    everywhere: ClassVar[bool] = False
 
     def __init__(self, name: str, config: Any, run: Run):
         self.name, self.config, self.run = name, config, run

@@ -57,6 +57,7 @@ class EvaluateStage(Stage):
     """Compares."""
 
     Config = EvaluateConfig
+    everywhere = True
 
     def check(self) -> None:
         super().check()

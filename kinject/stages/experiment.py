@@ -6,6 +6,7 @@ import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,7 @@ from kinject.stages.plugins import PluginsStage
 from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
 from kinject.training.mesh import MeshConfig, Placement
+from kinject.training.processes import alone, first, on_first
 from kinject.training.reporting import Reporter
 
 STAGES: dict[str, type[Stage]] = {
@@ -67,7 +69,7 @@ class Experiment:
         if type(seed) is not int or seed < 0:  # True is an int to isinstance
             raise InputError("config.seed", f"it must be a whole number from 0, got {seed!r}")
         workdir = Path(workdir).expanduser().absolute()
-        reporter = Reporter(quiet=quiet)
+        reporter = Reporter(quiet=quiet or not first())
         run = Run(workdir, seed, reporter, Placement.over(devices, read_mesh(config)), stages)
         settled = {
             "name": config.get("name", "experiment"),
@@ -84,6 +86,11 @@ class Experiment:
         return cls(run, settled)
 
     def __enter__(self) -> Experiment:
+        on_first(self._lock_workdir)  # of several processes the first holds it for all
+        self.run.results = read_results(self.run.workdir)
+        return self
+
+    def _lock_workdir(self) -> None:
         try:
             self.run.workdir.mkdir(parents=True, exist_ok=True)
             self._lock = (self.run.workdir / ".lock").open("w")
@@ -96,17 +103,17 @@ class Experiment:
             raise InputError(self.run.workdir, "another run is using this workdir", "wait, or choose another") from None
         try:
             check_workdir(self.run.workdir, self.config)  # again: another run may have ended since `open`
-            self.run.results = read_results(self.run.workdir)
+            read_results(self.run.workdir)
             write_json(self.run.workdir / "config.json", self.config)
         except BaseException:
             self._lock.close()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def choose(self, names: Sequence[str] | None) -> list[str]:
         """The stages to run: those named, or all; without those that are done."""
@@ -122,20 +129,24 @@ class Experiment:
     def execute(self, name: str) -> None:
         """Runs one stage and keeps what it reports."""
         started = time.monotonic()
-        stage = STAGES[self.run.stages[name].kind](name, self.run.stages[name], self.run)
-        found = stage.execute()
+        kind, run = STAGES[self.run.stages[name].kind], self.run
+        if not (kind.everywhere or alone()):
+            run = replace(run, placement=Placement.single())  # process 0 alone, on a device of its own
+        stage = kind(name, run.stages[name], run)
+        found = stage.execute() if stage.everywhere else on_first(stage.execute)
         self.run.results[name] = found
         seconds = self.run.results.setdefault("seconds", {})
         seconds[name] = round(time.monotonic() - started, 2)
         seconds["total"] = round(sum(value for key, value in seconds.items() if key != "total"), 2)
-        write_json(self.run.workdir / "results.json", self.run.results)
+        on_first(lambda: write_json(self.run.workdir / "results.json", self.run.results))  # what follows may read it
         self.run.reporter.say(f"{name}: done in {seconds[name]:.1f} s")
 
     def report(self, command: str, seconds: float) -> None:
         """Prints and saves what a person wants to see at the end."""
         from kinject.stages.report import report
 
-        report(self.run, self.config, command, seconds)
+        if first():
+            report(self.run, self.config, command, seconds)
 
 
 def read_stages(config: Mapping[str, Any]) -> dict[str, StageConfig]:

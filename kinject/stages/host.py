@@ -13,12 +13,15 @@ from flax import nnx
 from pydantic import field_validator, model_validator
 
 from kinject.errors import InputError
+from kinject.models.heads import Host
 from kinject.models.precision import activations
 from kinject.models.pretrained import save_host
 from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
-from kinject.stages.base import open_host, open_plugin
+from kinject.models.tuning_base import Tuning
+from kinject.stages.base import ReadyHost, open_host, open_plugin
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
-from kinject.tasks.base import make_task
+from kinject.tasks.base import Task, make_task
+from kinject.training.processes import on_first
 from kinject.tree import unflatten
 
 
@@ -93,6 +96,11 @@ class HostStage(TrainingStage):
         result = self.fit(task, base, plugin, feeds, rules)
         host = base.loaded.host
         nnx.update(host, unflatten(take(result, "host")))
+        on_first(lambda: self._write(host, base, task, tuning))
+        return summary(result, feeds[0])
+
+    def _write(self, host: Host, base: ReadyHost, task: Task, tuning: Tuning) -> None:
+        config = self.config
         save_host(
             merge_lora(host) if config.merge else host,
             self.fresh_folder(),
@@ -108,4 +116,3 @@ class HostStage(TrainingStage):
                 },
             },
         )
-        return summary(result, feeds[0])

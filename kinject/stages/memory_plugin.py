@@ -28,6 +28,8 @@ from kinject.stages.passages import PassageEncoder, tagged
 from kinject.stages.plugin import take_over
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
 from kinject.tasks.base import make_task
+from kinject.training.loop import FitResult
+from kinject.training.processes import on_first
 from kinject.tree import unflatten
 
 HEAD, TAIL = "[head]", "[tail]"
@@ -153,7 +155,7 @@ class MemoryPluginStage(TrainingStage):
             self.run.check(self.config.initialise, f"{self.where}.initialise")
 
     def execute(self) -> dict[str, Any]:
-        config, folder = self.config, self.fresh_folder()
+        config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         reference = self.run.model(config.host, f"{self.where}.host")
         host = open_host(
@@ -171,6 +173,12 @@ class MemoryPluginStage(TrainingStage):
         self._give_passages(plugin, host)
         result = self.fit(task, host, plugin, feeds)
         nnx.update(plugin, unflatten(take(result, "plugin")))
+        size = on_first(lambda: self._write(plugin, host, result))
+        return {**summary(result, feeds[0]), "passages": size}
+
+    def _write(self, plugin: PlugLM, host: ReadyHost, result: FitResult) -> int:
+        """Writes what was trained, and the memory; returns how many passages it holds."""
+        config, folder = self.config, self.fresh_folder()
         if any(path.startswith("host/") for path in result.train):
             host = self._save_host(host, take(result, "host"))
         memory = self._memory(folder / "memory", plugin, host)
@@ -182,7 +190,7 @@ class MemoryPluginStage(TrainingStage):
             config=config.model_dump(mode="json"),
             metrics=result.metrics,
         )
-        return {**summary(result, feeds[0]), "passages": memory.size}
+        return memory.size
 
     def passages(self) -> Iterator[Passage]:
         for reference in self.config.passages:

@@ -22,6 +22,8 @@ from kinject.stages.base import ReadyHost, knowledge_identity, open_host
 from kinject.stages.initialise import initialise
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
 from kinject.tasks.base import make_task
+from kinject.training.loop import FitResult
+from kinject.training.processes import on_first
 from kinject.tree import flatten, unflatten
 
 
@@ -77,16 +79,19 @@ class PluginStage(TrainingStage):
         self.initialise(plugin, host, knowledge, feeds[0])
         result = self.fit(task, host, plugin, feeds)
         nnx.update(plugin, unflatten(take(result, "plugin")))
+        on_first(lambda: self._write(plugin, host, knowledge, result))
+        return summary(result, feeds[0])
+
+    def _write(self, plugin: Plugin, host: ReadyHost, knowledge: KnowledgeBase | None, result: FitResult) -> None:
         save_plugin(
             self.run.folder(self.name),
             plugin,
             host=host.identity,
             knowledge=knowledge_identity(knowledge),
-            config=config.model_dump(mode="json"),
+            config=self.config.model_dump(mode="json"),
             metrics=result.metrics,
             replace=True,
         )
-        return summary(result, feeds[0])
 
     def knowledge(self) -> KnowledgeBase | None:
         """The knowledge base, None where the method needs none."""

@@ -39,6 +39,7 @@ class TrainingConfig(StageConfig):
 class TrainingStage(Stage):
     """A stage that runs the loop once."""
 
+    everywhere = True
     config: TrainingConfig
 
     def feeds(

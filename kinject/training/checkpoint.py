@@ -1,8 +1,12 @@
 """Orbax checkpoints of a run: trainable leaves, optimizer state, the data iterator's position and a little JSON.
 
-Frozen parameters are never saved here. Loading is strict both ways: the names, shapes and dtypes on disk must be
-exactly those that the run expects, and the leaves must hash to what was saved; a checkpoint that is damaged is skipped
-with a warning and the one before it is taken.
+Frozen parameters are never saved here. The data position is one number, the same for any number of processes, and
+leaves are read whole whatever mesh they came from, so a run goes on elsewhere. All processes save, each what it alone
+holds, and process 0 what all hold; each reads for itself the checkpoint that process 0 has chosen.
+
+Loading is strict both ways: the names, shapes and dtypes on disk must be exactly those that the run expects, and the
+leaves must hash to what was saved; a checkpoint that is damaged is skipped with a warning and the one before it is
+taken.
 """
 
 from __future__ import annotations
@@ -21,7 +25,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kinject.errors import InputError
+from kinject.errors import InputError, first_line
+from kinject.plugins.store import processes_apart
+from kinject.training.mesh import fetch, is_split, put
+from kinject.training.processes import on_first
 
 log = logging.getLogger("kinject")
 
@@ -61,37 +68,35 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int | None = 2):
         self.folder = Path(folder).absolute()
+        on_first(self._clean)
+        together = ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=str(self.folder))
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, multiprocessing_options=together),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+        )
+
+    def _clean(self) -> None:
+        """Removes what a kill cut short."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for torn in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(torn, ignore_errors=True)  # a save that a kill cut short
+            shutil.rmtree(torn, ignore_errors=True)
         for empty in self.folder.iterdir():
             if empty.is_dir() and empty.name.isdigit() and not (empty / "_CHECKPOINT_METADATA").exists():
                 log.warning("skipping %s: the checkpoint is incomplete", empty)
                 shutil.rmtree(empty, ignore_errors=True)
-        self.manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-                "data": grain.checkpoint.CheckpointHandler(),
-            },
-        )
 
     def save(
         self, step: int, state: Any, meta: Mapping[str, Any], iterator: grain.DatasetIterator | None = None
     ) -> None:
         """Saves asynchronously; `wait` or `close` before the process may end."""
         leaves = name_leaves(state)
-        fetched = {name: np.asarray(jax.device_get(leaf)) for name, leaf in leaves.items()}
-        items = {
-            "state": ocp.args.StandardSave(fetched),
-            "meta": ocp.args.JsonSave(
-                {**meta, "step": step, "digest": digest(fetched), "leaves": specification(fetched)}
-            ),
-        }
+        fetched = {name: np.asarray(leaf) for name, leaf in fetch(leaves).items()}
+        described = {**meta, "step": step, "digest": digest(fetched), "leaves": specification(fetched)}
         if iterator is not None:
-            items["data"] = grain.checkpoint.CheckpointSave(iterator)
+            described["data"] = iterator.get_state()
+        split = {name: leaf for name, leaf in leaves.items() if is_split(leaf)}
+        items = {"state": ocp.args.StandardSave({**fetched, **split}), "meta": ocp.args.JsonSave(described)}
         self.manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, template: Any, iterator: grain.DatasetIterator | None = None) -> Restored | None:
@@ -103,34 +108,53 @@ class Checkpoints:
         Raises:
           InputError: a checkpoint that is whole but was made by another configuration: other leaves, shapes or dtypes.
         """
-        for step in sorted(self.manager.all_steps(), reverse=True):
-            try:
-                restored = self._read(step, template, iterator)
-            except InputError:
-                raise
-            except Exception as error:
-                log.warning("skipping damaged checkpoint %s: %s", self.folder / str(step), str(error).split("\n")[0])
-                self.manager.delete(step)
-                continue
-            return restored
-        return None
+        steps, found = sorted(self.manager.all_steps(), reverse=True), None
 
-    def _read(self, step: int, template: Any, iterator: grain.DatasetIterator | None) -> Restored:
+        def newest_whole() -> int | None:
+            nonlocal found
+            for step in steps:
+                try:
+                    found = self._read(step, template)
+                except InputError:
+                    raise
+                except Exception as error:
+                    log.warning("skipping damaged checkpoint %s: %s", self.folder / str(step), first_line(error))
+                    continue
+                return step
+            return None
+
+        chosen = on_first(newest_whole)
+        for step in steps:
+            if chosen is None or step > chosen:
+                self.manager.delete(step)
+        if chosen is None:
+            return None
+        leaves, meta = found or self._read(chosen, template)  # the others read what process 0 has found whole
+        if iterator is not None:
+            iterator.set_state(meta["data"])
+        flat, structure = jax.tree_util.tree_flatten_with_path(template)
+        placed = [put(leaves[jax.tree_util.keystr(path)], getattr(like, "sharding", None)) for path, like in flat]
+        return Restored(chosen, jax.tree.unflatten(structure, placed), meta)
+
+    def _read(self, step: int, template: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The leaves by name and the JSON of one checkpoint; raises where it is not whole. No process waits here."""
         expected = name_leaves(template)
-        meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        self._check(step, meta["leaves"], specification(expected))
-        shapes = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
-        leaves = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
+        apart = processes_apart()
+        options = {"multiprocessing_options": apart}
+        handler = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(**options),
+            state=ocp.StandardCheckpointHandler(**options),
+            meta=ocp.JsonCheckpointHandler(**options),
+        )
+        with ocp.Checkpointer(handler, **options) as reader:
+            folder = self.folder / str(step)
+            meta = reader.restore(folder, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            self._check(step, meta["leaves"], specification(expected))
+            shapes = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
+            leaves = reader.restore(folder, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
         if digest(leaves) != meta["digest"]:
             raise ValueError("its content does not have the digest that was saved with it")
-        if iterator is not None:
-            self.manager.restore(step, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(iterator)))
-        flat, structure = jax.tree_util.tree_flatten_with_path(template)
-        state = jax.tree.unflatten(
-            structure,
-            [_place(leaves[jax.tree_util.keystr(path)], like) for path, like in flat],
-        )
-        return Restored(step, state, meta)
+        return leaves, meta
 
     def _check(self, step: int, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         for name in sorted(set(found) | set(wanted)):
@@ -157,11 +181,6 @@ class Checkpoints:
 
     def close(self) -> None:
         self.manager.close()
-
-
-def _place(leaf: Any, like: Any) -> Any:
-    """A host array onto the devices of the template's leaf."""
-    return jax.device_put(leaf, like.sharding) if isinstance(like, jax.Array) else leaf
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,11 +18,13 @@ from kinject.config import Section
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.models.precision import Precision
-from kinject.training.checkpoint import Checkpoints
-from kinject.training.mesh import Placement
+from kinject.training.checkpoint import Checkpoints, digest
+from kinject.training.mesh import Placement, fetch
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
+from kinject.training.preemption import watched
 from kinject.training.prefix import attach_prefix, first_trainable_state, prefix_bytes
+from kinject.training.processes import Preempted, alone, first, share
 from kinject.training.profiling import ProfileConfig, Profiler
 from kinject.training.reporting import MetricsFile, Reporter
 from kinject.training.step import (
@@ -38,9 +40,9 @@ from kinject.tree import Flat
 class FitConfig(Section):
     """How long to train, on how much at a time, and when to look.
 
-    Give `epochs` or `steps`. Logged values are means since the line before. A checkpoint stands on a logged step, so
-    that a rerun logs the same means. `evaluate_every` is in steps, or "epoch"; 0 evaluates only at the end. With
-    development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
+    Give `epochs` or `steps`. Logged values are means since the line before. Several processes ask each other at logged
+    steps whether one of them was told to stop. `evaluate_every` is in steps, or "epoch"; 0 evaluates only at the end.
+    With development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
     evaluations without improvement.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere. `profile` writes a trace of some steps to
@@ -90,6 +92,7 @@ class Progress:
     last_loss: float = math.nan
     seconds: float = 0.0
     finished: bool = False
+    unlogged: list[dict[str, float]] = field(default_factory=list)  # of the steps since the last line of metrics
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "best_metric": None if self.best_step < 0 else self.best_metric}
@@ -102,6 +105,15 @@ class Progress:
     def note(self, means: Mapping[str, float]) -> None:
         """Takes in what was logged last."""
         self.last_loss = means["loss"]
+
+    def log_later(self, losses: list[Any]) -> None:
+        """Takes in what steps computed; as Python numbers, which hold a float32 exactly."""
+        self.unlogged += [{name: float(value) for name, value in each.items()} for each in jax.device_get(losses)]
+
+    def log(self) -> dict[str, float]:
+        """Means over the steps since the last line, in float32."""
+        lines, self.unlogged = self.unlogged, []
+        return {name: float(np.mean([np.float32(each[name]) for each in lines])) for name in lines[0]}
 
 
 @dataclass
@@ -128,8 +140,9 @@ def evaluate(
     batch_size = place.round_up(batch_size)
     parts: list[dict[str, np.ndarray]] = []
     loss = weight = 0.0
-    for batch in feed.evaluation(batch_size):
-        outputs = place.fetch(step(params, place.batch(batch)))
+    for rows in feed.evaluation(batch_size, place.share(batch_size)):
+        placed = place.batch(rows, batch_size)
+        outputs, batch = fetch((step(params, placed), {key: placed[key] for key in ("index", "weights")}))
         losses, weights = outputs.pop("loss"), outputs.pop("loss_weights")
         loss, weight = loss + float((losses * weights).sum()), weight + float(weights.sum())
         real = batch["weights"].reshape(len(batch["index"]), -1).max(1) > 0
@@ -180,6 +193,7 @@ class Fit:
         self.total = self._total_steps()
         train, frozen = split(params, self.labels)
         train, self.frozen = hold(train, frozen, config.compute_dtype, self.place, program.tables)
+        self._start_alike(train)
         self._skip_frozen_prefix(train)
         self._begin(train, make_optimizer(config.optimizer, self.labels, self.total))
         self.profiler = Profiler(config.profile, workdir / "profile" / name)
@@ -188,7 +202,7 @@ class Fit:
         self.refresh_every, self.refresh = self._refreshing(train)
         self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
         self.best = Checkpoints(workdir / "checkpoints" / name / "best", keep=None)
-        self.metrics = MetricsFile(workdir / "metrics.jsonl")
+        self.metrics = MetricsFile(workdir / "metrics.jsonl", kept=first())
         self.progress = Progress()
         self.saved_best_step = -1
 
@@ -206,7 +220,8 @@ class Fit:
             dropout=self.config.dropout != "none",
             shardings=self.place.shardings(self.state),
         )
-        self.iterator = iter(self.train_feed.training(self.config.batch_size, self.seed))
+        part = self.place.share(self.config.batch_size)
+        self.iterator = iter(self.train_feed.training(self.config.batch_size, self.seed, share=part))
 
     def _refreshing(self, train: Flat) -> tuple[int, Any]:
         """How often the plugin's tables are made anew, and what makes them of all parameters.
@@ -219,6 +234,17 @@ class Fit:
             problem = f"{self.config.checkpoint_every} is no multiple of refresh_every {every}"
             raise InputError(f"{self.name}.fit.checkpoint_every", problem, "a rerun starts on a refresh")
         return every, make_refresh(self.program)
+
+    def _start_alike(self, train: Flat) -> None:
+        """Holds several processes to the same start: replicated leaves that differ would stay different, silently."""
+        if alone():
+            return
+        mine = digest({path: np.asarray(leaf) for path, leaf in fetch(train).items()})
+        if share(mine) != mine:
+            problem = "this process starts from other trainable parameters than process 0"
+            raise InputError(
+                f"{self.name}, process {jax.process_index()}", problem, "give all the same files, versions"
+            )
 
     def _skip_frozen_prefix(self, train: Flat) -> None:
         """Computes hidden states below all that trains once, where nothing is dropped and memory allows."""
@@ -250,32 +276,57 @@ class Fit:
         self.program = replace(self.program, start=start)
 
     def run(self) -> FitResult:
-        """Trains to the end, from the newest whole checkpoint if there is one."""
+        """Trains to the end, from the newest whole checkpoint if there is one.
+
+        Raises:
+          Preempted: a notice came (see preemption.py); the step that it came in is finished, and a checkpoint made.
+        """
         step = self._resume()
         clock = time.monotonic() - self.progress.seconds
         losses: list[Any] = []
-        with self.reporter.bar(self.name, self.total, step) as update:
+        with self.reporter.bar(self.name, self.total, step) as update, watched(self.place) as watch:
             while step < self.total and not self.progress.finished:
                 if self.refresh_every and step % self.refresh_every == 0:
                     tables = self.refresh({**self.frozen, **self.state.train})
                     self.frozen |= {
                         path: jax.device_put(new, self.frozen[path].sharding) for path, new in tables.items()
                     }
-                self.state, logged = self.train_step(self.state, self.frozen, self.place.batch(next(self.iterator)))
+                batch = self.place.batch(next(self.iterator), self.config.batch_size)
+                self.state, logged = self.train_step(self.state, self.frozen, batch)
                 losses.append(logged)
                 step += 1
-                if step % self.config.log_every == 0 or step == self.total:
+                logs = step % self.config.log_every == 0 or step == self.total
+                if logs:
                     update(step, **self._log(step, losses))
                     losses = []
                     self.progress.seconds = time.monotonic() - clock
                 self._maybe_evaluate(step)
-                if step % self.config.checkpoint_every == 0 or step == self.total or self.progress.finished:
+                stop = watch.stop(together=logs)
+                keep = stop and (
+                    not self.refresh_every or step % self.refresh_every == 0
+                )  # a rerun starts on a refresh
+                if keep or step % self.config.checkpoint_every == 0 or step == self.total or self.progress.finished:
+                    self.progress.log_later(losses)
+                    losses = []
                     self._save(step)
+                if stop:
+                    self._end_early(step)
+            if watch.stop(together=True):
+                self._end_early(step)
         self.profiler.close()
         result = self._result(step)
         self.checkpoints.close()
         self.best.close()
         return result
+
+    def _end_early(self, step: int) -> None:
+        """Closes what was saved and says so."""
+        self.profiler.close()
+        self.checkpoints.close()
+        self.best.close()
+        kept = self.checkpoints.manager.latest_step() or 0
+        self.reporter.say(f"{self.name}: stopped at step {step} of {self.total}, kept up to step {kept}")
+        raise Preempted(agreed=True)
 
     def _resume(self) -> int:
         restored = self.checkpoints.restore(self.state, self.iterator)
@@ -292,8 +343,8 @@ class Fit:
         return restored.step
 
     def _log(self, step: int, losses: list[Any]) -> dict[str, float]:
-        fetched = jax.device_get(losses)
-        means = {name: float(np.mean([each[name] for each in fetched])) for name in fetched[0]}
+        self.progress.log_later(losses)
+        means = self.progress.log()
         if not math.isfinite(means["loss"]):
             raise InputError(
                 f"{self.name}, step {step}", f"the loss is {means['loss']}", "lower the learning rate, or set a clip"
@@ -337,5 +388,5 @@ class Fit:
             train = best.state
             metrics |= {f"dev_{name}": value for name, value in best.meta["metrics"].items()}
             metrics["best_step"] = best.step
-        fetched = {path: np.asarray(leaf) for path, leaf in self.place.fetch(train).items()}
+        fetched = {path: np.asarray(leaf) for path, leaf in fetch(train).items()}
         return FitResult(fetched, metrics, step, self.progress.seconds, self.labels)

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from pydantic import Field
 
 from kinject.config import Section
@@ -174,15 +174,6 @@ class Placement:
         fitting = (dim for dim in dims if dim < len(shape) and shape[dim] % size == 0)
         return next(fitting, None) if size > 1 else None
 
-    def put(self, leaf: Any, sharding: NamedSharding | None) -> jax.Array:
-        """A leaf that every process has whole, onto the devices."""
-        if sharding is None:
-            return leaf
-        if sharding.is_fully_addressable:
-            return jax.device_put(leaf, sharding)
-        whole = np.asarray(leaf)
-        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
-
     def state(self, tree: Any) -> Any:
         """A tree whose leaves are either on the mesh or the same everywhere (counters) -> all on the mesh."""
         if self.mesh is None:
@@ -190,7 +181,7 @@ class Placement:
 
         def placed(leaf: jax.Array) -> jax.Array:
             there = isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == self.mesh
-            return leaf if there else self.put(leaf, self.replicated)
+            return leaf if there else put(leaf, self.replicated)
 
         return jax.tree.map(placed, tree)
 
@@ -225,9 +216,25 @@ class Placement:
             for key, values in batch.items()
         }
 
-    def fetch(self, tree: Any) -> Any:
-        """A tree of device arrays -> numpy, whole, on every process."""
-        leaves = jax.tree.leaves(tree)
-        if not all(leaf.is_fully_addressable or leaf.is_fully_replicated for leaf in leaves):
-            tree = jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
-        return jax.device_get(tree)
+
+def put(leaf: Any, sharding: Sharding | None) -> jax.Array:
+    """A leaf that every process has whole, onto the devices; as it is without a sharding."""
+    if sharding is None:
+        return leaf
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def is_split(leaf: Any) -> bool:
+    """Whether no single process has the whole of an array."""
+    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def fetch(tree: Any) -> Any:
+    """A tree of device arrays -> numpy, whole, on every process (which all must call it)."""
+    split = [leaf for leaf in jax.tree.leaves(tree) if is_split(leaf)]
+    if split:
+        tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(split[0].sharding.mesh, PartitionSpec()))(tree)
+    return jax.device_get(tree)

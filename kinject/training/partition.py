@@ -16,7 +16,7 @@ import numpy as np
 from kinject.errors import InputError
 from kinject.models.precision import Precision
 from kinject.models.precision import held as held_dtype
-from kinject.training.mesh import Placement
+from kinject.training.mesh import Placement, put
 from kinject.tree import Flat
 
 TRAIN, FREEZE = "train", "freeze"
@@ -93,11 +93,11 @@ def hold(
 
     place = place or Placement.single()
     held = {
-        path: place.put(jnp.array(leaf, jnp.float32, copy=True), place.parameter(path, leaf.shape, frozen=False))
+        path: put(jnp.array(leaf, jnp.float32, copy=True), place.parameter(path, leaf.shape, frozen=False))
         for path, leaf in train.items()
     }
     still = {
-        path: place.put(jnp.asarray(leaf, frozen_dtype(path, leaf)), place.parameter(path, leaf.shape, frozen=True))
+        path: put(jnp.asarray(leaf, frozen_dtype(path, leaf)), place.parameter(path, leaf.shape, frozen=True))
         for path, leaf in frozen.items()
     }
     return held, still

@@ -17,7 +17,7 @@ import numpy as np
 from kinject.data.pipeline import Batch, Feed
 from kinject.models.forward import encode_prefix
 from kinject.plugins.base import Plugin
-from kinject.training.mesh import Placement
+from kinject.training.mesh import Placement, fetch
 from kinject.training.partition import TRAIN
 from kinject.training.step import Program
 from kinject.tree import Flat
@@ -60,11 +60,12 @@ def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_
     batch_size = place.round_up(batch_size)
 
     def rows_of(number: int, bucket: Batch) -> np.ndarray:
-        size = len(bucket["index"])
+        size, share = len(bucket["index"]), place.share(batch_size)
         parts = []
         for low in range(0, size, batch_size):
             rows = np.minimum(np.arange(low, low + batch_size), size - 1)
-            parts.append(np.asarray(place.fetch(compute(params, place.batch(feed.batch(number, rows)))), np.float32))
+            batch = place.batch(feed.batch(number, rows if share is None else rows[share]), batch_size)
+            parts.append(np.asarray(fetch(compute(params, batch)), np.float32))
         return np.concatenate(parts)[:size]
 
     buckets = tuple(

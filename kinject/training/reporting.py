@@ -15,18 +15,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class MetricsFile:
-    """`metrics.jsonl`: one object a line with `stage` and `step`. It holds no clock, so reruns are equal."""
+    """`metrics.jsonl`: one object a line with `stage` and `step`. It holds no clock, so reruns are equal.
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
+    Of several processes one writes it; on the others it is not `kept`.
+    """
+
+    def __init__(self, path: Path, kept: bool = True):
+        self.path, self.kept = Path(path), kept
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        if not self.kept:
+            return
         with self.path.open("a") as file:
             file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops what `stage` wrote after `step`: those steps are about to run again. A torn last line goes too."""
-        if not self.path.exists():
+        if not self.kept or not self.path.exists():
             return
         kept = []
         for line in self.path.read_text().splitlines():

@@ -1,0 +1,212 @@
+"""Several processes as one run (`jax.distributed`): joining, agreeing, and ending together.
+
+Every process runs the same program. Process 0 alone writes and prints; what is not training it does alone, and the
+others wait for what it says through the coordinator's key-value store, which has no time limit as a collective has. A
+process that dies takes the others with it: its collectives fail at once, and what waits elsewhere is ended by JAX when
+the dead one's heartbeats stop.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kinject.errors import EXIT_BAD_INPUT, InputError, first_line
+
+EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
+HEARTBEAT_SECONDS = 20  # after so long without a sign a process is dead to JAX
+START_SECONDS = 300  # how long processes wait for each other at the start: clusters start them one by one
+END_SECONDS = 20  # how long one that ends with the others waits for them
+POLL_SECONDS = 10
+LOST_PEER = ("gloo", "connection closed", "connection reset", "unavailable:", "coordination service", "nccl")
+
+Result = TypeVar("Result")
+_turn = itertools.count()
+
+
+class Preempted(BaseException):
+    """The machine wants its place back (SIGTERM). What could be kept is kept; the same command goes on from there.
+
+    Attributes:
+      agreed: all processes stop alike.
+    """
+
+    def __init__(self, agreed: bool = False):
+        super().__init__()
+        self.agreed = agreed
+
+
+class EndedByFirst(Exception):
+    """Process 0 ended the run for a reason that it has told itself.
+
+    Attributes:
+      code: its exit code.
+    """
+
+    def __init__(self, code: int):
+        super().__init__(f"process 0 ends with code {code}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How this process finds the others.
+
+    Attributes:
+      coordinator: "host:port" of process 0; None where `automatic`.
+      processes: how many there are.
+      process_id: which one this is, from 0.
+      automatic: all of that is left to JAX, which knows TPU pods, GKE, Slurm and Open MPI.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process_id: int | None = None
+    automatic: bool = False
+
+    @classmethod
+    def read(cls, coordinator: str | None, processes: int | None, process_id: int | None, mode: str) -> Cluster | None:
+        """From flags, or the environment (`KINJECT_COORDINATOR`, `KINJECT_PROCESSES`, `KINJECT_PROCESS_ID`).
+
+        Returns None where the run is this process alone.
+
+        Raises:
+          InputError: some of the three without the others, or numbers that are none or do not fit.
+        """
+        if mode == "auto":
+            return cls(automatic=True)
+        names = ("coordinator", "processes", "process_id")
+        given = dict(zip(names, (coordinator, processes, process_id), strict=True))
+        for name in names:
+            if given[name] is None:
+                given[name] = os.environ.get(f"KINJECT_{name.upper()}")
+        missing = [f"--{name.replace('_', '-')}" for name in names if given[name] is None]
+        if len(missing) == 3:
+            return None
+        if missing:
+            raise InputError(", ".join(missing), "several processes need all of the three", "see --help")
+        try:
+            count, number = int(given["processes"]), int(given["process_id"])
+        except ValueError:
+            raise InputError("--processes, --process-id", "they must be whole numbers") from None
+        if not 0 <= number < count:
+            raise InputError("--process-id", f"{number} of {count} processes", "they count from 0")
+        if not given["coordinator"].rpartition(":")[2].isdigit():
+            raise InputError("--coordinator", f"{given['coordinator']} has no port", "write host:port of process 0")
+        return cls(given["coordinator"], count, number)
+
+    def join(self) -> None:
+        """Connects to the others. Before anything touches a device.
+
+        Raises:
+          InputError: the others are not there, or JAX finds no cluster.
+        """
+        import jax
+
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: see preemption.py
+        options = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "initialization_timeout": START_SECONDS}
+        options["shutdown_timeout_seconds"] = END_SECONDS
+        if not self.automatic:
+            options |= {"coordinator_address": self.coordinator, "num_processes": self.processes}
+            options |= {"process_id": self.process_id, "cluster_detection_method": "deactivate"}
+        try:
+            jax.distributed.initialize(**options)
+        except (ValueError, RuntimeError) as error:
+            where = "--distributed auto" if self.automatic else f"--coordinator {self.coordinator}"
+            raise InputError(where, f"the processes did not find each other: {first_line(error)}") from None
+
+
+def joined() -> bool:
+    """Whether this process has joined others. Imports nothing."""
+    jax = sys.modules.get("jax")
+    return jax is not None and hasattr(jax, "distributed") and jax.distributed.is_initialized()
+
+
+def alone() -> bool:
+    """Whether this process is the whole run."""
+    import jax
+
+    return jax.process_count() == 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def share(value: Any = None) -> Any:
+    """Process 0's JSON value, on every process; they wait for it as long as it takes. All must call it, in order."""
+    if alone():
+        return value
+    # JAX has no public name for its key-value store; Orbax reaches it the same way
+    from jax._src.distributed import global_state
+
+    client, key = global_state.client, f"kinject/{next(_turn)}"
+    if first():
+        client.key_value_set(key, json.dumps(value))
+        return value
+    while True:
+        try:
+            return json.loads(client.blocking_key_value_get(key, POLL_SECONDS * 1000))
+        except RuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def on_first(work: Callable[[], Result]) -> Result:
+    """Does the work on process 0 and gives its JSON result to all; where it fails there, it ends everywhere.
+
+    Raises:
+      EndedByFirst: on the others, where process 0 raised what it raises.
+    """
+    if alone():
+        return work()
+    if not first():
+        told = share()
+        if "code" in told:
+            raise EndedByFirst(told["code"])
+        return told["result"]
+    try:
+        result = work()
+    except BaseException as error:
+        share({"code": exit_code(error)})
+        raise
+    share({"result": result})
+    return result
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a run that ends by this error."""
+    codes = {InputError: EXIT_BAD_INPUT, Preempted: EXIT_AGAIN, KeyboardInterrupt: 130}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether an error is that of a collective whose other end has gone."""
+    import jax
+
+    text = str(error).lower()
+    return isinstance(error, jax.errors.JaxRuntimeError) and joined() and any(sign in text for sign in LOST_PEER)
+
+
+def leave(code: int, together: bool) -> int:
+    """Ends this process's part of a run of several, and returns `code`.
+
+    Where the others end too, it waits for them. Else it does not return: at Python's own exit JAX would wait for
+    processes that may be gone.
+    """
+    if not joined():
+        return code
+    sys.stdout.flush(), sys.stderr.flush()
+    if not together:
+        os._exit(code)
+    sys.modules["jax"].distributed.shutdown()
+    return code

@@ -1,0 +1,107 @@
+"""Several processes as one run, all from launch/local.py: the same numbers, and the same after SIGTERM and SIGKILL."""
+
+import signal
+
+import numpy as np
+import pytest
+from cluster import Launched, disturbed, launch, metrics_of, plugin_of, resumed_at, write_config
+
+from kinject.errors import InputError
+from kinject.training.processes import EXIT_AGAIN, Cluster
+
+# Adam would blow up the rounding of gradients that are zero
+SGD = {"optimizer": {"name": "sgd", "learning_rate": 0.05, "clip": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def config(world, tmp_path_factory):
+    return write_config(world, tmp_path_factory.mktemp("processes") / "config.py", fit=SGD)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """Two processes, undisturbed."""
+    workdir = tmp_path_factory.mktemp("processes") / "whole"
+    launch(2, 1, config, workdir)
+    return workdir
+
+
+def same_numbers(one, other):
+    for line, ours in zip(metrics_of(one), metrics_of(other), strict=True):
+        assert ours["step"] == line["step"]
+        assert ours["loss"] == pytest.approx(line["loss"], rel=1e-5)
+    for path, leaf in plugin_of(one).items():
+        np.testing.assert_allclose(plugin_of(other)[path], leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_are_one_run(config, whole, tmp_path):
+    launch(1, 1, config, tmp_path / "one")
+    assert len(metrics_of(whole)) == 20, "more than one process wrote"
+    same_numbers(tmp_path / "one", whole)
+
+
+def test_preempted_and_killed_run_ends_as_if_nothing_had_happened(config, whole, tmp_path):
+    workdir = tmp_path / "cut"
+    code, output, seconds = disturbed(
+        Launched(2, 1, config, workdir), lambda run: run.signal(signal.SIGTERM, process=1), step=7
+    )
+    assert code == EXIT_AGAIN and "kinject: preempted; the same command goes on" in output, output
+    assert seconds < 60
+    stopped = max(int(step.name) for step in (workdir / "checkpoints" / "plugin" / "last").iterdir())
+    code, output, seconds = disturbed(
+        Launched(2, 1, config, workdir), lambda run: run.signal(signal.SIGKILL, process=1), step=stopped + 2
+    )
+    assert code not in (0, 2) and seconds < 60, output
+    assert resumed_at(output) == stopped >= 7
+    last = launch(2, 1, config, workdir)
+    assert resumed_at(last) >= stopped
+    assert metrics_of(workdir) == metrics_of(whole)
+    ours, theirs = plugin_of(workdir), plugin_of(whole)
+    assert all(ours[path].tobytes() == theirs[path].tobytes() for path in theirs)
+
+
+def test_ctrl_c_and_sigterm_of_one_process(world, tmp_path):
+    config = write_config(world, tmp_path / "config.py", fit={**SGD, "steps": 1000, "checkpoint_every": 50})
+    workdir = tmp_path / "cut"
+    code, output, _ = disturbed(Launched(1, 1, config, workdir), lambda run: run.signal(signal.SIGINT), step=60)
+    assert code == 130 and "kinject: interrupted; the same command goes on" in output, output
+    assert "Traceback" not in output
+    seen = metrics_of(workdir)[-1]["step"]
+    code, output, _ = disturbed(Launched(1, 1, config, workdir), lambda run: run.signal(signal.SIGTERM), step=seen + 5)
+    assert code == EXIT_AGAIN and resumed_at(output) % 50 == 0, output
+    assert "kinject: preempted" in output and "Traceback" not in output
+    steps = [line["step"] for line in metrics_of(workdir)]
+    assert seen < steps[-1] < 1000 and steps == list(range(1, steps[-1] + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1), (1, 4)])
+@pytest.mark.parametrize("mesh", [{}, {"model": 2, "shard_frozen": True}], ids=["data", "data x model, sharded"])
+def test_every_arrangement_is_one_run(config, whole, world, tmp_path, processes, devices, mesh):
+    ours = write_config(world, tmp_path / "config.py", mesh=mesh, fit=SGD)
+    launch(processes, devices, ours, tmp_path / "run")
+    same_numbers(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("a:1", None, None), "--processes, --process-id"),
+        (("a:1", 2, 2), "2 of 2 processes"),
+        (("a", 2, 0), "has no port"),
+    ],
+)
+def test_half_a_cluster_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        Cluster.read(*given, "given")
+
+
+def test_cluster_of_flags_and_of_the_environment(monkeypatch):
+    assert Cluster.read(None, None, None, "given") is None
+    assert Cluster.read(None, None, None, "auto").automatic
+    monkeypatch.setenv("KINJECT_COORDINATOR", "host:1234")
+    monkeypatch.setenv("KINJECT_PROCESSES", "4")
+    assert Cluster.read(None, None, 3, "given") == Cluster("host:1234", 4, 3)
+    monkeypatch.setenv("KINJECT_PROCESS_ID", "two")
+    with pytest.raises(InputError, match="whole numbers"):
+        Cluster.read(None, None, None, "given")
