@@ -205,6 +205,11 @@ class Stage(ABC):
         self.name, self.config, self.run = name, config, run
         self.where = f"stages.{name}"
 
+    @property
+    def seed(self) -> int:
+        """The stage's own; a member of a stage of several has that of its own name."""
+        return self.run.seed_of(self.name.rpartition("/")[2])
+
     def check(self) -> None:
         """Raises InputError for what is wrong whatever the stages before this one will make."""
         if hasattr(self.config, "task"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,8 +17,10 @@ from kinject.data.retrieved import mean_length
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision
 from kinject.plugins.base import Plugin
+from kinject.plugins.store import TrainedHead
 from kinject.stages.base import ReadyHost
 from kinject.stages.feeding import give_knowledge, record_of, task_examples
+from kinject.stages.heads import with_head
 from kinject.tasks.base import Task
 from kinject.training.loop import evaluate
 from kinject.training.mesh import Placement
@@ -74,6 +77,15 @@ class Comparison:
           knowledge: of the plugin that it is compared with; a task may leave out what that knows nothing of.
         """
         return self._evaluate(None, Feed(self._examples(None, knowledge, records)))
+
+    def with_head(self, head: TrainedHead, where: Path) -> Comparison:
+        """The same under the head that a plugin brought along, of the folder `where`.
+
+        Raises:
+          InputError: it has other labels than the host's own, or does not fit this host.
+        """
+        host = with_head(self.host, head, where)
+        return replace(self, host=host, task=self.task.for_host(host.loaded, where).for_evaluation(), _steps={})
 
     def with_plugin(
         self, plugin: Plugin, knowledge: KnowledgeBase | None, records: Sequence[Record]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +13,19 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, activations
-from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_host, open_plugin
+from kinject.plugins.base import Plugin
+from kinject.plugins.store import load_plugin, read_head
+from kinject.stages.base import (
+    Stage,
+    StageConfig,
+    check_plugin,
+    check_references,
+    knowledge_identity,
+    open_host,
+    open_plugin,
+)
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
+from kinject.stages.heads import task_of
 from kinject.tasks.base import make_task
 
 
@@ -40,7 +51,11 @@ class DomainConfig(Section):
 
 
 class EvaluateConfig(StageConfig):
-    """Which host is evaluated, on which domains; `examples` questions a domain are shown before and after."""
+    """Which host is evaluated, on which domains; `examples` questions a domain are shown before and after.
+
+    `heads` says whose head reads the plugins' rows: the host's own, or each plugin's, the one that was trained together
+    with it and is in its folder. The row of the host alone is always read by its own.
+    """
 
     kind: Literal["evaluate"] = "evaluate"
     host: str
@@ -50,6 +65,7 @@ class EvaluateConfig(StageConfig):
     batch_size: int = Field(100, ge=1)
     compute_dtype: Precision = "float32"
     examples: int = Field(3, ge=0)
+    heads: Literal["host", "plugin"] = "host"
     domains: dict[str, DomainConfig]
 
 
@@ -90,14 +106,14 @@ class EvaluateStage(Stage):
         rows: dict[str, Any] = {"n": len(next(iter(before.values()))), "metric": metric, "host": metrics[metric]}
         after = None
         for row, reference in domain.plugins.items():
-            plugin = open_plugin(self.run, reference, comparison.host, knowledge, f"{where}.plugins.{row}")
-            metrics, predictions = comparison.with_plugin(plugin, knowledge, records)
+            plugin, plugged = self._plugged(reference, comparison, knowledge, f"{where}.plugins.{row}")
+            metrics, predictions = plugged.with_plugin(plugin, knowledge, records)
             rows[row] = metrics[metric]
             if after is None:
                 after = predictions
             if "shuffled" not in rows and plugin.reads_examples():
                 seed = self.run.seed_of(self.name)
-                metrics, swapped, donors = comparison.shuffled(plugin, knowledge, records, seed)
+                metrics, swapped, donors = plugged.shuffled(plugin, knowledge, records, seed)
                 rows["shuffled"] = metrics[metric]
                 if "label" in predictions:
                     # the answer of the entity whose vector was put there: knowledge is read, not the name
@@ -116,6 +132,18 @@ class EvaluateStage(Stage):
         if "predicted" in before and after is not None:
             rows["examples"] = self._examples(comparison, knowledge, records, before, after)
         return rows
+
+    def _plugged(
+        self, reference: str | Mapping[str, Any], comparison: Comparison, knowledge: KnowledgeBase | None, where: str
+    ) -> tuple[Plugin, Comparison]:
+        """A row's plugin, and what it is evaluated with: the host under its own head or under the plugin's."""
+        if self.config.heads == "host":
+            return open_plugin(self.run, reference, comparison.host, knowledge, where), comparison
+        if not isinstance(reference, str):
+            raise InputError(where, "a method without a folder brings no head along", "set heads to host")
+        folder = self.run.path(reference, where)
+        stored = load_plugin(folder, host=comparison.host.identity, knowledge=knowledge_identity(knowledge))
+        return stored.plugin, comparison.with_head(task_of(read_head(stored), self.config.task, folder), folder)
 
     def _examples(
         self,

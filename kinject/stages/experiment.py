@@ -24,6 +24,7 @@ from kinject.stages.memory_plugin import MemoryPluginStage, PassagesStage
 from kinject.stages.memory_update import MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
 from kinject.stages.plugins import PluginsStage
+from kinject.stages.together import TogetherStage
 from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
 from kinject.training.mesh import MeshConfig, Placement
@@ -38,6 +39,7 @@ STAGES: dict[str, type[Stage]] = {
     "host": HostStage,
     "plugin": PluginStage,
     "plugins": PluginsStage,
+    "together": TogetherStage,
     "passages": PassagesStage,
     "memory_plugin": MemoryPluginStage,
     "memory_update": MemoryUpdateStage,

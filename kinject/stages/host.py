@@ -19,7 +19,7 @@ from kinject.models.pretrained import save_host
 from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
 from kinject.models.tuning_base import Tuning
 from kinject.stages.base import ReadyHost, open_host, open_plugin
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
+from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
 from kinject.tasks.base import Task, make_task
 from kinject.training.processes import on_first
 from kinject.tree import unflatten
@@ -80,7 +80,7 @@ class HostStage(TrainingStage):
             fresh_head=True,
             dropout=config.dropout,
             dtype=activations(config.fit.compute_dtype),
-            seed=self.run.seed_of(self.name),
+            seed=self.seed,
         )
         if not base.loaded.fresh:
             task = task.for_host(base.loaded, f"{self.where}.base")
@@ -105,14 +105,5 @@ class HostStage(TrainingStage):
             merge_lora(host) if config.merge else host,
             self.fresh_folder(),
             tokenizer_files_from=base.loaded.folder,
-            host_json={
-                "base": config.base,
-                "task": config.task,
-                "labels": task.labels,
-                "extra": {
-                    "lineage": list(base.identity.lineage),
-                    "task_options": config.task_options,
-                    "tuning": tuning.to_json(),
-                },
-            },
+            host_json=host_json(config, config.base, task, base, tuning),
         )

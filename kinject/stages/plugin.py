@@ -2,10 +2,14 @@
 
 The task decides which use of the paper it is: the host's own task is task-specific map-tuning, `mention_masked_lm` on
 the raw model is general map-tuning (`description_matching` where the raw model has no masked-LM head).
+
+Rules over `host/head/.*` train the head too, which then travels in the plugin's folder; rules over `host/encoder/.*`
+tune the encoder with the plugin, and write the host that comes of it into `<stage>/host`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from flax import nnx
@@ -14,17 +18,21 @@ from pydantic import Field
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.encoder import Encoder
 from kinject.models.precision import activations
+from kinject.models.saving import save_host
+from kinject.models.tuning import make_tuning
 from kinject.plugins.base import Plugin
 from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, read_method, save_plugin
 from kinject.plugins.thunlp import load_released_affine
 from kinject.stages.base import ReadyHost, knowledge_identity, open_host
+from kinject.stages.heads import as_it_is, trained_head
 from kinject.stages.initialise import initialise
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
-from kinject.tasks.base import make_task
-from kinject.training.loop import FitResult
+from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
+from kinject.tasks.base import Task, make_task
+from kinject.training.loop import Fit, FitResult
 from kinject.training.processes import on_first
-from kinject.tree import flatten, unflatten
+from kinject.tree import Flat, flatten, unflatten
 
 
 class PluginConfig(TrainingConfig):
@@ -32,7 +40,9 @@ class PluginConfig(TrainingConfig):
 
     `method` is `{"name": …, **its settings}`. `initialise` is "random", a closed-form start ("ridge_label": towards the
     word vector of the answer, which uses the training labels; "ridge_mention": towards the mean word vector of the
-    mention), or the folder of a plugin, or an authors' `Affine_*.bin`.
+    mention), or the folder of a plugin, or an authors' `Affine_*.bin`. `parts` are the folders of the plugins that the
+    method is made of, by name, where it is made of others. `fresh_head` puts a new head for the task on a host that has
+    none; rules must train it.
     """
 
     kind: Literal["plugin"] = "plugin"
@@ -42,7 +52,22 @@ class PluginConfig(TrainingConfig):
     initialise: str = "random"
     ridge_penalty: float = Field(0.1, ge=0)
     dropout: float | None = None
+    parts: dict[str, str] = {}
+    fresh_head: bool = False
     train: Rules = (("plugin/.*", "train"), (".*", "freeze"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training that can begin."""
+
+    task: Task
+    host: ReadyHost
+    knowledge: KnowledgeBase | None
+    plugin: Plugin
+    feed: Feed
+    fit: Fit
+    params: Flat
 
 
 class PluginStage(TrainingStage):
@@ -58,40 +83,85 @@ class PluginStage(TrainingStage):
         start = self.config.initialise
         if start != "random" and not start.startswith("ridge_"):
             self.run.check(start, f"{self.where}.initialise")
+        for name, reference in self.config.parts.items():
+            self.run.check(reference, f"{self.where}.parts.{name}")
 
     def execute(self) -> dict[str, Any]:
+        made = self.prepare()
+        return self.finish(made, made.fit.run())
+
+    def prepare(self, encoder: Encoder | None = None) -> Prepared:
+        """Loads and makes all that the training needs.
+
+        Args:
+          encoder: the host's, where another training has loaded it already.
+        """
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
-        reference = self.run.model(config.host, f"{self.where}.host")
-        host = open_host(
-            reference, head=task.head or "none", dropout=config.dropout, dtype=activations(config.fit.compute_dtype)
-        )
-        task = task.for_host(host.loaded, f"{self.where}.host")
+        host = self._host(task)
+        if encoder is not None:
+            host.loaded.host.encoder = encoder
+        if not host.loaded.fresh:
+            task = task.for_host(host.loaded, f"{self.where}.host")
         knowledge = self.knowledge()
-        plugin = make_plugin(
-            config.method,
-            hidden_size=host.loaded.config.hidden_size,
-            knowledge_dim=0 if knowledge is None else knowledge.dim,
-            seed=self.run.seed_of(self.name),
-            where=f"{self.where}.method",
-        )
+        plugin = self._plugin(host, knowledge)
         feeds = self.feeds(task, host, knowledge, plugin)
         self.initialise(plugin, host, knowledge, feeds[0])
-        result = self.fit(task, host, plugin, feeds)
-        nnx.update(plugin, unflatten(take(result, "plugin")))
-        on_first(lambda: self._write(plugin, host, knowledge, result))
-        return summary(result, feeds[0])
+        fit, params = self.make_fit(task, host, plugin, feeds)
+        return Prepared(task, host, knowledge, plugin, feeds[0], fit, params)
 
-    def _write(self, plugin: Plugin, host: ReadyHost, knowledge: KnowledgeBase | None, result: FitResult) -> None:
-        save_plugin(
+    def finish(self, made: Prepared, result: FitResult) -> dict[str, Any]:
+        """Writes what was trained and returns what is to be reported."""
+        nnx.update(made.plugin, unflatten(take(result, "plugin")))
+        nnx.update(made.host.loaded.host, unflatten(take(result, "host")))
+        on_first(lambda: self._write(made, result))
+        return summary(result, made.feed)
+
+    def _write(self, made: Prepared, result: FitResult) -> None:
+        config, host = self.config, made.host
+        tuned = any(path.startswith("host/encoder/") for path in result.train)
+        facts = {"labels": made.task.labels, "task": config.task, "task_options": config.task_options}
+        head = any(path.startswith("host/head/") for path in result.train)
+        folder = save_plugin(
             self.run.folder(self.name),
-            plugin,
-            host=host.identity,
-            knowledge=knowledge_identity(knowledge),
-            config=self.config.model_dump(mode="json"),
+            made.plugin,
+            host=(as_it_is(host) if tuned else host).identity,
+            knowledge=knowledge_identity(made.knowledge),
+            config=config.model_dump(mode="json"),
             metrics=result.metrics,
+            head=trained_head(host.loaded.host, **facts) if head else None,
             replace=True,
         )
+        if tuned:
+            tuning = host.loaded.host.tuning or make_tuning({"name": "full"})
+            described = host_json(config, config.host, made.task, host, tuning)
+            save_host(host.loaded.host, folder / "host", tokenizer_files_from=host.loaded.folder, host_json=described)
+
+    def _host(self, task: Task) -> ReadyHost:
+        config = self.config
+        fresh = {"num_labels": task.num_labels, "fresh_head": True, "seed": self.seed} if config.fresh_head else {}
+        reference = self.run.model(config.host, f"{self.where}.host")
+        dtype = activations(config.fit.compute_dtype)
+        return open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=dtype, **fresh)
+
+    def _plugin(self, host: ReadyHost, knowledge: KnowledgeBase | None) -> Plugin:
+        config, where = self.config, f"{self.where}.method"
+        sizes = {
+            "hidden_size": host.loaded.config.hidden_size,
+            "knowledge_dim": 0 if knowledge is None else knowledge.dim,
+        }
+        if not config.parts:
+            return make_plugin(config.method, **sizes, seed=self.seed, where=where)
+        cls, settings = read_method(config.method, where)
+        parts = {
+            name: load_plugin(
+                self.run.path(reference, f"{self.where}.parts.{name}"),
+                host=host.identity,
+                knowledge=knowledge_identity(knowledge),
+            ).plugin
+            for name, reference in config.parts.items()
+        }
+        return cls.made_of(settings, parts, **sizes, rngs=nnx.Rngs(self.seed))
 
     def knowledge(self) -> KnowledgeBase | None:
         """The knowledge base, None where the method needs none."""

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from kinject.data.pipeline import Feed
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.tuning_base import Tuning
 from kinject.plugins.base import Plugin
 from kinject.stages.base import ReadyHost, Stage, StageConfig
 from kinject.stages.feeding import give_knowledge, task_examples
@@ -16,6 +17,7 @@ from kinject.tasks.base import Task
 from kinject.training.loop import Fit, FitConfig, FitResult
 from kinject.training.partition import describe
 from kinject.training.step import split_program
+from kinject.tree import Flat
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -59,15 +61,15 @@ class TrainingStage(Stage):
         train = feed(task, self.config.data, "data")
         return train, feed(task.for_evaluation(), self.config.dev_data, "dev_data") if self.config.dev_data else None
 
-    def fit(
+    def make_fit(
         self,
         task: Task,
         host: ReadyHost,
         plugin: Plugin | None,
         feeds: tuple[Feed, Feed | None],
         rules: Rules | None = None,
-    ) -> FitResult:
-        """Trains, after saying what is trained."""
+    ) -> tuple[Fit, Flat]:
+        """The training, and the parameters that it was made of; says what will be trained."""
         rules = self.config.train if rules is None else rules
         program, params = split_program(host.loaded.host, plugin, task)
         fit = Fit(
@@ -77,7 +79,7 @@ class TrainingStage(Stage):
             list(rules),
             self.config.fit,
             *feeds,
-            seed=self.run.seed_of(self.name),
+            seed=self.seed,
             workdir=self.run.workdir,
             reporter=self.run.reporter,
             placement=self.run.placement,
@@ -85,7 +87,18 @@ class TrainingStage(Stage):
         self.run.reporter.say(f"{self.name}: {describe(params, fit.labels, program.tables)}")
         if fit.place.devices > 1:
             self.run.reporter.say("\n  ".join([fit.place.describe(), *fit.place.notes(params)]))
-        return fit.run()
+        return fit, params
+
+    def fit(self, *args: Any, **options: Any) -> FitResult:
+        """Trains; takes what `make_fit` takes."""
+        return self.make_fit(*args, **options)[0].run()
+
+
+def host_json(config: TrainingConfig, base: str, task: Task, made_from: ReadyHost, tuning: Tuning) -> dict[str, Any]:
+    """What `host.json` says of a host that a stage tuned from another."""
+    extra = {"lineage": list(made_from.identity.lineage), "task_options": config.task_options}
+    extra["tuning"] = tuning.to_json()
+    return {"base": base, "task": config.task, "labels": task.labels, "extra": extra}
 
 
 def summary(result: FitResult, feed: Feed) -> dict[str, Any]:

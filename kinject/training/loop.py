@@ -29,6 +29,7 @@ from kinject.training.profiling import ProfileConfig, Profiler
 from kinject.training.reporting import MetricsFile, Reporter
 from kinject.training.step import (
     Program,
+    TrainState,
     initial_state,
     make_evaluation_step,
     make_refresh,
@@ -281,52 +282,75 @@ class Fit:
         Raises:
           Preempted: a notice came (see preemption.py); the step that it came in is finished, and a checkpoint made.
         """
-        step = self._resume()
-        clock = time.monotonic() - self.progress.seconds
-        losses: list[Any] = []
-        with self.reporter.bar(self.name, self.total, step) as update, watched(self.place) as watch:
-            while step < self.total and not self.progress.finished:
-                if self.refresh_every and step % self.refresh_every == 0:
-                    tables = self.refresh({**self.frozen, **self.state.train})
-                    self.frozen |= {
-                        path: jax.device_put(new, self.frozen[path].sharding) for path, new in tables.items()
-                    }
-                batch = self.place.batch(next(self.iterator), self.config.batch_size)
-                self.state, logged = self.train_step(self.state, self.frozen, batch)
-                losses.append(logged)
-                step += 1
-                logs = step % self.config.log_every == 0 or step == self.total
-                if logs:
-                    update(step, **self._log(step, losses))
-                    losses = []
-                    self.progress.seconds = time.monotonic() - clock
-                self._maybe_evaluate(step)
-                stop = watch.stop(together=logs)
-                keep = stop and (
-                    not self.refresh_every or step % self.refresh_every == 0
-                )  # a rerun starts on a refresh
-                if keep or step % self.config.checkpoint_every == 0 or step == self.total or self.progress.finished:
-                    self.progress.log_later(losses)
-                    losses = []
-                    self._save(step)
+        self.begin()
+        with self.reporter.bar(self.name, self.total, self.step) as update, watched(self.place) as watch:
+            while not self.done:
+                logged = self.take(*self.train_step(self.state, self.frozen, self.next_batch()))
+                if logged:
+                    update(self.step, **logged)
+                stop = watch.stop(together=bool(logged))
+                self.keep(stop)
                 if stop:
-                    self._end_early(step)
-            if watch.stop(together=True):
-                self._end_early(step)
-        self.profiler.close()
-        result = self._result(step)
-        self.checkpoints.close()
-        self.best.close()
-        return result
+                    break
+            else:
+                stop = watch.stop(together=True)
+            if stop:
+                self.end_early()
+                raise Preempted(agreed=True)
+        return self.end()
 
-    def _end_early(self, step: int) -> None:
-        """Closes what was saved and says so."""
+    def begin(self) -> None:
+        """Takes up the newest whole checkpoint, or starts."""
+        self.step = self._resume()
+        self.losses: list[Any] = []
+        self.clock = time.monotonic() - self.progress.seconds
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.total or self.progress.finished
+
+    def next_batch(self) -> dict[str, jax.Array]:
+        """The next step's batch; where it is time, tables that training makes stale are made anew first."""
+        if self.refresh_every and self.step % self.refresh_every == 0:
+            tables = self.refresh({**self.frozen, **self.state.train})
+            self.frozen |= {path: jax.device_put(new, self.frozen[path].sharding) for path, new in tables.items()}
+        return self.place.batch(next(self.iterator), self.config.batch_size)
+
+    def take(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
+        """Takes what a step made; returns what there is to show, {} between two logged steps. `keep` comes next."""
+        self.state, shown = state, {}
+        self.losses.append(logged)
+        self.step += 1
+        if self.step % self.config.log_every == 0 or self.step == self.total:
+            shown = self._log(self.step, self.losses)
+            self.losses = []
+            self.progress.seconds = time.monotonic() - self.clock
+        self._maybe_evaluate(self.step)
+        return shown
+
+    def keep(self, stop: bool) -> None:
+        """Makes a checkpoint of the step that was taken, where one is due, or where it is the last for now (`stop`)."""
+        stop = stop and (not self.refresh_every or self.step % self.refresh_every == 0)  # a rerun starts on a refresh
+        if stop or self.done or self.step % self.config.checkpoint_every == 0:
+            self.progress.log_later(self.losses)
+            self.losses = []
+            self._save(self.step)
+
+    def end_early(self) -> None:
+        """Closes what was kept and says so."""
         self.profiler.close()
         self.checkpoints.close()
         self.best.close()
         kept = self.checkpoints.manager.latest_step() or 0
-        self.reporter.say(f"{self.name}: stopped at step {step} of {self.total}, kept up to step {kept}")
-        raise Preempted(agreed=True)
+        self.reporter.say(f"{self.name}: stopped at step {self.step} of {self.total}, kept up to step {kept}")
+
+    def end(self) -> FitResult:
+        """What was trained, once `done`."""
+        self.profiler.close()
+        result = self._result(self.step)
+        self.checkpoints.close()
+        self.best.close()
+        return result
 
     def _resume(self) -> int:
         restored = self.checkpoints.restore(self.state, self.iterator)
