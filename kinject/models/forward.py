@@ -27,11 +27,12 @@ def encode(
 
     Args:
       host: the host.
-      batch: docs/architecture.md; with `start` > 0 also `prefix` [B, L, D], hidden state number `start`.
+      batch: docs/architecture.md; with `start` > 0 also `prefix` [B, L, D], hidden state number `start`, and
+        `state_<i>` of those below it that the plugin reads.
       plugin: the knowledge plugin, None = the bare host.
       key: dropout key, None = no dropout.
       positions: int32 [B, P] where the head reads, None = everywhere.
-      start: the layers below are not computed; the plugin must not touch them nor read their hidden states.
+      start: the layers below are not computed; the plugin must not touch them.
 
     Returns:
       [B, P, D], or [B, L, D] without positions.
@@ -41,7 +42,9 @@ def encode(
     hidden = batch["prefix"].astype(encoder.dtype) if start else encoder.embed(batch, plugin, key)
     everywhere = (plugin is not None and plugin.reads_sequence) or start == len(encoder.layers)
     early = None if everywhere else positions
-    states = (hidden, *encoder.run(hidden, batch, plugin, key, start=start, positions=early))
+    kept = [batch.get(f"state_{i}") for i in range(start)]
+    below = [None if one is None else one.astype(encoder.dtype) for one in kept]
+    states = (*below, hidden, *encoder.run(hidden, batch, plugin, key, start=start, positions=early))
     last = encoder.finish(states, batch, plugin, key)
     return gather_positions(last, positions) if everywhere and positions is not None else last
 
@@ -70,8 +73,22 @@ def logits(
     return host.head.logits(hidden, site(key, HEAD_SITE))
 
 
-def encode_prefix(host: Host, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int) -> jax.Array:
-    """Hidden state number `stop`, [B, L, D], without dropout: what `batch["prefix"]` is for `start=stop`."""
-    batch = batch if plugin is None else plugin.before(host.encoder, batch)
-    hidden = host.encoder.embed(batch, plugin)
-    return [hidden, *host.encoder.run(hidden, batch, plugin, stop=stop)][-1]
+def encode_prefix(
+    host: Host, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int
+) -> dict[str, jax.Array]:
+    """What a batch needs for `start=stop`, computed without dropout.
+
+    Returns:
+      `prefix` [B, L, D], hidden state number `stop`, and `state_<i>` [B, L, D] of each below that the plugin reads.
+    """
+    encoder = host.encoder
+    batch = batch if plugin is None else plugin.before(encoder, batch)
+    hidden = encoder.embed(batch, plugin)
+    states = [hidden, *encoder.run(hidden, batch, plugin, stop=stop)]
+    kept = {f"state_{i}": states[i] for i in kept_states(plugin, len(encoder.layers), stop)}
+    return {"prefix": states[-1], **kept}
+
+
+def kept_states(plugin: Plugin | None, layers: int, stop: int) -> tuple[int, ...]:
+    """The hidden states below `stop` that the plugin reads at its `outputs`."""
+    return () if plugin is None else tuple(i for i in plugin.reads_states(layers) if i < stop)

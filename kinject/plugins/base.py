@@ -175,6 +175,14 @@ class Plugin(nnx.Module):
         del batch, key
         return hidden_states[-1]
 
+    def reads_states(self, layers: int) -> tuple[int, ...]:
+        """Which hidden states below the last `outputs` reads, ascending, in a host of so many layers.
+
+        Where the host is frozen they are computed once an example and kept; in the place of others `outputs` then finds
+        None. The default is all of them for a method that overrides `outputs`, and none for any other.
+        """
+        return tuple(range(layers)) if _overrides(type(self), "outputs") else ()
+
     def first_seam(self) -> int:
         """Lowest hidden state index that the plugin can change: those below may be computed once and kept.
 

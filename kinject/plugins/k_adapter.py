@@ -154,6 +154,9 @@ class KAdapter(Plugin):
             raise InputError("method.layers", problem, "leave layers out, or train an adapter for this depth")
         return self.config.layers
 
+    def reads_states(self, layers: int) -> tuple[int, ...]:
+        return tuple(sorted({state for state in self.states(layers) if state < layers}))
+
     def adapt(
         self, hidden_states: Sequence[jax.Array], batch: Mapping[str, jax.Array], key: jax.Array | None = None
     ) -> jax.Array:

@@ -71,6 +71,9 @@ class KAdapterCombination(Plugin):
             nnx.update(made.adapters[name], nnx.state(part))
         return made
 
+    def reads_states(self, layers: int) -> tuple[int, ...]:
+        return tuple(sorted({state for one in self.adapters.values() for state in one.reads_states(layers)}))
+
     def outputs(
         self, hidden_states: Sequence[jax.Array], batch: Mapping[str, jax.Array], key: jax.Array | None = None
     ) -> jax.Array:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
+from kinject.models.forward import kept_states
 from kinject.models.precision import Precision
 from kinject.training.checkpoint import Checkpoints, digest
 from kinject.training.mesh import Placement, fetch
@@ -259,7 +260,8 @@ class Fit:
                 problem = "dropout='trained' keeps the frozen layers' states, and this task's examples are too many"
                 raise InputError(f"{self.name}.fit.dropout", problem, "use dropout='all'")
             return
-        size = sum(prefix_bytes(feed, host.encoder.config.hidden_size) for feed in feeds)
+        states = 1 + len(kept_states(plugin, len(host.encoder.layers), start))
+        size = sum(prefix_bytes(feed, host.encoder.config.hidden_size, states) for feed in feeds)
         fits = size <= self.config.prefix_cache_mb << 20
         if self.config.dropout == "trained" and not fits:
             raise InputError(

@@ -2,7 +2,8 @@
 
 Where the lowest trainable parameter (and the lowest seam of a trainable plugin) sits above layer s and nothing is
 dropped below, hidden state s of an example is the same in every epoch. It is computed before training, kept with the
-examples, and the step starts from it. Same numbers, a fraction of the work.
+examples, and the step starts from it. Same numbers, a fraction of the work. A plugin that reads lower hidden states at
+its `outputs` has those of its own kept too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kinject.data.pipeline import Batch, Feed
@@ -24,10 +26,7 @@ from kinject.tree import Flat
 
 
 def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, layers: int) -> int:
-    """The highest hidden state (0 = embeddings, `layers` = last) that no training can change.
-
-    A plugin that reads several hidden states at its `outputs` needs all of them, so nothing is skipped for it.
-    """
+    """The highest hidden state (0 = embeddings, `layers` = last) that no training can change."""
     start = layers
     for path, label in labels.items():
         if label != TRAIN:
@@ -38,37 +37,37 @@ def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, laye
             return 0
         elif path.startswith("plugin/"):
             start = min(start, max(0, plugin.first_seam() - 1)) if plugin is not None else 0
-    if plugin is not None and type(plugin).outputs is not Plugin.outputs:
-        return 0
     return start
 
 
-def prefix_bytes(feed: Feed, hidden_size: int) -> int:
-    """What the float32 hidden states of all examples would take."""
-    return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * 4
+def prefix_bytes(feed: Feed, hidden_size: int, states: int = 1) -> int:
+    """What so many float32 hidden states of all examples would take."""
+    return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * 4 * states
 
 
 def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_size: int, place: Placement) -> Feed:
-    """The feed with `prefix` float32 [B, L, D] (of examples of several texts [B, …, L, D]), hidden state `start`."""
+    """The feed with what `encode_prefix` computes for `start` in every batch.
 
-    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
+    float32 [B, L, D] each, or [B, …, L, D] of examples of several texts.
+    """
+
+    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         host, plugin = program.merge(params)
-        states = encode_prefix(host, program.task.rows(batch), plugin, stop=start)
-        return states.reshape(*batch["token_ids"].shape, -1)
+        found = encode_prefix(host, program.task.rows(batch), plugin, stop=start)
+        shape = (*batch["token_ids"].shape, -1)
+        return {name: states.reshape(shape).astype(jnp.float32) for name, states in found.items()}
 
     compute = jax.jit(compute)
     batch_size = place.round_up(batch_size)
 
-    def rows_of(number: int, bucket: Batch) -> np.ndarray:
+    def rows_of(number: int, bucket: Batch) -> dict[str, np.ndarray]:
         size, share = len(bucket["index"]), place.share(batch_size)
         parts = []
         for low in range(0, size, batch_size):
             rows = np.minimum(np.arange(low, low + batch_size), size - 1)
             batch = place.batch(feed.batch(number, rows if share is None else rows[share]), batch_size)
-            parts.append(np.asarray(fetch(compute(params, batch)), np.float32))
-        return np.concatenate(parts)[:size]
+            parts.append(fetch(compute(params, batch)))
+        return {name: np.concatenate([part[name] for part in parts])[:size] for name in parts[0]}
 
-    buckets = tuple(
-        {**bucket, "prefix": rows_of(number, bucket)} for number, bucket in enumerate(feed.examples.buckets)
-    )
+    buckets = tuple({**bucket, **rows_of(number, bucket)} for number, bucket in enumerate(feed.examples.buckets))
     return feed.with_examples(replace(feed.examples, buckets=buckets))

@@ -98,7 +98,7 @@ def hold_once(fits: Sequence[Fit], sources: Sequence[Flat]) -> None:
 
 
 def share(frozen: Sequence[Flat]) -> tuple[Flat, list[list[str]]]:
-    """Frozen parameters of several trainings -> (those that are one array in all of them, the paths each has beside)."""
+    """Frozen parameters of several trainings -> (those that are one array in all, the paths that each has beside)."""
     first = frozen[0]
     shared = {path: leaf for path, leaf in first.items() if all(each.get(path) is leaf for each in frozen)}
     return shared, [[path for path in each if path not in shared] for each in frozen]
