@@ -15,9 +15,11 @@ from kinject.errors import InputError
 from kinject.plugins.store import load_plugin, read_head
 from kinject.stages.base import open_host
 from kinject.stages.heads import task_of
+from kinject.training.loop import Fit
+from kinject.training.together import JointStep
 from kinject.tree import flatten
 
-METHOD = {"name": "k_adapter", "width": 8, "heads": 2, "feed_forward": 8, "depth": 1, "layers": (1,)}
+METHOD = {"name": "k_adapter", "width": 8, "heads": 2, "feed_forward": 8, "depth": 1, "layers": (0,)}
 TRAIN_BOTH = (("plugin/.*", "train"), ("host/head/.*", "train"), (".*", "freeze"))
 RELATIONS = ("in", "of")
 RELATED = {"task": "marker_relations", "task_options": {"labels": list(RELATIONS)}}
@@ -57,6 +59,9 @@ class AdapterWorld(TaskWorld):
         }
         return {**stage, **changes}
 
+    def factual(self):
+        return self.stage(dev_data=(str(self.folder / "test.jsonl"),))
+
     def linguistic(self, **changes):
         return self.stage("dependency_heads", "trees", **{"steps": 2, **changes})
 
@@ -77,21 +82,46 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(world):
     """Both adapters, each in a stage of its own."""
-    config = {"seed": 3, "stages": {"factual": world.stage(), "linguistic": world.linguistic()}}
+    config = {"seed": 3, "stages": {"factual": world.factual(), "linguistic": world.linguistic()}}
     workdir = world.folder / "alone"
     return workdir, run_experiment(config, workdir)
 
 
-def test_two_trained_at_once_are_the_two_trained_alone(world, alone):
+def test_two_trained_at_once_are_the_two_trained_alone(world, alone, monkeypatch):
+    """Also when they were cut short: the longer one goes on alone, from its own checkpoint."""
     workdir, results = alone
     raw = (world.folder / "raw/model.safetensors").read_bytes()
-    members = {"factual": no_host(world.stage()), "linguistic": no_host(world.linguistic())}
+    members = {"factual": no_host(world.factual()), "linguistic": no_host(world.linguistic())}
     both = {"kind": "together", "host": str(world.folder / "raw"), "members": members}
-    found = run_experiment({"seed": 3, "stages": {"both": both}}, world.folder / "at_once")
-    assert found["both"].keys() == members.keys()
+    config, at_once = {"seed": 3, "stages": {"both": both}}, world.folder / "at_once"
+    build, call, steps, held = JointStep.__init__, JointStep.__call__, [], []
+
+    def watched(self, fits):
+        build(self, fits)
+        kept = [fit.train_feed.examples.buckets[0]["state_0"].shape for fit in fits]
+        assert [fit.program.start for fit in fits] == [1] * len(fits) and all(shape[2] == 16 for shape in kept)
+        held.append((len(fits), len(self.shared), sum("host/encoder" in path for path in (*self.own[0], *self.shared))))
+
+    def cut(self):
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(tuple(fit.name for fit in self.fits))
+        return call(self)
+
+    monkeypatch.setattr(JointStep, "__init__", watched)
+    monkeypatch.setattr(JointStep, "__call__", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(config, at_once)
+    monkeypatch.setattr(JointStep, "__call__", call)
+    found = run_experiment(config, at_once)["both"]
+    encoder = len(arrays(world.host.loaded.host.encoder))
+    assert steps == [("both/factual", "both/linguistic")] * 2 + [("both/factual",)]
+    assert held == [(2, encoder, encoder), (1, encoder, encoder), (1, encoder, encoder)]  # never the host twice
+    assert found.keys() == members.keys()
+    assert found["factual"]["dev_f1"] == pytest.approx(results["factual"]["dev_f1"])
     for name in members:
-        assert found["both"][name]["steps"] == results[name]["steps"]
-        one, other = (load_plugin(folder / name) for folder in (workdir, world.folder / "at_once/both"))
+        assert found[name]["steps"] == results[name]["steps"]
+        one, other = (load_plugin(folder / name) for folder in (workdir, at_once / "both"))
         for (path, a), b in zip(arrays(one.plugin).items(), arrays(other.plugin).values(), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-5, err_msg=path)
         assert float(np.abs(arrays(one.plugin)["join/linear/kernel"]).max()) > 1e-3
@@ -99,41 +129,8 @@ def test_two_trained_at_once_are_the_two_trained_alone(world, alone):
         for path in heads[0]:
             np.testing.assert_allclose(heads[0][path], heads[1][path], rtol=0, atol=2e-5, err_msg=path)
     assert (world.folder / "raw/model.safetensors").read_bytes() == raw
-    lines = [json.loads(line) for line in (world.folder / "at_once/metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (at_once / "metrics.jsonl").read_text().splitlines()]
     assert {line["stage"]: line["step"] for line in lines} == {"both/factual": 4, "both/linguistic": 2}
-
-
-def test_members_hold_the_host_once_and_resume_apart(world, tmp_path, monkeypatch):
-    from kinject.training import together
-
-    held = []
-    build = together.JointStep.__init__
-
-    def watch(self, fits):
-        build(self, fits)
-        held.append((len(fits), sum(path.startswith("host/encoder/") for path in self.shared), len(self.own[0])))
-
-    monkeypatch.setattr(together.JointStep, "__init__", watch)
-    members = {"one": no_host(world.stage(steps=2)), "two": no_host(world.linguistic(steps=4))}
-    both = {"kind": "together", "host": str(world.folder / "raw"), "members": members}
-    real, steps = together.JointStep.__call__, []
-
-    def cut(self):
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-        steps.append(tuple(fit.name for fit in self.fits))
-        return real(self)
-
-    monkeypatch.setattr(together.JointStep, "__call__", cut)
-    config = {"seed": 3, "stages": {"both": both}}
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(config, tmp_path)
-    monkeypatch.setattr(together.JointStep, "__call__", real)
-    resumed = run_experiment(config, tmp_path)["both"]
-    encoder = sum(1 for path in flatten(nnx.to_pure_dict(nnx.state(world.host.loaded.host))) if path.startswith("enc"))
-    assert held[0] == (2, encoder, 0) and [one[0] for one in held] == [2, 1, 1]
-    assert steps == [("both/one", "both/two")] * 2 + [("both/two",)]
-    assert resumed["one"]["steps"] == 2 and resumed["two"]["steps"] == 4
 
 
 def test_a_trained_adapter_says_the_same_in_another_process(alone):
@@ -179,10 +176,7 @@ def test_adapters_are_combined_and_compared_with_their_own_heads(world, alone, t
     for path, leaf in units.items():
         same = ours[f"adapters/linguistic/{path}"].tobytes() == leaf.tobytes()
         assert same == path.startswith("units/"), path
-    # the factual row is what its own stage would say of the same data
-    again = world.stage(dev_data=(str(world.folder / "test.jsonl"),))
-    alike = run_experiment({"seed": 3, "stages": {"factual": again}}, tmp_path / "again")
-    assert alike["factual"]["dev_f1"] == pytest.approx(found["factual"])
+    assert found["factual"] == pytest.approx(alone[1]["factual"]["dev_f1"])  # what its own stage says of the same data
     with pytest.raises(InputError, match="its head was trained for marker_relations, not for dependency_heads"):
         task_of(read_head(stored), "dependency_heads", tmp_path)
 
@@ -240,3 +234,17 @@ def test_a_wrong_stage_of_several_is_told_before_anything_runs(world, tmp_path, 
     with pytest.raises(InputError, match=message):
         run_experiment({"stages": {"both": both}}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_hidden_states_that_an_adapter_reads_are_computed_once(world, alone, tmp_path, monkeypatch):
+    """With the kept states, as both were trained above, and without the same is learned; only the work differs."""
+    fits, build = [], Fit.__init__
+    monkeypatch.setattr(Fit, "__init__", lambda self, *a, **k: (build(self, *a, **k), fits.append(self))[0])
+    stage = world.factual()
+    stage["fit"] |= {"prefix_cache_mb": 0}
+    results = run_experiment({"seed": 3, "stages": {"factual": stage}}, tmp_path)
+    assert fits[0].program.start == 0 and "prefix" not in next(fits[0].iterator)
+    assert results["factual"]["dev_loss"] == pytest.approx(alone[1]["factual"]["dev_loss"], abs=2e-5)
+    before, after = (arrays(load_plugin(folder / "factual").plugin) for folder in (alone[0], tmp_path))
+    for path, leaf in before.items():
+        np.testing.assert_allclose(leaf, after[path], rtol=0, atol=2e-5, err_msg=path)

@@ -85,7 +85,8 @@ class Comparison:
           InputError: it has other labels than the host's own, or does not fit this host.
         """
         host = with_head(self.host, head, where)
-        return replace(self, host=host, task=self.task.for_host(host.loaded, where).for_evaluation(), _steps={})
+        self.task.for_host(host.loaded, where)  # its labels must be the task's; what is compiled serves all such heads
+        return replace(self, host=host, _steps=self._steps)
 
     def with_plugin(
         self, plugin: Plugin, knowledge: KnowledgeBase | None, records: Sequence[Record]

@@ -29,11 +29,12 @@ from kinject.models.tuning import attach, make_tuning, rules_for
 from kinject.models.tuning_base import Tuning
 from kinject.models.tuning_file import saved_tuning
 from kinject.plugins.base import Plugin
-from kinject.plugins.store import make_plugin
+from kinject.plugins.store import make_plugin, read_method
 from kinject.plugins.store import read_manifest as read_plugin_manifest
 from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, StageConfig
 from kinject.stages.host import HostConfig
 from kinject.stages.plugin import PluginConfig
+from kinject.stages.together import TogetherConfig
 from kinject.stages.training import Rules, TrainingConfig
 from kinject.tasks.base import Task, make_task
 from kinject.tasks.shapes import Extent, Shapes
@@ -130,15 +131,21 @@ def _plugin(
 ) -> Plugin | None:
     if isinstance(stage, HostConfig) and stage.plugin is None:
         return None
+    sizes = {"hidden_size": shape.config.hidden_size, "knowledge_dim": knowledge_dim or 0}
     method = _stored_method(stage.plugin, where, stages) if isinstance(stage, HostConfig) else stage.method
-    return make_plugin(
-        method, hidden_size=shape.config.hidden_size, knowledge_dim=knowledge_dim or 0, where=f"{where}.method"
-    )
+    parts = {} if isinstance(stage, HostConfig) else stage.parts
+    if not parts:
+        return make_plugin(method, **sizes, where=f"{where}.method")
+    cls, settings = read_method(method, f"{where}.method")
+    made = {name: make_plugin(_stored_method(one, where, stages), **sizes) for name, one in parts.items()}
+    return cls.made_of(settings, made, **sizes, rngs=nnx.Rngs(0))
 
 
 def _stored_method(reference: str, where: str, stages: Stages) -> dict[str, Any]:
     """The method of a plugin that another stage makes, or that is in a folder."""
     made = _stage_of(reference, stages)
+    if isinstance(made, TogetherConfig):
+        made = made.members.get(reference.partition("/")[2])
     if isinstance(made, PluginConfig):
         return made.method
     manifest = read_plugin_manifest(Path(reference).expanduser())
