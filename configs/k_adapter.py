@@ -62,7 +62,7 @@ def pretraining(data_dir):
     facts = relations(data_dir, range(SEEN), 0, LEARNED)
     facts["dev_data"] = sentences(data_dir, range(SEEN), 100, 4)
     members = {"factual": adapter(facts, 5e-4), "linguistic": adapter(trees, 5e-4)}
-    return {"kind": "plugins", "host": MODEL, "members": members}
+    return {"kind": "together", "host": MODEL, "members": members}
 
 
 def use(data_dir, **made):

@@ -2,7 +2,7 @@
 
 A member is what a `plugin` stage of its name would be, with its own task, data and order of batches, and becomes what
 that would have made; the host is on the devices once, and one compiled step moves them all (training/together.py).
-Plugins of one method, task and settings that differ in their knowledge base only are a stage `plugins`, which is quicker.
+Plugins of one method, task and settings that differ in knowledge and data only are a stage `plugins`.
 """
 
 from __future__ import annotations
