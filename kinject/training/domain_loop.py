@@ -23,9 +23,10 @@ from kinject.training.domains import (
     one_domain,
     stack_plugins,
 )
-from kinject.training.loop import Fit, FitConfig, FitResult, Progress, evaluate
+from kinject.training.loop import Fit, FitConfig, FitResult, evaluate
 from kinject.training.mesh import Placement
 from kinject.training.prefix import first_trainable_state
+from kinject.training.progress import Progress
 from kinject.training.reporting import Reporter
 from kinject.training.step import Logged, Program, TrainState
 from kinject.tree import Flat

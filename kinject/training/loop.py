@@ -27,6 +27,7 @@ from kinject.training.preemption import watched
 from kinject.training.prefix import attach_prefix, first_trainable_state, prefix_bytes
 from kinject.training.processes import Preempted, alone, first, share
 from kinject.training.profiling import ProfileConfig, Profiler
+from kinject.training.progress import Progress
 from kinject.training.reporting import MetricsFile, Reporter
 from kinject.training.step import (
     Program,
@@ -82,40 +83,6 @@ class FitConfig(Section):
     def evaluation_steps(self, examples: int) -> int:
         """Steps from one evaluation to the next, 0 = only at the end."""
         return math.ceil(examples / self.batch_size) if self.evaluate_every == "epoch" else self.evaluate_every
-
-
-@dataclass
-class Progress:
-    """What the loop has learned so far besides the state; goes into each checkpoint as JSON."""
-
-    best_step: int = -1
-    best_metric: float = -math.inf
-    stale: int = 0
-    last_loss: float = math.nan
-    seconds: float = 0.0
-    finished: bool = False
-    unlogged: list[dict[str, float]] = field(default_factory=list)  # of the steps since the last line of metrics
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "best_metric": None if self.best_step < 0 else self.best_metric}
-
-    @classmethod
-    def from_json(cls, meta: Mapping[str, Any]) -> Progress:
-        fields = {name: meta[name] for name in vars(cls())}
-        return cls(**{**fields, "best_metric": -math.inf if meta["best_metric"] is None else meta["best_metric"]})
-
-    def note(self, means: Mapping[str, float]) -> None:
-        """Takes in what was logged last."""
-        self.last_loss = means["loss"]
-
-    def log_later(self, losses: list[Any]) -> None:
-        """Takes in what steps computed; as Python numbers, which hold a float32 exactly."""
-        self.unlogged += [{name: float(value) for name, value in each.items()} for each in jax.device_get(losses)]
-
-    def log(self) -> dict[str, float]:
-        """Means over the steps since the last line, in float32."""
-        lines, self.unlogged = self.unlogged, []
-        return {name: float(np.mean([np.float32(each[name]) for each in lines])) for name in lines[0]}
 
 
 @dataclass
