@@ -1,12 +1,15 @@
 """K-Adapters through the stages: pretrained alone and at once, with their heads, combined, compared, refused."""
 
 import json
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cluster import CONFIG, Launched
 from flax import nnx
 from task_runs import TaskWorld
 from tiny_world import run_experiment, sentence, write_base, write_host, write_records
@@ -16,6 +19,8 @@ from kinject.plugins.store import load_plugin, read_head
 from kinject.stages.base import open_host
 from kinject.stages.heads import task_of
 from kinject.training.loop import Fit
+from kinject.training.preemption import listen
+from kinject.training.processes import Preempted
 from kinject.training.together import JointStep
 from kinject.tree import flatten
 
@@ -70,6 +75,26 @@ def arrays(plugin):
     return {path: np.asarray(leaf) for path, leaf in flatten(nnx.to_pure_dict(nnx.state(plugin))).items()}
 
 
+@contextmanager
+def noticing():
+    """SIGTERM is a notice, as in a run from the command line."""
+    before = signal.getsignal(signal.SIGTERM)
+    listen()
+    try:
+        yield
+    finally:
+        listen()  # forgets what came
+        signal.signal(signal.SIGTERM, before)
+
+
+def kept_steps(folder):
+    return sorted(int(step.name) for step in (folder / "last").iterdir())
+
+
+def same_kind(one, other):
+    return one.keys() == other.keys() and one["step"] == other["step"]
+
+
 def no_host(stage):
     return {key: value for key, value in stage.items() if key not in ("host", "kind")}
 
@@ -88,7 +113,7 @@ def alone(world):
 
 
 def test_two_trained_at_once_are_the_two_trained_alone(world, alone, monkeypatch):
-    """Also when they were cut short: the longer one goes on alone, from its own checkpoint."""
+    """Also when they were cut short: both from the step of a SIGTERM, then the longer one alone."""
     workdir, results = alone
     raw = (world.folder / "raw/model.safetensors").read_bytes()
     members = {"factual": no_host(world.factual()), "linguistic": no_host(world.linguistic())}
@@ -106,17 +131,22 @@ def test_two_trained_at_once_are_the_two_trained_alone(world, alone, monkeypatch
         if len(steps) == 3:
             raise KeyboardInterrupt
         steps.append(tuple(fit.name for fit in self.fits))
+        if len(steps) == 1:
+            signal.raise_signal(signal.SIGTERM)
         return call(self)
 
     monkeypatch.setattr(JointStep, "__init__", watched)
     monkeypatch.setattr(JointStep, "__call__", cut)
+    with pytest.raises(Preempted), noticing():
+        run_experiment(config, at_once)
+    assert all(kept_steps(at_once / "checkpoints/both" / name) == [1] for name in members)
     with pytest.raises(KeyboardInterrupt):
         run_experiment(config, at_once)
     monkeypatch.setattr(JointStep, "__call__", call)
     found = run_experiment(config, at_once)["both"]
     encoder = len(arrays(world.host.loaded.host.encoder))
     assert steps == [("both/factual", "both/linguistic")] * 2 + [("both/factual",)]
-    assert held == [(2, encoder, encoder), (1, encoder, encoder), (1, encoder, encoder)]  # never the host twice
+    assert held == [(count, encoder, encoder) for count in (2, 2, 1, 1)]  # never the host twice
     assert found.keys() == members.keys()
     assert found["factual"]["dev_f1"] == pytest.approx(results["factual"]["dev_f1"])
     for name in members:
@@ -130,7 +160,23 @@ def test_two_trained_at_once_are_the_two_trained_alone(world, alone, monkeypatch
             np.testing.assert_allclose(heads[0][path], heads[1][path], rtol=0, atol=2e-5, err_msg=path)
     assert (world.folder / "raw/model.safetensors").read_bytes() == raw
     lines = [json.loads(line) for line in (at_once / "metrics.jsonl").read_text().splitlines()]
-    assert {line["stage"]: line["step"] for line in lines} == {"both/factual": 4, "both/linguistic": 2}
+    assert [(line["stage"], line["step"]) for line in lines if "loss" in line] == [
+        ("both/factual", 2),
+        ("both/linguistic", 2),
+        ("both/factual", 4),
+    ]
+    before = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in before:  # the line of step 2 is of both steps, the one before SIGTERM too
+        (ours,) = (each for each in lines if each["stage"] == f"both/{line['stage']}" and same_kind(each, line))
+        assert [ours[name] for name in line if name != "stage"] == pytest.approx([*line.values()][1:], abs=2e-5)
+
+
+def test_plugins_at_once_are_for_one_process(world, tmp_path):
+    both = {"kind": "together", "host": str(world.folder / "raw"), "members": {"a": no_host(world.linguistic())}}
+    (tmp_path / "config.py").write_text(CONFIG.format(text=json.dumps({"stages": {"both": both}})))
+    code, output = Launched(2, 1, tmp_path / "config.py", tmp_path / "run").end()
+    assert code == 2 and "stages.both: members are trained together by one process" in output, output
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_trained_adapter_says_the_same_in_another_process(alone):
