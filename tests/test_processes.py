@@ -63,7 +63,7 @@ def test_preempted_and_killed_run_ends_as_if_nothing_had_happened(config, whole,
 def test_ctrl_c_and_sigterm_of_one_process(world, tmp_path):
     config = write_config(world, tmp_path / "config.py", fit={**SGD, "steps": 1000, "checkpoint_every": 50})
     workdir = tmp_path / "cut"
-    code, output, _ = disturbed(Launched(1, 1, config, workdir), lambda run: run.signal(signal.SIGINT), step=60)
+    code, output, _ = disturbed(Launched(1, 1, config, workdir), lambda run: run.signal(signal.SIGINT), step=110)
     assert code == 130 and "kinject: interrupted; the same command goes on" in output, output
     assert "Traceback" not in output
     seen = metrics_of(workdir)[-1]["step"]
