@@ -80,6 +80,7 @@ def test_the_table_shows_every_row_and_a_sweep_gathers_its_numbers(compared):
     assert len(shown) == 2 + 5 and len({line.count("|") for line in shown}) == 1
     assert shown[3].startswith("| vectors |") and "| 144 |" in shown[3]
     row = {"config": "c", "measure": "compare.cities.methods.text.score", "mean": 0.5, "deviation": 0.1, "seeds": 3}
+    row["published"] = None
     assert "compare.cities.methods.text.score | 0.5" in markdown([row, {**row, "measure": "host.loss"}])
 
 
