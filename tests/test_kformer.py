@@ -166,7 +166,7 @@ def test_layers_below_it_may_be_computed_once(host, knowledge):
     batch = batch_of(host, plugin, asked([3, 4, 9]), knowledge)
     model = host.loaded.host
     prefix = fast_jit(lambda batch: encode_prefix(model, batch, plugin, stop=1))(batch)
-    later = fast_jit(lambda batch: encode(model, batch, plugin, start=1))({**batch, "prefix": prefix})
+    later = fast_jit(lambda batch: encode(model, batch, plugin, start=1))({**batch, **prefix})
     whole = fast_jit(lambda batch: encode(model, batch, plugin))(batch)
     np.testing.assert_allclose(later, whole, atol=1e-5)
 
