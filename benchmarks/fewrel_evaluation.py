@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--tokens", type=int, default=25, help="words a sentence, on average")
-    parser.add_argument("--batch", type=int, default=25, help="queries a batch of ours")
+    parser.add_argument("--batch", type=int, default=2, help="queries a batch of ours (CPUs want few: caches)")
     parser.add_argument("--buckets", type=int, default=6, help="padded lengths of ours")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
     parser.add_argument("--torch", action="store_true", help="one by one through transformers' BERT too")
