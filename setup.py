@@ -57,6 +57,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kinject", "kinject.*"]),
+    entry_points={"console_scripts": ["kinject = kinject.verbs:main"]},
     install_requires=CORE,
     extras_require={
         "quickstart": QUICKSTART,

@@ -1,0 +1,8 @@
+"""`python -m kinject VERB …` is the command `kinject VERB …`."""
+
+import sys
+
+from kinject.verbs import main
+
+if __name__ == "__main__":
+    sys.exit(main())

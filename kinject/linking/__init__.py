@@ -1,0 +1,12 @@
+"""Raw text -> mentions of entities.
+
+A linker is any callable `(text: str) -> Iterable[Span | tuple[int, int, str]]`: characters [start, end) of the text and
+the entity's id, in any order, none overlapping another. Two lines make one:
+
+    def linker(text):
+        return [(match.start(), match.end(), ids[match[0]]) for match in my_pattern.finditer(text)]
+"""
+
+from kinject.linking.span import Linker, Span
+
+__all__ = ["Linker", "Span"]

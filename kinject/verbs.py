@@ -1,0 +1,64 @@
+"""The command `kinject VERB …`: which verbs there are, and where they live.
+
+A verb is one line of `VERBS`. Its module has `main(argv) -> exit code` and is imported when it is asked for, so that
+`kinject --help` answers before JAX is imported. Each module also runs as `python -m MODULE`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kinject import __version__
+from kinject.errors import EXIT_BAD_INPUT, InputError, did_you_mean
+
+
+class Verb(NamedTuple):
+    """Where a verb lives, and what it does in a few words."""
+
+    module: str
+    does: str
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb("kinject.train", "train hosts and knowledge plugins as a config file says"),
+    "evaluate": Verb("kinject.evaluate", "compare host alone, host + plugins and the shuffled control"),
+    "sweep": Verb("kinject.sweep", "run configs with several seeds and gather one table"),
+    "leaderboard": Verb("kinject.leaderboard", "answer the questions of a FewRel leaderboard"),
+    "data": Verb("kinject.datasets.__main__", "prepare data sets from their published files"),
+}
+
+EXAMPLES = """\
+examples:
+  kinject train --config configs/quickstart.py --workdir runs/quickstart
+  kinject evaluate --host runs/quickstart/host --plugin runs/quickstart/biology_plugin \\
+      --knowledge runs/quickstart/biology/knowledge --data runs/quickstart/biology/records/test.jsonl
+
+kinject VERB --help tells a verb's arguments. Exit codes: 0 done, 2 the input is at fault (one line says how).
+"""
+
+
+def help_text() -> str:
+    """One line a verb, and two examples."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:{width}}  {verb.does}" for name, verb in VERBS.items()]
+    title = "usage: kinject VERB [argument ...]\n\nPlug knowledge into a frozen language model.\n\nverbs:\n"
+    return title + "\n".join(lines) + "\n\n" + EXAMPLES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code of the verb, 2 for one that there is not."""
+    argv = sys.argv[1:] if argv is None else argv
+    first = argv[0] if argv else "--help"
+    if first in ("--help", "-h", "help"):
+        print(help_text(), end="")
+        return 0
+    if first == "--version":
+        print(f"kinject {__version__}")
+        return 0
+    if first not in VERBS:
+        print(f"kinject: {InputError(first, 'there is no such verb', did_you_mean(first, VERBS))}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return importlib.import_module(VERBS[first].module).main(argv[1:])
