@@ -104,7 +104,7 @@ class PluginStage(TrainingStage):
         if not host.loaded.fresh:
             task = task.for_host(host.loaded, f"{self.where}.host")
         knowledge = self.knowledge()
-        plugin = self._plugin(host, knowledge)
+        plugin = self.fresh_plugin(host, knowledge)
         feeds = self.feeds(task, host, knowledge, plugin)
         self.initialise(plugin, host, knowledge, feeds[0])
         fit, params = self.make_fit(task, host, plugin, feeds)
@@ -144,7 +144,8 @@ class PluginStage(TrainingStage):
         dtype = activations(config.fit.compute_dtype)
         return open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=dtype, **fresh)
 
-    def _plugin(self, host: ReadyHost, knowledge: KnowledgeBase | None) -> Plugin:
+    def fresh_plugin(self, host: ReadyHost, knowledge: KnowledgeBase | None) -> Plugin:
+        """The plugin as the stage's seed draws it, of its parts where it is made of any; see `initialise`."""
         config, where = self.config, f"{self.where}.method"
         sizes = {
             "hidden_size": host.loaded.config.hidden_size,

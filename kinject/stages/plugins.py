@@ -16,7 +16,7 @@ from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.models.precision import activations
 from kinject.plugins.base import Plugin
-from kinject.plugins.store import make_plugin, save_plugin
+from kinject.plugins.store import save_plugin
 from kinject.stages.base import ReadyHost, Stage, StageConfig, knowledge_identity, open_host
 from kinject.stages.plugin import PluginConfig, PluginStage
 from kinject.stages.training import Rules, summary, take
@@ -110,13 +110,7 @@ class PluginsStage(Stage):
     def _ready(self, stage: PluginStage, task: Task, host: ReadyHost) -> tuple[Plugin, tuple[Feed, Feed | None]]:
         """A domain's plugin before the first step, and its data."""
         knowledge = stage.knowledge()
-        plugin = make_plugin(
-            self.config.method,
-            hidden_size=host.loaded.config.hidden_size,
-            knowledge_dim=0 if knowledge is None else knowledge.dim,
-            seed=self.run.seed_of(stage.name),
-            where=f"{self.where}.method",
-        )
+        plugin = stage.fresh_plugin(host, knowledge)
         feeds = stage.feeds(task, host, knowledge, plugin)
         stage.initialise(plugin, host, knowledge, feeds[0])
         return plugin, feeds
