@@ -57,7 +57,7 @@ def test_trex_rc_without_a_validation_file_is_dealt_nine_to_one(tmp_path):
     [
         ({"relation": 17}, r"train\.json\[0\]: field 'relation' is int 17; take the files with Wikidata's ids"),
         ({"relation": "country"}, "field 'relation' is str 'country'"),
-        ({"subj_end": 9}, r"field 'subj_start' spans 1 to 10 \(exclusive\) in a sentence of length 8"),
+        ({"subj_end": 9}, r"field 'subj_start, subj_end' spans 1 to 10 \(exclusive\) in a sentence of length 8"),
         ({"obj_start": "5"}, "field 'obj_start' is str '5'; it must be a whole number"),
         ({"token": "The Wye"}, "field 'token' is str 'The Wye'; it must be a list"),
     ],

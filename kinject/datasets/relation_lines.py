@@ -53,20 +53,29 @@ def fewrel_record(item: Any, where: str, entity_kind: str | None, **fields: Any)
     return parse_record({"tokens": tokens, "mentions": mentions, **fields}, where)
 
 
-def tacred_record(line: dict[str, Any], where: str, **fields: Any) -> Record | None:
+def subject_object_record(
+    item: Any, where: str, *, entities: tuple[str | None, str | None] = (None, None), **fields: Any
+) -> Record | None:
     """`{"token": […], "subj_start", "subj_end" (inclusive), "obj_start", "obj_end"}` -> a record, subject first.
 
-    TACRED's form, which T-REx-rc has too. Mentions are not linked. None when subject and object overlap.
+    TACRED's form, which T-REx-rc has too. None when subject and object overlap.
+
+    Args:
+      item: the object.
+      where: for messages.
+      entities: what subject and object are linked to; None = nothing.
+      **fields: for the record.
 
     Raises:
       InputError: a missing field, a wrong type, a span outside the sentence.
     """
-    tokens = take(line, "token", list, where)
+    item = check(item, dict, "the instance", where)
+    tokens = take(item, "token", list, where)
     mentions = []
-    for name in ("subj", "obj"):
-        start, last = (take(line, f"{name}_{end}", int, where) for end in ("start", "end"))
+    for name, entity in zip(("subj", "obj"), entities, strict=True):
+        start, last = (take(item, f"{name}_{end}", int, where) for end in ("start", "end"))
         check_span((start, last + 1), len(tokens), f"{name}_start, {name}_end", where)
-        mentions.append({"start": start, "end": last + 1})
+        mentions.append({"start": start, "end": last + 1, "entity": entity})
     if overlap(*((mention["start"], mention["end"]) for mention in mentions)):
         return None
     return parse_record({"tokens": tokens, "mentions": mentions, **fields}, where)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from kinject.data.records import Record
 from kinject.datasets.files import take
-from kinject.datasets.relation_lines import tacred_record
+from kinject.datasets.relation_lines import subject_object_record
 from kinject.datasets.split_files import SplitFiles
 
 
@@ -29,7 +29,7 @@ class Tacred(SplitFiles):
     def record(self, line: dict[str, Any], where: str, identity: str) -> Record | None:
         label = take(line, "relation", str, where)
         self.known([("relation", label)], where)
-        record = tacred_record(line, where, label=label, id=take(line, "id", str, where))
+        record = subject_object_record(line, where, label=label, id=take(line, "id", str, where))
         if record is None:
             self.leave_out_overlap(where, "subject and object")
         return record

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kinject.data.records import Record, parse_record
+from kinject.data.records import Record
 from kinject.datasets.builder import RecordBuilder, Splits
-from kinject.datasets.files import check, find, need, read_json, short, take
-from kinject.datasets.relation_lines import check_span, overlap
+from kinject.datasets.files import check, find, need, read_json, short
+from kinject.datasets.relation_lines import subject_object_record
 from kinject.errors import InputError
 
 TOO_GENERAL, FEWEST, TRAIN_SHARE = "P31", 50, 0.9
@@ -71,32 +71,19 @@ class TrexRc(RecordBuilder):
         known = set(self.labels)
         for index, item in enumerate(read_json(path)):
             if (part is None or index in part) and item["relation"] in known:
-                record = subject_object_record(item, f"{path}[{index}]", label=item["relation"], id=f"{split}/{index}")
+                entities = (_linked(item.get("subj_label")), _linked(item.get("obj_label")))
+                about = {"label": item["relation"], "id": f"{split}/{index}"}
+                record = subject_object_record(item, f"{path}[{index}]", entities=entities, **about)
                 if record is None:
                     self.left_out["subject and object overlap"] += 1
                 else:
                     yield record
 
 
-def subject_object_record(item: Any, where: str, **fields: Any) -> Record | None:
-    """`{"token", "subj_start", "subj_end", "obj_start", "obj_end"}`, ends inclusive -> a record, subject first.
-
-    None when subject and object overlap.
-
-    Raises:
-      InputError: a missing field, a wrong type, a span outside the sentence.
-    """
-    item = check(item, dict, "the instance", where)
-    tokens = take(item, "token", list, where)
-    mentions = []
-    for name in ("subj", "obj"):
-        start, end = (take(item, f"{name}_{side}", int, where) for side in ("start", "end"))
-        check_span((start, end + 1), len(tokens), f"{name}_start", where)
-        linked = _ENTITY.fullmatch(str(item.get(f"{name}_label")))
-        mentions.append({"start": start, "end": end + 1, "entity": linked.group(1) if linked else None})
-    if overlap(*((mention["start"], mention["end"]) for mention in mentions)):
-        return None
-    return parse_record({"tokens": tokens, "mentions": mentions, **fields}, where)
+def _linked(label: Any) -> str | None:
+    """The id in a label such as `http://www.wikidata.org/entity/Q42`; None where it has none."""
+    found = _ENTITY.fullmatch(str(label))
+    return found.group(1) if found else None
 
 
 def _relations(path: Path) -> list[str]:
