@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from kinject.errors import InputError
+from kinject.errors import EXIT_BAD_INPUT, InputError
 
 CHATTY = ("absl", "asyncio")  # Orbax warns through these of what its caller sees as an exception anyway
 
@@ -25,3 +27,13 @@ def quiet_libraries() -> None:
     """Leaves standard error to the one line that says what is wrong (our own logger `kinject` still warns)."""
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Runs a command; returns its exit code (0 where it returns none), 2 for bad input, which is said in one line."""
+    quiet_libraries()
+    try:
+        return command() or 0
+    except InputError as error:
+        print(f"kinject: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT

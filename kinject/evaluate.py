@@ -10,10 +10,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from kinject.command import Parser, quiet_libraries
-from kinject.errors import EXIT_BAD_INPUT, InputError
+from kinject.command import Parser, exit_code
+from kinject.errors import InputError
 
 EXAMPLES = """\
 example, after the quickstart:
@@ -48,17 +47,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    quiet_libraries()
-    try:
-        run(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        print(f"kinject: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return 0
+    return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Evaluates, prints the table, and returns its rows."""
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluates and prints the table."""
     from kinject.models.manifest import read_manifest
     from kinject.stages.base import Run
     from kinject.stages.evaluate import EvaluateConfig, EvaluateStage
@@ -87,7 +80,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     reporter.console.print(table(results))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    return results
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.command import Parser, quiet_libraries
-from kinject.errors import EXIT_BAD_INPUT, InputError
+from kinject.command import Parser, exit_code
+from kinject.errors import InputError
 
 EXAMPLES = """\
 examples:
@@ -41,17 +41,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    quiet_libraries()
-    try:
-        run(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        print(f"kinject: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return 0
+    return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 
-def run(arguments: argparse.Namespace) -> Path:
-    """Answers, and returns the file of the answers.
+def run(arguments: argparse.Namespace) -> None:
+    """Answers into the file `out`.
 
     Raises:
       InputError: a host of another task, a plugin of another host, a malformed question, an output file that exists.
@@ -85,7 +79,6 @@ def run(arguments: argparse.Namespace) -> Path:
     _, predictions = evaluate(program, params, feed, arguments.batch_size)
     written = write_predictions(arguments.out, predictions["chosen"])
     print(f"{examples.size} questions answered: {written}")
-    return written
 
 
 if __name__ == "__main__":

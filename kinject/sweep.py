@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinject.command import Parser, quiet_libraries
-from kinject.errors import EXIT_BAD_INPUT, InputError
+from kinject.command import Parser, exit_code
+from kinject.errors import InputError
 
 EXAMPLES = """\
 examples:
@@ -91,22 +91,21 @@ def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: that of the first run that failed, after all were tried."""
-    quiet_libraries()
-    try:
-        arguments, overrides = parse(sys.argv[1:] if argv is None else argv)
-        runs = plan(arguments.config, arguments.seeds, arguments.workdir, overrides)
-        if arguments.lines:
-            print("\n".join(shlex.join(["python", *run.command]) for run in runs))
-            return 0
-        failed = 0
-        if not arguments.gather:
-            codes = [subprocess.run([sys.executable, *run.command], check=False).returncode for run in runs]
-            failed = next((code for code in codes if code), 0)
-        print(gather(runs, arguments.workdir))
-        return failed
-    except InputError as error:
-        print(f"kinject: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return exit_code(lambda: run(*parse(sys.argv[1:] if argv is None else argv)))
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Runs what is asked for and gathers it; returns the exit code."""
+    runs = plan(arguments.config, arguments.seeds, arguments.workdir, overrides)
+    if arguments.lines:
+        print("\n".join(shlex.join(["python", *each.command]) for each in runs))
+        return 0
+    failed = 0
+    if not arguments.gather:
+        codes = [subprocess.run([sys.executable, *each.command], check=False).returncode for each in runs]
+        failed = next((code for code in codes if code), 0)
+    print(gather(runs, arguments.workdir))
+    return failed
 
 
 def gather(runs: Sequence[SweepRun], folder: Path) -> str:

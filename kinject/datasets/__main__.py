@@ -8,8 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.command import Parser, quiet_libraries
-from kinject.errors import EXIT_BAD_INPUT, InputError
+from kinject.command import Parser, exit_code
 
 EXAMPLES = """\
 examples:
@@ -42,17 +41,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    quiet_libraries()
-    try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        if arguments.command == "list":
-            show_list(arguments.name)
-        else:
-            show_prepared(arguments)
-    except InputError as error:
-        print(f"kinject: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return 0
+    return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Shows, or prepares."""
+    if arguments.command == "list":
+        show_list(arguments.name)
+    else:
+        show_prepared(arguments)
 
 
 def show_list(name: str | None) -> None:

@@ -18,15 +18,16 @@ def activations(precision: Precision) -> DTypeLike:
     return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
 
 
-def held(precision: Precision, leaf: Any) -> DTypeLike:
+def held(precision: Precision, path: str, leaf: Any) -> DTypeLike:
     """The dtype in which a frozen parameter is kept on the devices.
 
-    With `bfloat16_dots` matrices are bfloat16 and vectors (biases, norms), which multiply nothing by themselves, stay.
+    With `bfloat16_dots` the host's matrices are bfloat16. Its vectors (biases, norms), which multiply nothing by
+    themselves, stay, and so does a plugin, which is then the same whether it is trained or only used.
     """
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf.dtype
     if precision == "bfloat16_dots":
-        return jnp.bfloat16 if leaf.ndim > 1 else jnp.float32
+        return jnp.bfloat16 if leaf.ndim > 1 and path.startswith("host/") else jnp.float32
     return jnp.dtype(precision)
 
 

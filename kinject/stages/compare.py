@@ -20,11 +20,9 @@ from kinject.stages.base import (
     check_plugin,
     check_references,
     knowledge_identity,
-    open_host,
     open_plugin,
 )
 from kinject.stages.comparison import Comparison
-from kinject.tasks.base import make_task
 
 HOST_ROW = "host"
 
@@ -82,11 +80,7 @@ class CompareStage(Stage):
     def _comparison(self, reference: str, where: str) -> Comparison:
         """The host's, which compiles each program once."""
         if reference not in self._comparisons:
-            config = self.config
-            task = make_task(config.task, f"{self.where}.task", **config.task_options)
-            host = open_host(self.run.model(reference, where), head=task.head or "none")
-            task = task.for_host(host.loaded, where).for_evaluation()
-            made = Comparison(host, task, config.max_length, self.run.placement, config.batch_size)
+            made = Comparison.of(self.run, self.config, reference, self.where, where, "float32")
             self._comparisons[reference] = made
         return self._comparisons[reference]
 

@@ -15,13 +15,13 @@ from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record
 from kinject.data.retrieved import mean_length
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.precision import Precision
+from kinject.models.precision import Precision, activations
 from kinject.plugins.base import Plugin
 from kinject.plugins.store import TrainedHead
-from kinject.stages.base import ReadyHost
+from kinject.stages.base import ReadyHost, Run, open_host
 from kinject.stages.feeding import give_knowledge, record_of, task_examples
 from kinject.stages.heads import with_head
-from kinject.tasks.base import Task
+from kinject.tasks.base import Task, make_task
 from kinject.training.loop import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.partition import hold
@@ -66,6 +66,23 @@ class Comparison:
     batch_size: int = 100
     precision: Precision = "float32"
     _steps: dict[Program, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, run: Run, config: Any, reference: str, stage: str, where: str, precision: Precision) -> Comparison:
+        """The one that a stage's settings describe.
+
+        Args:
+          run: the run whose stages may be referred to.
+          config: settings with `task`, `task_options`, `max_length` and `batch_size`.
+          reference: the host.
+          stage: config key of the stage, for messages.
+          where: config key of the host.
+          precision: what the host is held and computed in.
+        """
+        task = make_task(config.task, f"{stage}.task", **config.task_options)
+        host = open_host(run.model(reference, where), head=task.head or "none", dtype=activations(precision))
+        task = task.for_host(host.loaded, where).for_evaluation()
+        return cls(host, task, config.max_length, run.placement, config.batch_size, precision)
 
     def host_alone(
         self, records: Sequence[Record], knowledge: KnowledgeBase | None = None

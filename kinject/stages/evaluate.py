@@ -12,7 +12,7 @@ from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.precision import Precision, activations
+from kinject.models.precision import Precision
 from kinject.plugins.base import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.stages.base import (
@@ -21,12 +21,10 @@ from kinject.stages.base import (
     check_plugin,
     check_references,
     knowledge_identity,
-    open_host,
     open_plugin,
 )
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
 from kinject.stages.heads import task_of
-from kinject.tasks.base import make_task
 
 
 class DomainConfig(Section):
@@ -84,17 +82,8 @@ class EvaluateStage(Stage):
                 check_plugin(self.run, reference, f"{where}.plugins.{row}")
 
     def execute(self) -> dict[str, Any]:
-        config = self.config
-        task = make_task(config.task, f"{self.where}.task", **config.task_options)
-        host = open_host(
-            self.run.model(config.host, f"{self.where}.host"),
-            head=task.head or "none",
-            dtype=activations(config.compute_dtype),
-        )
-        task = task.for_host(host.loaded, f"{self.where}.host").for_evaluation()
-        comparison = Comparison(
-            host, task, config.max_length, self.run.placement, config.batch_size, config.compute_dtype
-        )
+        config, where = self.config, f"{self.where}.host"
+        comparison = Comparison.of(self.run, config, config.host, self.where, where, config.compute_dtype)
         return {name: self._domain(name, domain, comparison) for name, domain in config.domains.items()}
 
     def _domain(self, name: str, domain: DomainConfig, comparison: Comparison) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-import optax
 
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Batch, Examples, make_examples
 from kinject.errors import InputError
-from kinject.tasks.base import Task, register_task
+from kinject.tasks.base import register_task
+from kinject.tasks.masked_pieces import MaskedPieces, per_piece
 from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, slot_rows
 
@@ -30,14 +29,13 @@ MASKED, REPLACED = 0.8, 0.9  # shares of the chosen pieces: masked below the fir
 
 
 @register_task("masked_lm")
-class MaskedLM(Task):
+class MaskedLM(MaskedPieces):
     """Records need a text only. Evaluation masks the same pieces each time.
 
     Args:
       rate: share of a text's pieces that are predicted, at least one of each text.
     """
 
-    head = "masked_lm"
     metric = "accuracy"
 
     def __init__(self, rate: float = 0.15):
@@ -63,20 +61,9 @@ class MaskedLM(Task):
         read = {name: extent.whole(places) for name in ("positions", "labels")}
         return {**extent.tokens(), **read, "weights": extent.real(places)}
 
-    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]
-
-    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        losses, weights = self.loss(outputs, batch)
-        right = (outputs.argmax(-1) == batch["labels"]) * weights
-        return {"lost": (losses * weights).sum(1), "right": right.sum(1), "pieces": weights.sum(1)}
-
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
-        pieces = max(float(predictions["pieces"].sum()), 1.0)
-        return {
-            "accuracy": float(predictions["right"].sum()) / pieces,
-            "perplexity": float(np.exp(predictions["lost"].sum() / pieces)),
-        }
+        accuracy, loss = per_piece(predictions)
+        return {"accuracy": accuracy, "perplexity": float(np.exp(loss))}
 
 
 def masking(rate: float, encoder: EntityEncoder) -> Callable[[Batch, np.ndarray], Batch]:

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-import optax
 
 from kinject.data.encode import Encoded, EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
-from kinject.tasks.base import Task, register_task
+from kinject.tasks.base import register_task
+from kinject.tasks.masked_pieces import MaskedPieces, per_piece
 from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, first_span, slot_rows
 
@@ -45,7 +44,7 @@ def never(sides: object, excess: int, mask_id: int) -> None:
 
 
 @register_task("mention_masked_lm")
-class MentionMaskedLM(Task):
+class MentionMaskedLM(MaskedPieces):
     """Predict the pieces of masked mentions.
 
     Args:
@@ -53,7 +52,6 @@ class MentionMaskedLM(Task):
       metric: of an evaluation: the negative loss, so that larger is better.
     """
 
-    head = "masked_lm"
     metric = "negative_loss"
 
     def __init__(self, slots: bool = True):
@@ -119,17 +117,6 @@ class MentionMaskedLM(Task):
         spans = extent.whole(2)
         return {**extent.tokens(), **places, "weights": extent.real(extent.places), "mention_spans": spans}
 
-    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]
-
-    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        losses, weights = self.loss(outputs, batch)
-        right = (outputs.argmax(-1) == batch["labels"]) * weights
-        return {"lost": (losses * weights).sum(1), "right": right.sum(1), "pieces": weights.sum(1)}
-
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
-        pieces = max(float(predictions["pieces"].sum()), 1.0)
-        return {
-            "accuracy": float(predictions["right"].sum()) / pieces,
-            "negative_loss": -float(predictions["lost"].sum()) / pieces,
-        }
+        accuracy, loss = per_piece(predictions)
+        return {"accuracy": accuracy, "negative_loss": -loss}

@@ -89,7 +89,7 @@ def compile_step(
     train = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in train.items()}
     program = replace(program, precision=fit.compute_dtype)
     frozen = {
-        path: leaf if path in program.tables else jax.ShapeDtypeStruct(leaf.shape, held(fit.compute_dtype, leaf))
+        path: leaf if path in program.tables else jax.ShapeDtypeStruct(leaf.shape, held(fit.compute_dtype, path, leaf))
         for path, leaf in frozen.items()
     }
     optimizer = make_optimizer(fit.optimizer, labels, fit.steps or STEPS)

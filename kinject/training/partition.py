@@ -89,7 +89,7 @@ def hold(
     """
 
     def frozen_dtype(path: str, leaf: Any) -> Any:
-        return leaf.dtype if path in tables else held_dtype(precision, leaf)
+        return leaf.dtype if path in tables else held_dtype(precision, path, leaf)
 
     place = place or Placement.single()
     held = {
