@@ -9,9 +9,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kinject.command import Parser, exit_code
 from kinject.errors import InputError
+
+if TYPE_CHECKING:
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.plugins.base import Plugin
+    from kinject.stages.base import ReadyHost
 
 EXAMPLES = """\
 examples:
@@ -20,6 +26,7 @@ examples:
       --questions test_wiki_input-10-5.json --out pred-10-5.json
 
 N and K are the file's. The host is one that was trained for few_shot_relations; without --plugin it answers alone.
+A plugin that reads no entity vectors needs no --knowledge.
 """
 
 
@@ -31,7 +38,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--host", required=True, metavar="DIR", help="host folder")
     parser.add_argument("--plugin", metavar="DIR", help="plugin folder")
-    parser.add_argument("--knowledge", metavar="DIR", help="knowledge base folder of the plugin")
+    parser.add_argument("--knowledge", metavar="DIR", help="knowledge base folder of the plugin, where it reads one")
     parser.add_argument("--questions", required=True, type=Path, metavar="FILE", help="the leaderboard's file")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="a new file for the class numbers")
     parser.add_argument("--max-length", type=int, metavar="L", help="tokens a pair (default: the host's maximum)")
@@ -52,8 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from kinject.data.pipeline import Feed
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.plugins.store import load_plugin
-    from kinject.stages.base import knowledge_identity, open_host
+    from kinject.stages.base import open_host
     from kinject.tasks.few_shot_relations import FewShotRelations
     from kinject.tasks.leaderboard import write_predictions
     from kinject.training.loop import evaluate
@@ -61,24 +67,39 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.out.exists():
         raise InputError(f"--out {arguments.out}", "it exists", "choose another file; nothing was overwritten")
-    if (arguments.plugin is None) != (arguments.knowledge is None):
-        raise InputError("--plugin", "plugin and knowledge go together", "give both, or neither for the host alone")
+    if arguments.knowledge is not None and arguments.plugin is None:
+        raise InputError("--knowledge", "there is no plugin to read it", "name one with --plugin, or leave it out")
     host = open_host(arguments.host)
     options = host.loaded.manifest.get("extra", {}).get("task_options", {})
     task = FewShotRelations(protocol=options.get("protocol", "kinject"))
     if host.loaded.manifest.get("head") != task.head:
         raise InputError(f"--host {arguments.host}", "it was not made for few_shot_relations", "train one for it")
-    knowledge = plugin = None
-    if arguments.plugin is not None:
-        knowledge = KnowledgeBase.open(arguments.knowledge)
-        stored = load_plugin(arguments.plugin, host=host.identity, knowledge=knowledge_identity(knowledge))
-        plugin = stored.plugin
-    examples = task.questions(arguments.questions, host.encoder(arguments.max_length), knowledge)
+    knowledge = None if arguments.knowledge is None else KnowledgeBase.open(arguments.knowledge)
+    plugin = None if arguments.plugin is None else _plugin(arguments.plugin, host, knowledge)
+    slots = knowledge if plugin is not None and plugin.reads_slots else None
+    examples = task.questions(arguments.questions, host.encoder(arguments.max_length), slots)
     program, params = split_program(host.loaded.host, plugin, task)
-    feed = Feed(examples, None if knowledge is None else knowledge.gather)
+    feed = Feed(examples, None if slots is None else slots.gather)
     _, predictions = evaluate(program, params, feed, arguments.batch_size)
     written = write_predictions(arguments.out, predictions["chosen"])
     print(f"{examples.size} questions answered: {written}")
+
+
+def _plugin(folder: str, host: ReadyHost, knowledge: KnowledgeBase | None) -> Plugin:
+    """Loads the plugin.
+
+    Raises:
+      InputError: none there, one of another host or knowledge base, or one that reads the facts of a single record.
+    """
+    from kinject.plugins.base import Plugin, plugin_class
+    from kinject.plugins.store import load_plugin, read_manifest
+    from kinject.stages.base import knowledge_identity
+
+    method = read_manifest(Path(folder))["method"]
+    if plugin_class(method).prepare is not Plugin.prepare:
+        problem = f"{method} reads facts that belong to one record, and a pair is made of two"
+        raise InputError(f"--plugin {folder}", problem, "take a method that reads slots, or nothing, of an example")
+    return load_plugin(folder, host=host.identity, knowledge=knowledge_identity(knowledge)).plugin
 
 
 if __name__ == "__main__":

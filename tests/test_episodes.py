@@ -9,25 +9,22 @@ import jax
 import numpy as np
 import pytest
 from encoding_cases import both, host, rows, steady, words
+from few_shot import pair_scorer, records_of
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import fast_jit
-from tiny_world import as_device, sentence, write_base, write_host
+from tiny_world import as_device
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.knowledge.base import KnowledgeBase
-from kinject.leaderboard import main as leaderboard
 from kinject.models.forward import logits
 from kinject.plugins.map_tuning import MapTuning
-from kinject.stages.base import open_host
 from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
 from kinject.tasks.episodes import Setting, draw_episode
 from kinject.tasks.few_shot_relations import FewShotRelations
-from kinject.tasks.leaderboard import write_predictions
 from kinject.tasks.pairs import PairTable
 from kinject.tasks.protocol import PROTOCOLS, support_first
 from kinject.tasks.rows import PER_EXAMPLE
@@ -110,26 +107,9 @@ def test_an_episode_is_what_pythons_generator_draws(seed, n, k, q, order):
         assert [*support, *queries] == drawn and len(support) == k and len(set(drawn)) == k + q
 
 
-def records_of(count=4, each=6):
-    found = []
-    for relation in range(count):
-        for i in range(each):
-            value = sentence(relation + 4 * i, relation + 20 + 3 * i)
-            value["tokens"] = ["far"] * (i % 3) + value["tokens"] + ["place"] * (relation % 2)
-            for mention in value["mentions"]:
-                mention["start"], mention["end"] = mention["start"] + i % 3, mention["end"] + i % 3
-            if i == 2:
-                value["mentions"][1]["entity"] = "Q999"  # without a vector
-            found.append(parse_record({**value, "label": f"P{relation}", "id": f"P{relation}/{i}"}, f"f:{len(found)}"))
-    return found
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A pair scorer, and the knowledge base of cities."""
-    folder = tmp_path_factory.mktemp("few-shot")
-    host = open_host(write_host(folder / "host", "pair_score"), head="pair_score")
-    return host, KnowledgeBase.open(write_base(folder / "kb"))
+    return pair_scorer(tmp_path_factory.mktemp("few-shot"))
 
 
 class Known:
@@ -327,88 +307,6 @@ def test_shuffled_control_of_an_episode_moves_vectors_only(tiny):
     shuffled, _, donors = comparison.shuffled(plugin, knowledge, records_of(), seed=0)
     assert len({alone["loss"], plugged["loss"], shuffled["loss"]}) == 3
     assert sorted(donors) == [*range(20)] and (donors != np.arange(20)).sum() >= 10
-
-
-def instance(record):
-    def entity(mention):
-        name = " ".join(record.source[mention.start : mention.end])
-        return [name, mention.entity, [list(range(mention.start, mention.end)), [0]]]
-
-    return {"tokens": list(record.source), "h": entity(record.mentions[0]), "t": entity(record.mentions[1])}
-
-
-def questions(records, n=3, k=2):
-    values = []
-    for start in range(2):
-        shown = [[instance(records[6 * c + start + i]) for i in range(k)] for c in range(n)]
-        values.append({"meta_train": shown, "meta_test": instance(records[6 * start + 5])})
-    return values
-
-
-def test_leaderboard_files(tiny, tmp_path):
-    host, knowledge = tiny
-    records = records_of()
-    (tmp_path / "test-3-2.json").write_text(json.dumps(questions(records)))
-    task = FewShotRelations()  # N and K are the file's
-    examples = task.questions(tmp_path / "test-3-2.json", host.encoder(None), knowledge)
-    plugin = MapTuning(hidden_size=host.loaded.config.hidden_size, knowledge_dim=knowledge.dim)
-    program, params = split_program(host.loaded.host, plugin, task)
-    _, predictions = evaluate(program, params, Feed(examples, knowledge.gather), 2)
-    file = write_predictions(tmp_path / "pred" / "pred-3-2.json", predictions["chosen"])
-    written = json.loads(file.read_text())
-    (batch,) = Feed(task.questions(tmp_path / "test-3-2.json", host.encoder(None), knowledge, buckets=1)).evaluation(2)
-    assert batch["token_ids"].shape[:3] == (2, 3, 2)
-    first = host.tokenizer.decode(batch["token_ids"][0, 2, 1])
-    query, support = first.split(" [SEP] ")[:2]
-    assert f"[UNK] / {records[5].source[-2]} $" in query and f"[UNK] / {records[13].source[1]} #" in support
-    assert len(written) == 2 and set(written) <= {0, 1, 2} and written == predictions["chosen"].tolist()
-    with pytest.raises(InputError, match="nothing is overwritten"):
-        write_predictions(file, [0])
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
-
-
-def test_leaderboard_command(tmp_path, tiny, capsys):
-    (tmp_path / "asked.json").write_text(json.dumps(questions(records_of())))
-    arguments = ["--questions", str(tmp_path / "asked.json"), "--out", str(tmp_path / "chosen.json")]
-    assert leaderboard(["--host", str(tiny[0].loaded.folder), *arguments]) == 0
-    chosen = json.loads((tmp_path / "chosen.json").read_text())
-    assert len(chosen) == 2 and set(chosen) <= {0, 1, 2}
-    assert leaderboard(["--host", str(tiny[0].loaded.folder), *arguments]) == 2
-    assert "nothing was overwritten" in capsys.readouterr().err
-    assert json.loads((tmp_path / "chosen.json").read_text()) == chosen
-    (tmp_path / "asked.json").write_text("[]")
-    assert leaderboard(["--host", str(tiny[0].loaded.folder), *arguments[:3], str(tmp_path / "other.json")]) == 2
-    assert "no list of questions" in capsys.readouterr().err
-
-
-BROKEN = {
-    "empty list": (lambda q: [], "no list of questions"),
-    "no test": (lambda q: [q[0], {"meta_train": q[0]["meta_train"]}], "question 1: field 'meta_test' is missing"),
-    "uneven": (lambda q: [{**q[0], "meta_train": [q[0]["meta_train"][0][:1], *q[0]["meta_train"][1:]]}], "sizes"),
-    "other shape": (lambda q: [q[0], {**q[1], "meta_train": q[1]["meta_train"][:2]}], "question 1: .*3-way 2-shot"),
-    "no tail": (
-        lambda q: [{**q[0], "meta_test": {k: v for k, v in q[0]["meta_test"].items() if k != "t"}}],
-        "question 0, meta_test: field 't' is missing",
-    ),
-    "outside": (
-        lambda q: [{**q[0], "meta_test": {**q[0]["meta_test"], "h": ["a", "Q1", [[99]]]}}],
-        r"meta_test: field 'h\[2\]\[0\]' spans 99",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BROKEN)
-def test_malformed_question_files(case, tiny, tmp_path):
-    change, message = BROKEN[case]
-    (tmp_path / "q.json").write_text(json.dumps(change(questions(records_of()))))
-    with pytest.raises(InputError, match=message):
-        FewShotRelations().questions(tmp_path / "q.json", tiny[0].encoder(None), None)
-
-
-def test_question_file_that_is_no_json(tmp_path, tiny):
-    (tmp_path / "q.json").write_bytes(b"[\xff")
-    with pytest.raises(InputError, match=r"q\.json: is no JSON file"):
-        FewShotRelations().questions(tmp_path / "q.json", tiny[0].encoder(None), None)
 
 
 @pytest.mark.parametrize(
