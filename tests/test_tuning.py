@@ -272,7 +272,7 @@ def test_adapter_stands_between_dropout_and_norm():
     block = host.encoder.layers[0].feed_forward
     hidden, output = np.random.default_rng(0).standard_normal((2, 2, 3, 32)).astype(np.float32)
     key = jax.random.key(1)
-    dropped = block.dropout(output, deterministic=False, rngs=site(key, FEED_FORWARD))
+    dropped = block.dropout(output, site(key, FEED_FORWARD))
     assert (dropped == 0).any()
     np.testing.assert_allclose(block.close(hidden, output, key), block.norm(block.adapter(dropped) + hidden), atol=1e-6)
 

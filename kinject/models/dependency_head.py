@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
+from kinject.models.dropout import Dropout
 from kinject.models.encoder import Attention, site
 
 
@@ -38,7 +39,7 @@ class DependencyHead(nnx.Module):
         self.attention = Attention(single, **options)
         self.dense = nnx.Linear(config.hidden_size, config.hidden_size, kernel_init=init, **options)
         self.output = nnx.Linear(config.hidden_size, num_labels, kernel_init=init, **options)
-        self.dropout = nnx.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
 
     def scores(
         self, hidden: jax.Array, segment_ids: jax.Array, positions: jax.Array, key: jax.Array | None = None
@@ -55,6 +56,6 @@ class DependencyHead(nnx.Module):
           float32 [B, P, num_labels]; what lies behind the sentence has the lowest finite score.
         """
         read = self.dense(self.attention(hidden, segment_ids, site(key, 0), positions))
-        scores = self.output(self.dropout(read, deterministic=key is None, rngs=site(key, 1))).astype(jnp.float32)
+        scores = self.output(self.dropout(read, site(key, 1))).astype(jnp.float32)
         inside = jnp.arange(self.num_labels) < jnp.sum(segment_ids > 0, axis=1)[:, None]
         return jnp.where(inside[:, None], scores, jnp.finfo(jnp.float32).min)

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from kinject.models.config import ACTIVATIONS, EncoderConfig
 from kinject.models.dense import Dense, FusedProjection, JoinedProjection
+from kinject.models.dropout import Dropout
 from kinject.plugins.base import Plugin
 
 __all__ = ["Encoder", "EncoderConfig", "EncoderOutput", "gather_positions"]
@@ -197,7 +198,7 @@ class Embeddings(nnx.Module):
         self.position = table(config.max_position_embeddings)
         self.type = table(config.type_vocab_size)
         self.norm = _layer_norm(config, dtype, param_dtype, rngs)
-        self.dropout = nnx.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def words(self, token_ids: jax.Array) -> jax.Array:
         """Returns word embeddings [B, L, D] of token ids [B, L]; an id outside of the vocabulary gives NaN."""
@@ -210,7 +211,7 @@ class Embeddings(nnx.Module):
         if self.type.num_embeddings == 1:  # RoBERTa was pretrained with one type, whatever the text half counts
             type_ids = jnp.zeros_like(type_ids)
         total = words + self._rows(self.type, type_ids) + self._rows(self.position, position_ids + self.offset)
-        return _drop(self.dropout, self.norm(total), key, ATTENTION)
+        return self.dropout(self.norm(total), site(key, ATTENTION))
 
     def _rows(self, table: nnx.Embed, ids: jax.Array) -> jax.Array:
         # nnx.Embed would cast the whole table to the compute dtype before it takes a few rows
@@ -237,8 +238,8 @@ class Attention(nnx.Module):
         self.qkv = FusedProjection(size, (3, heads, head_dim), **options)
         self.output = JoinedProjection((heads, head_dim), size, axis=(-2, -1), **options)
         self.norm = _layer_norm(config, dtype, param_dtype, rngs)
-        self.probability_dropout = nnx.Dropout(config.attention_probs_dropout_prob)
-        self.dropout = nnx.Dropout(config.hidden_dropout_prob)
+        self.probability_dropout = Dropout(config.attention_probs_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def __call__(
         self, hidden: jax.Array, segment_ids: jax.Array, key: jax.Array | None, positions: jax.Array | None = None
@@ -261,9 +262,9 @@ class Attention(nnx.Module):
         # the lowest finite number: a row without anything visible becomes uniform, where -inf would give NaN
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        probabilities = _drop(self.probability_dropout, probabilities, key, PROBABILITIES)
+        probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
         context = jnp.einsum("bhqm,bmhk->bqhk", probabilities, values)
-        context = _drop(self.dropout, self.output(context, site(key, ATTENTION_OUTPUT)), key, ATTENTION)
+        context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
         if self.adapter is not None:
             context = self.adapter(context)
         return self.norm(context + hidden)
@@ -280,7 +281,7 @@ class FeedForward(nnx.Module):
         self.up = Dense(config.hidden_size, config.intermediate_size, **options)
         self.down = Dense(config.intermediate_size, config.hidden_size, **options)
         self.norm = _layer_norm(config, dtype, param_dtype, rngs)
-        self.dropout = nnx.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns down(activation(up(hidden))), [B, L, D]."""
@@ -289,7 +290,7 @@ class FeedForward(nnx.Module):
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:
         """Drops, adds the residual, and norms: [B, L, D]."""
-        output = _drop(self.dropout, output, key, FEED_FORWARD)
+        output = self.dropout(output, site(key, FEED_FORWARD))
         if self.adapter is not None:
             output = self.adapter(output)
         return self.norm(output + hidden)
@@ -303,10 +304,6 @@ def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:
 def site(key: jax.Array | None, number: int) -> jax.Array | None:
     """Returns the dropout key of one site, independent of the others'; None stays None."""
     return None if key is None else jax.random.fold_in(key, number)
-
-
-def _drop(dropout: nnx.Dropout, values: jax.Array, key: jax.Array | None, number: int) -> jax.Array:
-    return dropout(values, deterministic=key is None, rngs=site(key, number))
 
 
 def _same_form(new: jax.Array, old: jax.Array, plugin: Plugin, seam: str) -> jax.Array:

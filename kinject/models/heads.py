@@ -14,6 +14,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.config import ACTIVATIONS
 from kinject.models.dense import rounded, rounded_dot
 from kinject.models.dependency_head import DependencyHead
+from kinject.models.dropout import Dropout
 from kinject.models.encoder import Encoder, EncoderConfig, site
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class PooledHead(nnx.Module):
         self.drops_input = config.model_type == "roberta" and kind != "multiple_choice"
         self.pooler = nnx.Linear(config.hidden_size, config.hidden_size, **options)
         self.output = nnx.Linear(config.hidden_size, num_labels, **options)
-        self.dropout = nnx.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
 
     def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns float32 [..., num_labels] of hidden [..., D]; `key` = dropout key, None = no dropout."""
@@ -99,7 +100,7 @@ class PooledHead(nnx.Module):
         return self.output(pooled).astype(jnp.float32)
 
     def _drop(self, values: jax.Array, key: jax.Array | None, number: int) -> jax.Array:
-        return self.dropout(values, deterministic=key is None, rngs=site(key, number))
+        return self.dropout(values, site(key, number))
 
 
 class PlainHead(nnx.Module):
@@ -123,11 +124,11 @@ class PlainHead(nnx.Module):
         self.num_labels = num_labels
         options = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.output = nnx.Linear(config.hidden_size, num_labels, **options)
-        self.dropout = nnx.Dropout(0.0 if kind == "span" else config.head_dropout)
+        self.dropout = Dropout(0.0 if kind == "span" else config.head_dropout)
 
     def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns float32 [..., num_labels] of hidden [..., D]; `key` = dropout key, None = no dropout."""
-        hidden = self.dropout(hidden, deterministic=key is None, rngs=site(key, 0))
+        hidden = self.dropout(hidden, site(key, 0))
         return self.output(hidden).astype(jnp.float32)
 
 
@@ -156,14 +157,14 @@ class JoinedHead(nnx.Module):
         self.places = places
         self.dense = nnx.Linear(places * config.hidden_size, config.hidden_size, **options)
         self.output = nnx.Linear(config.hidden_size, num_labels, **options)
-        self.dropout = nnx.Dropout(config.head_dropout)
+        self.dropout = Dropout(config.head_dropout)
 
     def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns float32 [..., 1, num_labels] of hidden [..., P, D]; `key` = dropout key, None = no dropout."""
         if hidden.shape[-2] != self.places:
             raise ValueError(f"head {self.kind} reads {self.places} positions, got hidden {hidden.shape}")
         joined = self.dense(hidden.reshape(*hidden.shape[:-2], 1, -1))
-        dropped = self.dropout(joined, deterministic=key is None, rngs=site(key, 0))
+        dropped = self.dropout(joined, site(key, 0))
         return self.output(dropped).astype(jnp.float32)
 
 

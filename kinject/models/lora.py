@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from kinject.errors import InputError
 from kinject.models.dense import Dense, FusedProjection, JoinedProjection
+from kinject.models.dropout import Dropout
 from kinject.models.heads import Host
 from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
 
@@ -35,12 +36,12 @@ class LowRank(nnx.Module):
         self.dtype = dense.dtype
         self.a = nnx.Param(_kaiming(rngs, (*kernel.shape[:inputs], lora.rank), kernel.shape[:inputs], kernel.dtype))
         self.b = nnx.Param(jnp.zeros((lora.rank, *kernel.shape[inputs:]), kernel.dtype))
-        self.dropout = nnx.Dropout(lora.dropout)
+        self.dropout = Dropout(lora.dropout)
 
     def add(self, outputs: jax.Array, inputs: jax.Array, key: jax.Array | None, start: int = 0) -> jax.Array:
         """Adds to outputs [B, L, *out] what stands beside the kernel, of inputs [B, L, *in]."""
         del start
-        inputs = self.dropout(inputs, deterministic=key is None, rngs=key)
+        inputs = self.dropout(inputs, key)
         inputs, a, b = (values.astype(self.dtype) for values in (inputs, self.a[...], self.b[...]))
         low = jnp.tensordot(inputs, a, axes=a.ndim - 1) * self.scale
         return outputs + jnp.tensordot(low, b, axes=1)
@@ -65,7 +66,7 @@ class LowRankParts(nnx.Module):
         self.dtype = dense.dtype
         self.a = nnx.Param(_kaiming(rngs, (size, len(parts), lora.rank), (size,), kernel.dtype))
         self.b = nnx.Param(jnp.zeros((len(parts), lora.rank, *out), kernel.dtype))
-        self.dropout = nnx.Dropout(lora.dropout)
+        self.dropout = Dropout(lora.dropout)
 
     def add(self, outputs: jax.Array, inputs: jax.Array, key: jax.Array | None, start: int = 0) -> jax.Array:
         """Adds to outputs [B, L, c, H, Dh], which are parts `start` to `start + c` of the three."""
@@ -73,7 +74,7 @@ class LowRankParts(nnx.Module):
         if not chosen:
             return outputs
         rows = slice(min(chosen.values()), max(chosen.values()) + 1)  # parts ascend, so those in a range are a range
-        inputs = self.dropout(inputs, deterministic=key is None, rngs=key)
+        inputs = self.dropout(inputs, key)
         inputs, a, b = (v.astype(self.dtype) for v in (inputs, self.a[...][:, rows], self.b[...][rows]))
         low = jnp.einsum("bld,dnr->blnr", inputs, a) * self.scale
         added = jnp.einsum("blnr,nrhk->blnhk", low, b)

@@ -32,6 +32,7 @@ from kinject.data.facts import FactReader
 from kinject.errors import InputError
 from kinject.knowledge.facts import Form
 from kinject.models.config import ACTIVATIONS
+from kinject.models.dropout import Dropout
 from kinject.plugins.base import Plugin, register
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Kformer(Plugin):
         count = len(self.config.layers)
         self.keys = nnx.List([nnx.Linear(hidden_size, hidden_size, **drawn) for _ in range(count)])
         self.values = nnx.List([nnx.Linear(hidden_size, hidden_size, **value) for _ in range(count)])
-        self.dropout = nnx.Dropout(self.config.dropout)
+        self.dropout = Dropout(self.config.dropout)
 
     def prepare(
         self, examples: Examples, records: Sequence[Record], host: ReadyHost, knowledge: KnowledgeBase | None
@@ -174,7 +175,7 @@ class Kformer(Plugin):
         place = self.config.layers.index(layer)
         scores = jnp.einsum("bld,bnd->bln", hidden.astype(jnp.float32), batch[KEYS][place])
         active = jnp.where(batch[KEPT][:, None], ACTIVATIONS[self.config.activation](scores), 0)
-        active = self.dropout(active, deterministic=key is None, rngs=key)
+        active = self.dropout(active, key)
         return output.astype(jnp.float32) + jnp.einsum("bln,bnd->bld", active, batch[VALUES][place])
 
     def first_seam(self) -> int:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kinject.models.dropout import Dropout
 from kinject.plugins.base import Plugin, register
 
 
@@ -56,6 +57,10 @@ class MapTuning(Plugin):
         width: int = 256
         dropout: float = 0.0
 
+        def __post_init__(self) -> None:
+            if not 0 <= self.dropout < 1:
+                raise ValueError(f"dropout is {self.dropout}: a rate is in [0, 1)")
+
     def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int, rngs: nnx.Rngs | None = None):
         super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim)
         rngs = rngs or nnx.Rngs(0)
@@ -68,7 +73,7 @@ class MapTuning(Plugin):
             self.down = nnx.Linear(
                 self.config.width, hidden_size, kernel_init=nnx.initializers.zeros, use_bias=False, rngs=rngs
             )
-        self.dropout = nnx.Dropout(self.config.dropout)
+        self.dropout = Dropout(self.config.dropout)
 
     def map(self, vectors: jax.Array) -> jax.Array:
         """Entity vectors [..., k] -> the host's input space, float32 [..., D]."""
@@ -88,7 +93,7 @@ class MapTuning(Plugin):
         """
         if "entity_vectors" not in batch:
             return embeddings
-        mapped = self.dropout(self.map(batch["entity_vectors"]), deterministic=key is None, rngs=key)
+        mapped = self.dropout(self.map(batch["entity_vectors"]), key)
         slot = batch["entity_slot"]
         here = jnp.take_along_axis(mapped, jnp.maximum(slot, 0)[:, :, None], axis=1)
         return jnp.where((slot >= 0)[:, :, None], here.astype(embeddings.dtype), embeddings)
