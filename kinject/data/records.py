@@ -126,7 +126,7 @@ def _records(files: list[Path], require: tuple[str, ...]) -> Iterator[Record]:
         for number, line in _lines(file):
             found = True
             where = f"{file}:{number}"
-            yield parse_record(_decode(line, where), where, require)
+            yield parse_record(decode_line(line, where), where, require)
     if not found:
         raise InputError(", ".join(map(str, files)), "there is no record in it", SHAPE)
 
@@ -151,7 +151,8 @@ def _open(file: Path) -> io.BufferedIOBase | gzip.GzipFile:
     return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
 
 
-def _decode(line: bytes, where: str) -> object:
+def decode_line(line: bytes, where: str) -> object:
+    """One line of JSON; raises InputError naming `where` for what is not UTF-8 or not JSON."""
     try:
         return json.loads(line.rstrip(b"\r\n").decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
     from kinject.models.pretrained import LoadedHost
@@ -31,12 +32,14 @@ class Task(ABC):
       required: record fields without which an example is an error.
       metric: the metric on which checkpoints are compared; larger is better.
       labels: names of the head's outputs, in their order; None for tasks whose outputs have no names.
+      several: whether an example may have several answers at once, each for itself (see `choices`).
     """
 
     head: ClassVar[str | None]
     required: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str] = "accuracy"
     labels: tuple[str, ...] | None = None
+    several: ClassVar[bool] = False
 
     @property
     def num_labels(self) -> int | None:
@@ -121,6 +124,32 @@ class Task(ABC):
         `predictions` are those of all examples, filled up with -1 where buckets differ in their second axis, and what
         the examples have for `references`.
         """
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        """What stands in a record's fields for the answer that nobody knows yet, so that `examples` takes it.
+
+        This and the next two are what `kinject predict` needs of a task, all three or none.
+
+        Raises:
+          InputError: the task's answers are not labels.
+        """
+        del record, tokenizer
+        problem = "this task cannot be served: its answers are not labels of an example"
+        raise InputError(type(self).__name__, problem, "evaluate it")
+
+    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The score of every possible answer before softmax: float32 [B, C], or [B, W, C] of each of W words.
+
+        Where the task is for `several`, each is before a sigmoid of its own, and `predict` says which are `chosen`.
+        What cannot be an answer has a score of -1e9 or less.
+        """
+        del outputs, batch
+        raise NotImplementedError(f"{type(self).__name__} has no labels to choose from")
+
+    def choice_name(self, number: int, record: Record, tokenizer: HostTokenizer) -> str:
+        """What choice `number` is called: the label's name, unless the task says otherwise."""
+        del record, tokenizer
+        return self.labels[number]
 
 
 _TASKS: dict[str, type[Task]] = {}

@@ -7,7 +7,7 @@ whole vocabulary, accuracy. Here the mask stands wherever the record's text has 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
+from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.shapes import Extent, Shapes
@@ -23,6 +24,7 @@ from kinject.tasks.slots import entity_count, first_span, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
 
 
@@ -89,6 +91,15 @@ class Cloze(Task):
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         return {"predicted": outputs[:, 0].argmax(-1), "label": batch["labels"][:, 0]}
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"label": MASK_LITERAL}  # one piece of every vocabulary
+
+    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return outputs[:, 0]
+
+    def choice_name(self, number: int, record: Record, tokenizer: HostTokenizer) -> str:
+        return tokenizer.decode([number]).strip()
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {"accuracy": float((predictions["predicted"] == predictions["label"]).mean())}

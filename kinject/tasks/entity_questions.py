@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
 from kinject.tasks.base import register_task
 from kinject.tasks.cloze import Cloze
-from kinject.tasks.fields import ENTITY_MARKER, marked, single_pieces, strings, unique_ids
+from kinject.tasks.fields import ENTITY_MARKER, marked, single_pieces, some_word, strings, unique_ids
 from kinject.tasks.protocol import Thunlp, protocol_named
 from kinject.tasks.slots import entity_count, first_span
 
@@ -77,8 +77,7 @@ class EntityQuestions(Cloze):
     ) -> tuple[list[int], np.ndarray, Counter[str]]:
         """Returns the numbers of the records that stay, their labels int32 [n], and how many were dropped for what."""
         answers = [strings(record, "answers") for record in records]
-        find = _entries if isinstance(self.protocol, Thunlp) else single_pieces
-        known = find(tokenizer, list(dict.fromkeys(answer for some in answers for answer in some)))
+        known = self._find(tokenizer, list(dict.fromkeys(answer for some in answers for answer in some)))
         kept, labels, dropped = [], [], Counter()
         for number, (record, some) in enumerate(zip(records, answers, strict=True)):
             marked(record, (ENTITY_MARKER,))
@@ -94,6 +93,13 @@ class EntityQuestions(Cloze):
             problem = ", ".join(f"{reason.removeprefix('dropped: ')} ({count})" for reason, count in dropped.items())
             raise InputError(records[0].where, f"no question can be used: {problem}", "use another host or data set")
         return kept, np.array(labels, np.int32), dropped
+
+    def _find(self, tokenizer: HostTokenizer, answers: list[str]) -> dict[str, int]:
+        """The answers that are one piece, with that piece's id."""
+        return (_entries if isinstance(self.protocol, Thunlp) else single_pieces)(tokenizer, answers)
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"answers": [some_word(tokenizer, self._find)]}
 
     def _question(self, record: Record) -> str | tuple[str, ...]:
         text = self.protocol.text(record.source)

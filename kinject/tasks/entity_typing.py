@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
     from kinject.plugins.base import Plugin
@@ -45,6 +46,7 @@ class EntityTyping(LabelledTask):
     head = "multi_label"
     required = ("labels",)
     metric = "f1"
+    several = True
     needs_type = True
 
     def __init__(self, labels: str | Path | Sequence[str] | None = None, protocol: str = "kinject"):
@@ -96,6 +98,12 @@ class EntityTyping(LabelledTask):
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         threshold = jnp.minimum(0.0, outputs.max(-1, keepdims=True))
         return {"chosen": outputs >= threshold, "right": batch["labels"] > 0.5}
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"labels": [self.labels[0]]}
+
+    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return outputs
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Micro-averaged precision, recall and F1; accuracy is how often all types of a mention are right."""

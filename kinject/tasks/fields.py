@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kinject.errors import InputError
@@ -63,3 +64,17 @@ def single_pieces(tokenizer: HostTokenizer, words: Sequence[str]) -> dict[str, i
     special = (tokenizer.unk_id, tokenizer.mask_id)
     found = zip(words, tokenizer.pieces([f" {word.strip()}" for word in words]), strict=True)
     return {word: one.ids[0] for word, one in found if len(one.ids) == 1 and one.ids[0] not in special}
+
+
+@lru_cache(maxsize=8)
+def some_word(tokenizer: HostTokenizer, find: Callable[[HostTokenizer, list[str]], dict[str, int]]) -> str:
+    """The vocabulary's first word that `find` (such as `single_pieces`) makes one piece of.
+
+    Raises:
+      InputError: there is none.
+    """
+    for piece in range(tokenizer.vocab_size):
+        word = tokenizer.decode([piece]).strip()
+        if word and piece in find(tokenizer, [word]).values():
+            return word
+    raise InputError("vocabulary", "no word of it is one piece of a text", "use another host")

@@ -18,6 +18,7 @@ from kinject.tasks.base import Task
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.models.pretrained import LoadedHost
 
 WHERE = "task_options.labels"
@@ -106,6 +107,12 @@ class SingleLabelTask(LabelledTask, ABC):
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         return {"chosen": outputs[:, 0].argmax(-1), "right": batch["labels"]}
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"label": self.labels[0]}
+
+    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return outputs[:, 0]
 
 
 def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from kinject.data.tokenizer import HostTokenizer, load_tokenizer
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.cloze import Cloze
-from kinject.tasks.fields import single_pieces
+from kinject.tasks.fields import single_pieces, some_word
 from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ class Lama(Cloze):
         if self.file is not None and self.candidates is None:
             raise ValueError("candidates are pieces of a vocabulary: make the task with for_host")
         records = list(records)
-        answers = single_pieces(encoder.tokenizer, [_answer(record) for record in records])
-        allowed = {word for word, piece in answers.items() if self.candidates is None or self.candidates[piece]}
+        allowed = self._find(encoder.tokenizer, [_answer(record) for record in records])
         used = [number for number, record in enumerate(records) if record.fields["label"] in allowed]
         kept = [records[number] for number in used]
         if records and not kept:
@@ -86,17 +85,28 @@ class Lama(Cloze):
         dropped = {"dropped: the answer is no candidate of one piece": len(records) - len(kept)}
         return replace(made, made_of=np.array(used), notes=dropped)
 
+    def _find(self, tokenizer: HostTokenizer, words: list[str]) -> dict[str, int]:
+        """The words that are one piece, and a candidate, with that piece's id."""
+        answers = single_pieces(tokenizer, words)
+        return {word: piece for word, piece in answers.items() if self.candidates is None or self.candidates[piece]}
+
     def batch_shapes(self, extent: Extent) -> Shapes:
         return {**super().batch_shapes(extent), "relation": extent.whole()}
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The best candidate, and how many candidates are better than the right one."""
-        scores = outputs[:, 0]
-        if self.candidates is not None:
-            scores = jnp.where(jnp.asarray(self.candidates), scores, -jnp.inf)
+        scores = self.choices(outputs, batch)
         right = jnp.take_along_axis(scores, batch["labels"], axis=1)
         found = {"better": (scores > right).sum(-1), "relation": batch["relation"]}
         return {"chosen": scores.argmax(-1), "right": batch["labels"][:, 0], **found}
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"label": some_word(tokenizer, self._find), "relation": "unknown"}
+
+    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        if self.candidates is None:
+            return outputs[:, 0]
+        return jnp.where(jnp.asarray(self.candidates), outputs[:, 0], -jnp.inf)
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         metrics = {}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ from kinject.tasks.slots import slot_rows
 if TYPE_CHECKING:
     from kinject.data.encode import Encoded
     from kinject.data.records import Mention, Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
     from kinject.plugins.base import Plugin
@@ -123,6 +124,15 @@ class MultipleChoice(Task):
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         return {"chosen": outputs.argmax(-1), "right": batch["labels"]}
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"label": 0}
+
+    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return outputs
+
+    def choice_name(self, number: int, record: Record, tokenizer: HostTokenizer) -> str:
+        return record.fields["choices"][number]
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {"accuracy": float((predictions["chosen"] == predictions["right"]).mean())}

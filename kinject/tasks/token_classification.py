@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from kinject.tasks.slots import entity_count, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
 
 OUTSIDE = "O"
@@ -103,6 +104,12 @@ class TokenClassification(LabelledTask):
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         chosen = jnp.where(batch["weights"] > 0, outputs.argmax(-1), self.labels.index(OUTSIDE))
         return {"chosen": chosen, "right": batch["labels"]}
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"tags": [OUTSIDE] * (0 if isinstance(record.source, str) else len(record.source))}
+
+    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return outputs
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Entity precision, recall and F1 (micro, by seqeval), and the share of right tags."""

@@ -27,7 +27,7 @@ from kinject.training.step import Logged, Program, TrainState, initial_state, st
 from kinject.tree import Flat
 
 TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # their last axis is L
-NOWHERE = {"entity_slot": -1, "entity_ids": -1}  # what stands where a batch was made wider; elsewhere 0
+NOWHERE = {"entity_slot": -1, "entity_ids": -1, "fact_ids": -1}  # what stands where a batch was made wider; elsewhere 0
 DOMAIN = "domain"  # the axis of a mesh
 PLUGIN = "plugin/"
 LAST_BATCH = np.iinfo(np.int32).max  # a stream has an end that nothing reaches

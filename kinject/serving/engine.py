@@ -1,0 +1,297 @@
+"""Questions -> answers, window by window: encoded, sorted into batches, computed, and put back into their order.
+
+While the devices compute one window the next is read and encoded. Memory is bounded by the window, in texts and in
+characters, however long the input is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from kinject.data.pipeline import Examples
+from kinject.data.records import Record
+from kinject.errors import InputError
+from kinject.models.precision import Precision
+from kinject.plugins.base import Plugin
+from kinject.serving.answers import Label, Labels, Linked, Prediction, Refused
+from kinject.serving.batches import Shapes
+from kinject.serving.plugin import Arrangement
+from kinject.serving.programs import EXPLAINED, Programs, Step
+from kinject.serving.questions import Question
+from kinject.stages.base import ReadyHost
+from kinject.stages.feeding import give_knowledge, record_of, task_examples
+from kinject.stages.passages import tagged
+from kinject.tasks.base import Task
+from kinject.training.mesh import Placement
+from kinject.training.partition import hold
+from kinject.training.step import Program, split_program
+from kinject.tree import Flat
+
+WINDOW_CHARACTERS = 1 << 20
+MODELS_KEPT = 4  # parameters of the host are shared by all of them
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A window that was given to the devices.
+
+    Attributes:
+      results: (numbers of the records int [n], what a step yields for their batch, first n rows theirs).
+      refused: {number of a record: what is wrong with it}.
+    """
+
+    results: list[tuple[np.ndarray, Any]]
+    refused: dict[int, str]
+
+    def rows(self) -> Iterator[tuple[int, Any]]:
+        """(number of the record, its row of what the step yields), on the host."""
+        for numbers, made in self.results:
+            fetched = jax.device_get(made)
+            for row, number in enumerate(numbers.tolist()):
+                yield number, jax.tree.map(lambda leaf, row=row: leaf[row], fetched)
+
+
+class Engine:
+    """One host, one task, and the programs that are compiled for them.
+
+    Args:
+      host: the host, with the head of the task.
+      task: made for it.
+      max_length: tokens a text, None = the host's maximum.
+      rows: texts a batch.
+      window: texts that are sorted and held at a time.
+      precision: what the host is held and computed in.
+      place: where arrays live.
+    """
+
+    def __init__(
+        self,
+        host: ReadyHost,
+        task: Task,
+        *,
+        max_length: int | None = None,
+        rows: int = 32,
+        window: int = 1024,
+        precision: Precision = "float32",
+        place: Placement | None = None,
+    ):
+        self.task, self.max_length, self.window, self.precision = task, max_length, window, precision
+        self.place = place or Placement.single()
+        self.rows, self.programs = rows, Programs()
+        self._hosts = {"": host}  # by the tag that stands before texts
+        self._models: dict[int, tuple[Plugin | None, tuple[Program, Flat]]] = {}
+        self._shapes: dict[bool, Shapes] = {}
+
+    def host(self, arrangement: Arrangement) -> ReadyHost:
+        """The host, with the tokenizer that reads texts for what is plugged in."""
+        tag, plain = arrangement.tag, self._hosts[""]
+        if tag not in self._hosts:
+            self._hosts[tag] = replace(plain, tokenizer=tagged(plain.tokenizer, tag))
+        return self._hosts[tag]
+
+    def answer(
+        self,
+        questions: Iterable[Question | Refused],
+        arrangement: Arrangement,
+        *,
+        top: int,
+        compare: bool,
+        explain: bool,
+    ) -> Iterator[Prediction | Refused]:
+        """Answers in the order of the questions; `compare` adds the host alone, `explain` what the knowledge did."""
+        from kinject.serving.explain import Explainer
+
+        explainer = Explainer(self, arrangement) if explain else None
+        model = self.model(arrangement.plugin)
+        bare = self.model(None) if compare else None
+        waiting = None
+        for window in windows(questions, self.window):
+            records = [one.record for one in window if isinstance(one, Question)]
+            asked = self.ask(records, arrangement, model, self.programs.answer(model[0], top))
+            before = bare and self.ask(records, arrangement.alone, bare, self.programs.answer(bare[0], top))
+            if waiting is not None:
+                yield from self._collect(*waiting, arrangement, explainer)
+            waiting = window, asked, before
+        if waiting is not None:
+            yield from self._collect(*waiting, arrangement, explainer)
+
+    def model(self, plugin: Plugin | None) -> tuple[Program, Flat]:
+        """The program of the host with a plugin, and the parameters on the devices."""
+        known = self._models.get(id(plugin))
+        if known is not None and known[0] is plugin:
+            return known[1]
+        program, params = split_program(self._hosts[""].loaded.host, plugin, self.task)
+        program = replace(program, precision=self.precision)
+        made = program, hold({}, params, self.precision, self.place, program.tables)[1]
+        while len(self._models) >= MODELS_KEPT:
+            self._models.pop(next(iter(self._models)))
+        self._models[id(plugin)] = plugin, made
+        return made
+
+    def ask(
+        self,
+        records: Sequence[Record],
+        arrangement: Arrangement,
+        model: tuple[Program, Flat],
+        step: Step,
+        explained: np.ndarray | None = None,
+    ) -> Asked:
+        """Gives records to the devices; `explained` int [n] goes along into the batches."""
+        if not records:
+            return Asked([], {})
+        examples, numbers, refused = sift(lambda some: self.examples(some, arrangement), records)
+        results = []
+        if examples is not None:
+            made_of = numbers[record_of(examples, numbers)]
+            if explained is not None:
+                examples = examples.with_arrays(
+                    lambda bucket: {EXPLAINED: explained[made_of[bucket["index"]]].astype(np.int32)}
+                )
+            gather = arrangement.knowledge.gather if arrangement.reads_slots else None
+            shapes = self._shapes.setdefault(arrangement.plugin is None, self._new_shapes())
+            for index, batch in shapes.batches(examples, gather, self._hosts[""].tokenizer.pad_id):
+                results.append((made_of[index], step(model[1], self.place.batch(batch, len(batch["weights"])))))
+            unasked = set(numbers.tolist()) - set(made_of.tolist())
+            refused |= {one: _no_example(records[one], examples) for one in unasked}
+        return Asked(results, refused)
+
+    def examples(self, records: Sequence[Record], arrangement: Arrangement) -> Examples:
+        """The task's examples of records without answers, with what the plugin prepares."""
+        task, host = self.task, self.host(arrangement)
+        tokenizer = host.tokenizer
+        records = [replace(one, fields={**one.fields, **task.unanswered(one, tokenizer)}) for one in records]
+        made = task_examples(
+            task,
+            arrangement.plugin,
+            records,
+            host,
+            arrangement.knowledge,
+            max_length=self.max_length,
+            buckets=1,
+        )
+        if made.made_of is not None and len(set(made.made_of.tolist())) < len(made.made_of):
+            raise InputError(type(task).__name__, "it makes several examples of a text", "such a task cannot be served")
+        return give_knowledge(made, arrangement.plugin, records, host, arrangement.knowledge)
+
+    def labels(self, made: Mapping[str, np.ndarray], record: Record) -> Labels:
+        """One row of an answer step -> its labels."""
+        name, tokenizer = self.task.choice_name, self._hosts[""].tokenizer
+        if self.task.several:
+            order = np.argsort(-made["scores"], kind="stable")
+            return tuple(
+                Label(name(int(i), record, tokenizer), float(made["scores"][i])) for i in order if made["chosen"][i]
+            )
+        numbers, scores = made["numbers"], made["scores"]
+        if numbers.ndim == 2:  # a word each; there are as many as the text has
+            numbers, scores, kept = numbers[:, 0], scores[:, 0], np.arange(len(numbers)) < len(record.source)
+        else:
+            kept = made["possible"]
+        return tuple(
+            Label(name(int(number), record, tokenizer), float(score))
+            for number, score, keep in zip(numbers, scores, kept, strict=True)
+            if keep
+        )
+
+    def _collect(
+        self,
+        window: Sequence[Question | Refused],
+        asked: Asked,
+        before: Asked | None,
+        arrangement: Arrangement,
+        explainer: Any,
+    ) -> Iterator[Prediction | Refused]:
+        found, alone = dict(asked.rows()), dict(before.rows()) if before is not None else {}
+        refused = asked.refused | (before.refused if before is not None else {})
+        records = [one.record for one in window if isinstance(one, Question)]
+        entities = _entities(records, arrangement)
+        explained = {} if explainer is None else explainer.explain(records, found)
+        number = -1
+        for one in window:
+            if isinstance(one, Refused):
+                yield one
+                continue
+            number += 1
+            if number in refused:
+                yield Refused(one.line, refused[number], one.id)
+                continue
+            yield Prediction(
+                one.line,
+                self.labels(found[number], one.record),
+                entities[number],
+                self.labels(alone[number], one.record) if before is not None else None,
+                explained.get(number),
+                one.id,
+            )
+
+    def _new_shapes(self) -> Shapes:
+        longest = self._hosts[""].tokenizer.max_length
+        return Shapes(longest, self.rows, self.place.row_parts)
+
+
+def windows(questions: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cuts a stream into lists of at most `size`, and of few more than `WINDOW_CHARACTERS` characters."""
+    window: list[Any] = []
+    characters = 0
+    for one in questions:
+        window.append(one)
+        if isinstance(one, Question):
+            characters += len(one.record.text)
+        if len(window) >= size or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def sift(
+    make: Callable[[Sequence[Record]], Examples], records: Sequence[Record]
+) -> tuple[Examples | None, np.ndarray, dict[int, str]]:
+    """Makes examples of those records that can be used.
+
+    Returns:
+      (the examples, None where no record can be used; the numbers of the records that they were made of int [n]; what
+      is wrong with the others, by number).
+    """
+    try:
+        return make(records), np.arange(len(records)), {}
+    except InputError:
+        refused = _faults(make, records, 0)
+    good = np.array([number for number in range(len(records)) if number not in refused], np.int64)
+    if not len(good):
+        return None, good, refused
+    return make([records[number] for number in good]), good, refused
+
+
+def _faults(make: Callable[[Sequence[Record]], Examples], records: Sequence[Record], first: int) -> dict[int, str]:
+    """What is wrong with each bad record, by number; finding one among n takes about log2(n) attempts."""
+    try:
+        make(records)
+    except InputError as error:
+        if len(records) == 1:
+            return {first: str(error)}
+        half = len(records) // 2
+        return _faults(make, records[:half], first) | _faults(make, records[half:], first + half)
+    return {}
+
+
+def _no_example(record: Record, examples: Examples) -> str:
+    return str(InputError(record.where, "the task makes no example of it", "; ".join(examples.notes)))
+
+
+def _entities(records: Sequence[Record], arrangement: Arrangement) -> list[tuple[Linked, ...]]:
+    """The mentions of each record, with who reads them."""
+    ids = list(dict.fromkeys(one.entity for record in records for one in record.mentions if one.entity is not None))
+    readers = dict(zip(ids, arrangement.readers(ids), strict=True))
+    made = []
+    for record in records:
+        linked = []
+        for one in record.mentions:
+            plugin, name = readers.get(one.entity) or (None, "")
+            linked.append(Linked(one.start, one.end, one.entity, name, plugin))
+        made.append(tuple(linked))
+    return made

@@ -1,0 +1,227 @@
+"""A host that answers: `Host.load`, `host.plug`, `with host.unplugged()`, `host.predict`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from kinject.data.records import Record
+from kinject.errors import InputError, did_you_mean
+from kinject.knowledge.base import KnowledgeBase
+from kinject.linking import Linker
+from kinject.memory.store import PassageMemory
+from kinject.models.manifest import read_json
+from kinject.models.precision import Precision, activations
+from kinject.serving.answers import Prediction, Refused
+from kinject.serving.engine import Engine
+from kinject.serving.plugin import Arrangement, Plugged, Plugin, fit
+from kinject.serving.questions import Question, questions
+from kinject.stages.base import ReadyHost, open_host
+from kinject.tasks.base import Task, make_task
+from kinject.training.mesh import Placement
+
+Folder = str | os.PathLike[str]
+UNNAMED = "LABEL_0"  # what transformers calls an output that nobody named
+
+
+class Host:
+    """A fine-tuned model that answers, alone or with knowledge plugged in; `Host.load` makes one.
+
+    Attributes:
+      task: what it answers.
+      engine: the compiled programs; `engine.programs.compiled` counts them.
+    """
+
+    def __init__(self, ready: ReadyHost, task: Task, **options: Any):
+        self._ready, self.task = ready, task
+        self.engine = Engine(ready, task, **options)
+        self._plugged: dict[str, Plugged] = {}
+        self._arrangement = Arrangement()
+        self._off = False
+
+    @classmethod
+    def load(
+        cls,
+        folder: Folder,
+        *,
+        task: str | None = None,
+        task_options: Mapping[str, Any] | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        window: int = 1024,
+        precision: Precision = "float32",
+        devices: int = 1,
+    ) -> Host:
+        """Loads a host for one task.
+
+        Args:
+          folder: as kinject or transformers wrote it, or a hub id.
+          task: a registered name; None = the one in host.json.
+          task_options: of the task; None = those in host.json. A task with labels takes the host's.
+          max_length: tokens a text, None = the host's maximum. What is longer loses context far from mentions.
+          batch_size: texts a batch.
+          window: texts that are read, sorted by length and held at a time.
+          precision: what the host is held and computed in.
+          devices: how many share each batch.
+
+        Raises:
+          InputError: no such host or task, or a task whose answers are not labels.
+        """
+        for name, value in (("batch_size", batch_size), ("window", window), ("devices", devices)):
+            if value < 1:
+                raise InputError(name, f"it is {value}", "give 1 or more")
+        made = _task(folder, task, task_options)
+        ready = open_host(folder, head=made.head, dtype=activations(precision))
+        made = made.for_host(_named(ready).loaded, folder).for_evaluation()
+        place = Placement.single() if devices == 1 else Placement.over(devices)
+        return cls(ready, made, max_length=max_length, rows=batch_size, window=window, precision=precision, place=place)
+
+    @property
+    def plugged(self) -> tuple[str, ...]:
+        """The names of the plugins, in the order in which they were plugged in."""
+        return tuple(self._plugged)
+
+    def plug(
+        self,
+        plugin: Plugin | Folder,
+        *,
+        knowledge: KnowledgeBase | Folder | None = None,
+        memory: Folder | Iterable[Folder] = (),
+        linker: Linker | None = None,
+        name: str | None = None,
+    ) -> Host:
+        """Plugs a plugin in, beside those that are in already, and returns the host.
+
+        Several are possible where all only fill the slots of their entities (map-tuning): each entity goes through the
+        first plugin whose knowledge base has a vector of it. Any other combination is refused.
+
+        Args:
+          plugin: loaded, or its folder.
+          knowledge: the knowledge base that it was trained on, or its folder; None for a plugin that reads none.
+          memory: PlugLM's memory or memories.
+          linker: finds mentions in texts that come without.
+          name: what it is called in answers; None = its folder's name. One that is plugged in under it is replaced.
+
+        Raises:
+          InputError: another host's plugin or knowledge base, or one that cannot be combined with what is plugged in;
+            the host stays as it was.
+        """
+        plugin = plugin if isinstance(plugin, Plugin) else Plugin.load(plugin)
+        knowledge = knowledge if isinstance(knowledge, KnowledgeBase | None) else KnowledgeBase.open(knowledge)
+        memories = [PassageMemory.open(one) for one in ([memory] if isinstance(memory, str | os.PathLike) else memory)]
+        name = plugin.name if name is None else name
+        one = fit(plugin, self._ready, name, knowledge, memories, linker)
+        plugged = {**self._plugged, name: one}
+        self._arrangement, self._plugged = Arrangement.of(plugged), plugged
+        return self
+
+    def unplug(self, name: str) -> Host:
+        """Takes a plugin out, and returns the host.
+
+        Raises:
+          InputError: none of that name is in.
+        """
+        if name not in self._plugged:
+            raise InputError(f"plugin {name}", "it is not plugged in", did_you_mean(name, self._plugged))
+        self._plugged = {each: one for each, one in self._plugged.items() if each != name}
+        self._arrangement = Arrangement.of(self._plugged)
+        return self
+
+    @contextmanager
+    def unplugged(self) -> Iterator[Host]:
+        """Inside, the host answers alone, bit for bit as if nothing had ever been plugged in; linkers still link."""
+        before, self._off = self._off, True
+        try:
+            yield self
+        finally:
+            self._off = before
+
+    def predict(
+        self,
+        inputs: str | Mapping[str, Any] | Record | Iterable[str | Mapping[str, Any] | Record],
+        *,
+        top: int = 5,
+        compare: bool = False,
+        explain: bool = False,
+        errors: Literal["raise", "yield"] = "raise",
+        linker: Linker | None = None,
+    ) -> Iterator[Prediction | Refused]:
+        """Answers texts or records, in their order, as a stream; what is plugged in now counts for all of them.
+
+        Args:
+          inputs: texts, dicts as a line of a record file has them (docs/formats.md; no answer is needed), `Record`s.
+          top: how many labels each answer has at most.
+          compare: add what the host alone answers (`before`).
+          explain: add what each entity, or which passages, did to the first answer.
+          errors: "raise" an InputError for the first input that cannot be used, or "yield" a `Refused` in its place.
+          linker: finds mentions in texts that come without; None = the plugins' own.
+
+        Raises:
+          InputError: options that the task cannot serve; while iterating, an input that cannot be used.
+        """
+        if top < 1:
+            raise InputError("top", f"it is {top}", "give 1 or more")
+        some = [inputs] if isinstance(inputs, str | Mapping | Record) else inputs
+        return self.answer(
+            enumerate(some, 1), "input", top=top, compare=compare, explain=explain, errors=errors, linker=linker
+        )
+
+    def answer(
+        self,
+        numbered: Iterable[tuple[int, Any]],
+        name: str,
+        *,
+        top: int = 5,
+        compare: bool = False,
+        explain: bool = False,
+        errors: Literal["raise", "yield"] = "raise",
+        linker: Linker | None = None,
+    ) -> Iterator[Prediction | Refused]:
+        """As `predict`, of (line, input) pairs of a file `name`; an input that is an InputError is refused."""
+        now = self._arrangement.alone if self._off else self._arrangement
+        asked: Iterator[Question | Refused] = questions(numbered, name, (linker,) if linker else now.linkers)
+        answers = self.engine.answer(asked, now, top=top, compare=compare, explain=explain)
+        return answers if errors == "yield" else _raising(answers)
+
+
+def _raising(answers: Iterator[Prediction | Refused]) -> Iterator[Prediction]:
+    for one in answers:
+        if isinstance(one, Refused):
+            raise InputError(*_parts(one.error))
+        yield one
+
+
+def _parts(line: str) -> tuple[str, str]:
+    where, _, problem = line.partition(": ")
+    return where, problem
+
+
+def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -> Task:
+    path = Path(folder)
+    manifest = read_json(path / "host.json") if (path / "host.json").is_file() else {}
+    name = name or manifest.get("task")
+    if name is None:
+        raise InputError(folder, "host.json names no task", "say which one (task=…, --task), such as cloze")
+    if options is None:
+        options = manifest.get("extra", {}).get("task_options", {}) if name == manifest.get("task") else {}
+    task = make_task(name, "task", **options)
+    if type(task).choices is Task.choices:
+        problem = f"the task {name} cannot be served: its answers are not labels of an example"
+        raise InputError("task", problem, "evaluate it with kinject evaluate")
+    return task
+
+
+def _named(ready: ReadyHost) -> ReadyHost:
+    """The host with the names of its outputs that transformers wrote into config.json, where host.json has none."""
+    manifest = ready.loaded.manifest
+    if manifest.get("labels") is not None:
+        return ready
+    names = read_json(ready.loaded.folder / "config.json").get("id2label") or {}
+    labels = [names[str(i)] for i in range(len(names)) if str(i) in names]
+    if not labels or labels[0] == UNNAMED or len(labels) != getattr(ready.loaded.host.head, "num_labels", None):
+        return ready
+    return replace(ready, loaded=replace(ready.loaded, manifest={**manifest, "labels": labels}))

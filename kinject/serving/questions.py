@@ -1,0 +1,113 @@
+"""What is asked -> records: lines, texts and dicts are read, mentions are linked, ids are put aside."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kinject.data.records import Mention, Record, check_mentions, decode_line, parse_record
+from kinject.errors import InputError
+from kinject.linking import Linker, Span
+from kinject.serving.answers import Refused
+
+LONGEST_LINE = 1 << 20  # bytes; a longer one is refused, not read
+
+
+@dataclass(frozen=True)
+class Question:
+    """One text to be answered.
+
+    Attributes:
+      line: its place in the input, from 1.
+      record: the text with its mentions.
+      id: the record's own.
+    """
+
+    line: int
+    record: Record
+    id: Any = None
+
+
+def read_lines(stream: io.BufferedIOBase, name: str, *, plain: bool = False) -> Iterator[tuple[int, Any]]:
+    """Streams (line number, what stands there): decoded JSON, or with `plain` the text itself, or an InputError.
+
+    Lines that hold nothing but white space are passed over. No line longer than `LONGEST_LINE` is held.
+    """
+    number = 0
+    while line := stream.readline(LONGEST_LINE):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        where = f"{name}:{number}"
+        if len(line) >= LONGEST_LINE and not line.endswith(b"\n"):
+            while (rest := stream.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+                pass
+            yield number, InputError(where, f"the line has more than {LONGEST_LINE} bytes", "cut the text into parts")
+            continue
+        if line.isspace():
+            continue
+        try:
+            yield number, line.rstrip(b"\r\n").decode("utf-8") if plain else decode_line(line, where)
+        except UnicodeDecodeError as error:
+            problem = f"byte {error.start + 1} of the line is not UTF-8"
+            yield number, InputError(where, problem, "convert the file: iconv -t UTF-8")
+        except InputError as error:
+            yield number, error
+
+
+def questions(inputs: Iterable[tuple[int, Any]], name: str, linkers: Sequence[Linker]) -> Iterator[Question | Refused]:
+    """Numbered inputs (a text, a dict as a line of JSON has it, a `Record`, or an InputError) -> questions."""
+    for number, value in inputs:
+        identity = value.get("id") if isinstance(value, Mapping) else None
+        try:
+            if isinstance(value, InputError):
+                raise value
+            record, given = _record(value, f"{name}:{number}")
+            if linkers and isinstance(record.source, str):
+                record = link(record, linkers, given)
+        except InputError as error:
+            yield Refused(number, str(error), identity)
+            continue
+        fields = dict(record.fields)
+        identity = fields.pop("id", None)  # two questions may have one id; of a data set's records none may
+        yield Question(number, replace(record, fields=fields), identity)
+
+
+def _record(value: Any, where: str) -> tuple[Record, bool]:
+    """The record, and whether it says itself where its mentions are."""
+    if isinstance(value, Record):
+        return value, bool(value.mentions)
+    if isinstance(value, str):
+        return parse_record({"text": value}, where), False
+    record = parse_record(value, where)
+    return record, "mentions" in value
+
+
+def link(record: Record, linkers: Sequence[Linker], given: bool) -> Record:
+    """The record with the mentions that the linkers find.
+
+    Where two overlap the longer one stays, then the earlier linker's. Where the record says itself where its mentions
+    are, none is added: those without an entity get that of a span with the same characters.
+
+    Raises:
+      InputError: a span outside of the text.
+    """
+    if given and all(mention.entity is not None for mention in record.mentions):
+        return record
+    spans = [Span(*one) for linker in linkers for one in linker(record.source)]
+    if given:
+        known = {(one.start, one.end): one.entity for one in reversed(spans)}
+        filled = (
+            mention if mention.entity is not None else replace(mention, entity=known.get((mention.start, mention.end)))
+            for mention in record.mentions
+        )
+        return replace(record, mentions=tuple(filled))
+    kept: list[Span] = []
+    for span in sorted(spans, key=lambda one: one.start - one.end):  # the sort is stable: earlier linkers first
+        if all(span.end <= other.start or other.end <= span.start for other in kept):
+            kept.append(span)
+    mentions = tuple(Mention(one.start, one.end, one.entity) for one in sorted(kept))
+    check_mentions(mentions, len(record.source), record.where, "characters", "linked")
+    return replace(record, mentions=mentions)
