@@ -5,8 +5,11 @@ the entity's id, in any order, none overlapping another. Two lines make one:
 
     def linker(text):
         return [(match.start(), match.end(), ids[match[0]]) for match in my_pattern.finditer(text)]
+
+`AliasLinker` is the one that comes along: it finds a knowledge base's own names.
 """
 
+from kinject.linking.linker import AliasLinker
 from kinject.linking.span import Linker, Span
 
-__all__ = ["Linker", "Span"]
+__all__ = ["AliasLinker", "Linker", "Span"]

@@ -1,0 +1,177 @@
+"""The names of a knowledge base's entities as a trie that is opened and never loaded: `<knowledge base>.names/`.
+
+Made once from labels and aliases, beside the knowledge base, and memory-mapped: a million names open in milliseconds.
+A name (folded, see surface.py) is a key of a marisa trie; its entities are a stretch of flat arrays, the likeliest
+first.
+
+How likely an entity is to be meant by a name: 1 + the triples that it stands in, halved where the name is an alias and
+not its label. Among equals the earlier row comes first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import marisa_trie
+import numpy as np
+
+from kinject.errors import InputError, first_line
+from kinject.knowledge.base import KnowledgeBase
+from kinject.knowledge.facts import cache_folder, finish, is_current
+from kinject.knowledge.manifest import blocks
+from kinject.linking.surface import fold
+
+FORMAT_VERSION = 1
+TRIE, ABOUT = "names.marisa", "about.json"
+STARTS, ROWS, WEIGHTS, CAPITALS = "starts.npy", "rows.npy", "weights.npy", "capitals.npy"
+ALIAS_WEIGHT = 0.5  # of a label's
+
+
+class Owners(NamedTuple):
+    """The entities that a name may mean.
+
+    Attributes:
+      rows: rows of the knowledge base, the likeliest first.
+      weights: how likely each is, not normalised.
+      capitals: whether each is called so in capitals only.
+    """
+
+    rows: list[int]
+    weights: list[float]
+    capitals: list[bool]
+
+
+class Aliases:
+    """All names of a knowledge base.
+
+    Args:
+      base: the knowledge base.
+      cases: whether upper and lower case are alike.
+
+    Attributes:
+      trie: the folded names.
+      longest: characters of the longest.
+
+    Raises:
+      InputError: the knowledge base has no names, or the index cannot be written or read.
+    """
+
+    def __init__(self, base: KnowledgeBase, *, cases: bool = True):
+        self.base, self.cases = base, cases
+        self.folder = cache_folder(base, "names" if cases else "names_exact")
+        if base.entities is None:
+            mend = "build it with labels or aliases: kinject knowledge build --entities …"
+            raise InputError(base.folder, "its entities have no names", mend)
+        try:
+            if not is_current(self.folder, base):
+                self._build()
+            self._open()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            mend = "the folder of the knowledge base must be writable; delete the index and try again"
+            raise InputError(self.folder, f"cannot be made or read: {first_line(error)}", mend) from None
+
+    def fold(self, name: str) -> str:
+        """What a name is looked up as: folded, runs of white space as one."""
+        return " ".join(fold(name, cases=self.cases).text.split())
+
+    def owners(self, name: str) -> Owners | None:
+        """Who has a folded name; None where nobody does."""
+        key = self.trie.get(name)
+        if key is None:
+            return None
+        some = slice(self._starts[key], self._starts[key + 1])
+        return Owners(self._rows[some].tolist(), self._weights[some].tolist(), self._capitals[some].tolist())
+
+    @property
+    def ambiguous(self) -> int:
+        """How many names several entities have."""
+        return int((np.diff(np.asarray(self._starts)) > 1).sum())
+
+    def __len__(self) -> int:
+        return len(self.trie)
+
+    def _open(self) -> None:
+        about = json.loads((self.folder / ABOUT).read_text())
+        if about["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"its format_version is {about['format_version']}, this kinject reads {FORMAT_VERSION}")
+        self.longest = int(about["longest"])
+        self.trie = marisa_trie.Trie().mmap(str(self.folder / TRIE))
+        # memory views of the maps: a single number of one is read several times faster than of an array
+        names = (STARTS, ROWS, WEIGHTS, CAPITALS)
+        views = [memoryview(np.asarray(np.load(self.folder / name, mmap_mode="r"))) for name in names]
+        self._starts, self._rows, self._weights, self._capitals = views
+
+    def _build(self) -> None:
+        partial = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            trie = marisa_trie.Trie(name for name, _, _, _ in self._names())
+            if not len(trie):
+                raise InputError(self.base.folder, "no entity has a label or an alias", "add them and build it again")
+            trie.save(str(partial / TRIE))
+            longest = _write_owners(partial, trie, self._names(), self.base)
+            (partial / ABOUT).write_text(json.dumps({"format_version": FORMAT_VERSION, "longest": longest}))
+            finish(partial, self.folder, self.base)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _names(self) -> Iterator[tuple[str, int, bool, bool]]:
+        """Yields (folded name, row, whether it is the label, whether it is in capitals) of every name."""
+        row = 0
+        for batch in self.base.entities.select(["label", "aliases"]).to_batches(max_chunksize=65_536):
+            labels, aliases = (column.to_pylist() for column in batch.columns)
+            for label, others in zip(labels, aliases, strict=True):
+                for place, name in enumerate((label or "", *(others or ()))):
+                    folded = self.fold(name)
+                    if folded:
+                        yield folded, row, place == 0, name.isupper()
+                row += 1
+
+
+def _write_owners(folder: Path, trie: Any, names: Iterator[tuple[str, int, bool, bool]], base: KnowledgeBase) -> int:
+    """Writes the flat arrays; returns how many characters the longest name has."""
+    keys, rows, labels, capitals, longest = _collect(trie, names)
+    # one entry an entity and name: the label's where both are the same, in capitals only where no spelling is not
+    order = np.lexsort((capitals, ~labels, rows, keys))
+    keys, rows, labels, capitals = keys[order], rows[order], labels[order], capitals[order]
+    first = np.ones(len(keys), bool)
+    first[1:] = (keys[1:] != keys[:-1]) | (rows[1:] != rows[:-1])
+    capitals = np.logical_and.reduceat(capitals, np.flatnonzero(first))
+    keys, rows, labels = keys[first], rows[first], labels[first]
+    weights = (1 + _degrees(base)[rows]) * np.where(labels, 1, ALIAS_WEIGHT).astype(np.float32)
+    order = np.lexsort((rows, -weights, keys))
+    np.save(folder / ROWS, rows[order])
+    np.save(folder / WEIGHTS, weights[order].astype(np.float32))
+    np.save(folder / CAPITALS, capitals[order])
+    np.save(folder / STARTS, np.searchsorted(keys, np.arange(len(trie) + 1)).astype(np.int64))
+    return longest
+
+
+def _collect(trie: Any, names: Iterator[tuple[str, int, bool, bool]]) -> tuple[Any, ...]:
+    """Keys int32, rows int32, labels bool and capitals bool of all names [A], and the length of the longest."""
+    kind = np.dtype([("key", np.int32), ("row", np.int32), ("label", bool), ("capitals", bool)])
+    longest = 0
+
+    def entries() -> Iterator[tuple[int, int, bool, bool]]:
+        nonlocal longest
+        for name, row, label, capitals in names:
+            longest = max(longest, len(name))
+            yield trie.key_id(name), row, label, capitals
+
+    table = np.fromiter(entries(), kind)
+    return table["key"], table["row"], table["label"], table["capitals"], longest
+
+
+def _degrees(base: KnowledgeBase) -> np.ndarray:
+    """How many triples each entity stands in, float32 [N]."""
+    degrees = np.zeros(base.size, np.float32)
+    if base.triples is not None:
+        for some in blocks(len(base.triples), 12):
+            degrees += np.bincount(base.triples[some][:, [0, 2]].ravel(), minlength=base.size).astype(np.float32)
+    return degrees
