@@ -1,5 +1,6 @@
 """The loop and its invariants: what trains, what stays, resuming, several devices, the frozen prefix."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from kinject.training.loop import Fit, FitConfig, evaluate
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer, mask_frozen
 from kinject.training.partition import label_parameters, split
+from kinject.training.portions import portion_count
 from kinject.training.reporting import Reporter
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.step import initial_state, make_evaluation_step, make_train_step, split_program
 
 PLUGIN_RULES = [("plugin/.*", "train"), (".*", "freeze")]
 
@@ -217,6 +219,25 @@ def test_accumulation_equals_the_larger_batch(world, tmp_path):
         return state.train
 
     chex.assert_trees_all_close(run([batch], 1), run(halves, 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rules", [PLUGIN_RULES, [(".*", "train")]])
+def test_micro_batches_equal_the_whole_batch(world, tmp_path, rules):
+    setting = Setting(world, tmp_path)
+    labels = label_parameters(setting.params, rules)
+    batch = as_device(setting.feed("train").batch(0, np.arange(12)))
+
+    def run(micro_batch):
+        train, frozen = split(setting.params, labels)
+        optimizer = make_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1), labels, 4)
+        state = initial_state(jax.tree.map(jnp.copy, train), optimizer, labels)
+        program = dataclasses.replace(setting.program, micro_batch=micro_batch)
+        predictions = make_evaluation_step(program)({**frozen, **train}, batch)
+        state, logged = make_train_step(program, optimizer, labels, seed=0, dropout=False)(state, frozen, batch)
+        return state.train, logged, predictions
+
+    assert portion_count(batch, 1) == 12
+    chex.assert_trees_all_close(run(1), run("whole"), rtol=1e-5, atol=1e-6)
 
 
 def test_one_compilation_a_bucket(world, tmp_path):

@@ -18,7 +18,7 @@ from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.plugins.map_tuning import MapTuning
 from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
-from kinject.training.step import split_program, weighted_mean
+from kinject.training.step import split_program
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -264,7 +264,8 @@ def test_loss_and_mapper_gradient(task_name, shape, models, tmp_path):
     trained = {path: leaf for path, leaf in params.items() if path.startswith("plugin/")}
 
     def loss_of(trained, params, batch):
-        return weighted_mean(*task.loss(program.outputs({**params, **trained}, batch, None), batch))
+        losses, weights = task.loss(program.outputs({**params, **trained}, batch, None), batch)
+        return (losses * weights).sum() / weights.sum()
 
     loss, gradient = fast_jit(jax.value_and_grad(loss_of))(trained, params, as_device(batch))
 

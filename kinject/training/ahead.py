@@ -87,7 +87,10 @@ def compile_step(
     labels = label_parameters(params, rules, where, program.tables)
     train, frozen = split(params, labels)
     train = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in train.items()}
-    program = replace(program, precision=fit.compute_dtype)
+    micro_batch = fit.micro_batch
+    if micro_batch == "auto" and place.platform != "cpu":  # it would be what suits the machine that compiles
+        micro_batch = "whole"
+    program = replace(program, precision=fit.compute_dtype, micro_batch=micro_batch)
     frozen = {
         path: leaf if path in program.tables else jax.ShapeDtypeStruct(leaf.shape, held(fit.compute_dtype, path, leaf))
         for path, leaf in frozen.items()

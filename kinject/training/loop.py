@@ -23,6 +23,7 @@ from kinject.training.checkpoint import Checkpoints, digest
 from kinject.training.mesh import Placement, fetch
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
+from kinject.training.portions import MicroBatch
 from kinject.training.preemption import watched
 from kinject.training.prefix import attach_prefix, first_trainable_state, prefix_bytes
 from kinject.training.processes import Preempted, alone, first, share
@@ -47,6 +48,8 @@ class FitConfig(Section):
     steps whether one of them was told to stop. `evaluate_every` is in steps, or "epoch"; 0 evaluates only at the end.
     With development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
     evaluations without improvement.
+    `micro_batch` is how many tokens of a batch are computed at a time, on all devices together: "auto" is all of them
+    except on a CPU (portions.py); what is dropped depends on it.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere. `profile` writes a trace of some steps to
     `<workdir>/profile/<stage>`.
@@ -65,6 +68,7 @@ class FitConfig(Section):
     buckets: int = Field(2, ge=1, le=16)
     prefix_cache_mb: int = Field(2048, ge=0)
     compute_dtype: Precision = "float32"
+    micro_batch: MicroBatch = "auto"
     profile: ProfileConfig | None = None
 
     @model_validator(mode="after")
@@ -151,7 +155,7 @@ class Fit:
         placement: Placement | None = None,
     ):
         self.name, self.config, self.seed = name, config, seed
-        self.program = replace(program, precision=config.compute_dtype)
+        self.program = replace(program, precision=config.compute_dtype, micro_batch=config.micro_batch)
         self.place = placement or Placement.single()
         self.train_feed, self.dev_feed, self.reporter = train_feed, dev_feed, reporter
         if config.batch_size % self.place.row_parts:

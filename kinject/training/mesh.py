@@ -113,6 +113,11 @@ class Placement:
         return 1 if self.mesh is None else self.mesh.size
 
     @property
+    def platform(self) -> str:
+        """What kind of devices they are: cpu, gpu, tpu."""
+        return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+
+    @property
     def row_parts(self) -> int:
         """Into how many parts the rows of a batch are split."""
         return 1 if self.mesh is None else self.mesh.shape[DATA]

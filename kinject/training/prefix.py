@@ -21,6 +21,7 @@ from kinject.models.forward import encode_prefix
 from kinject.plugins.base import Plugin
 from kinject.training.mesh import Placement, fetch
 from kinject.training.partition import TRAIN
+from kinject.training.portions import side_by_side
 from kinject.training.step import Program
 from kinject.tree import Flat
 
@@ -53,9 +54,13 @@ def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_
 
     def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         host, plugin = program.merge(params)
-        found = encode_prefix(host, program.task.rows(batch), plugin, stop=start)
-        shape = (*batch["token_ids"].shape, -1)
-        return {name: states.reshape(shape).astype(jnp.float32) for name, states in found.items()}
+
+        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            found = encode_prefix(host, program.task.rows(rows), plugin, stop=start)
+            shape = (*rows["token_ids"].shape, -1)
+            return {name: states.reshape(shape).astype(jnp.float32) for name, states in found.items()}
+
+        return side_by_side(of, batch, program.micro_batch)
 
     compute = jax.jit(compute)
     batch_size = place.round_up(batch_size)

@@ -22,6 +22,7 @@ from kinject.models.precision import Precision, multiplied
 from kinject.plugins.base import Plugin, table_paths
 from kinject.tasks.base import Task
 from kinject.training.optimizer import mask_frozen
+from kinject.training.portions import MicroBatch, added_up, side_by_side
 from kinject.tree import Flat, flatten, unflatten
 
 
@@ -41,6 +42,7 @@ class Program:
       tables: paths of the plugin's arrays that are no parameters (`kinject.plugins.base.Table`).
       start: the hidden state from which layers are computed; below it, `batch["prefix"]` holds them (see prefix.py).
       precision: how the host's matrices are multiplied.
+      micro_batch: how many tokens are computed at a time (see portions.py).
     """
 
     host: nnx.GraphDef
@@ -49,6 +51,7 @@ class Program:
     tables: frozenset[str] = frozenset()
     start: int = 0
     precision: Precision = "float32"
+    micro_batch: MicroBatch = "auto"
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
         """The task's outputs for a batch, from flat parameters `host/…` and `plugin/…`."""
@@ -71,11 +74,6 @@ def split_program(host: Host, plugin: Plugin | None, task: Task) -> tuple[Progra
         params |= flatten(nnx.to_pure_dict(plugin_state), "plugin")
         tables = frozenset(f"plugin/{path}" for path in table_paths(plugin))
     return Program(graph, plugin_graph, task, tables), params
-
-
-def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean of `values` with `weights` of the same shape; 0 when all weights are 0."""
-    return jnp.sum(values * weights) / jnp.maximum(jnp.sum(weights), 1e-6)
 
 
 Logged = dict[str, jax.Array]
@@ -111,11 +109,15 @@ def step_function(
     ) -> tuple[TrainState, Logged]:
         key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
 
-        def loss_of(train: Flat) -> jax.Array:
-            outputs = program.outputs({**frozen, **train}, batch, key)
-            return weighted_mean(*program.task.loss(outputs, batch))
+        def sums(train: Flat, rows: Mapping[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+            outputs = program.outputs({**frozen, **train}, rows, key)
+            losses, weights = program.task.loss(outputs, rows)
+            return jnp.sum(losses * weights), jnp.sum(weights)
 
-        loss, gradients = jax.value_and_grad(loss_of)(state.train)
+        slope = partial(jax.value_and_grad(sums, has_aux=True), state.train)
+        (loss, weight), gradients = added_up(slope, batch, key, program.micro_batch)
+        weight = jnp.maximum(weight, 1e-6)  # all of them may be 0
+        loss, gradients = loss / weight, jax.tree.map(lambda leaf: leaf / weight, gradients)
         updates, optimizer_state = optimizer.update(
             mask_frozen(gradients, labels), state.optimizer, mask_frozen(state.train, labels)
         )
@@ -135,9 +137,12 @@ def make_evaluation_step(
     """
 
     def step(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        outputs = program.outputs(params, batch, None)
-        losses, weights = program.task.loss(outputs, batch)
-        return {"loss": losses, "loss_weights": weights, **program.task.predict(outputs, batch)}
+        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            outputs = program.outputs(params, rows, None)
+            losses, weights = program.task.loss(outputs, rows)
+            return {"loss": losses, "loss_weights": weights, **program.task.predict(outputs, rows)}
+
+        return side_by_side(of, batch, program.micro_batch)
 
     return jax.jit(step)
 

@@ -1,0 +1,78 @@
+"""Micro-batches: a batch's rows computed a portion at a time, inside one step.
+
+What a step computes of a row does not depend on the other rows, so a batch may be taken in portions: sums of losses and
+gradients are added up, predictions are put side by side. On an accelerator that saves memory. On a CPU it saves time:
+the temporaries of a few hundred tokens stay in the caches, those of ten thousand are written to memory and read back.
+
+Portion j of m holds the rows j, j + m, j + 2 m, …, so that each is spread over a mesh as the whole batch is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from pydantic import Field
+
+MicroBatch = Annotated[int, Field(ge=1)] | Literal["auto", "whole"]  # tokens, all devices together
+CPU_TOKENS = 1024
+
+
+def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch) -> int:
+    """Into how many portions a batch is cut: the least that divides its rows and leaves no more than `size` tokens.
+
+    Args:
+      batch: any that has `token_ids`, padding included, first axis = rows.
+      size: tokens; "auto" is 1024 on a CPU, and elsewhere, as "whole", no limit.
+    """
+    if size == "auto":
+        size = CPU_TOKENS if jax.default_backend() == "cpu" else "whole"
+    if size == "whole":
+        return 1
+    rows, tokens = batch["token_ids"].shape[0], batch["token_ids"].size
+    dividing = (count for count in range(1, rows + 1) if rows % count == 0)
+    return next(count for count in dividing if tokens <= size * count or count == rows)
+
+
+def side_by_side(
+    compute: Callable[[Mapping[str, jax.Array]], Any], batch: Mapping[str, jax.Array], size: MicroBatch
+) -> Any:
+    """What `compute` yields of the whole batch (a tree of arrays, first axis = rows), computed in portions."""
+    count = portion_count(batch, size)
+    if count == 1:
+        return compute(batch)
+    found = lax.map(compute, _cut(batch, count))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), found)
+
+
+def added_up(
+    compute: Callable[[Mapping[str, jax.Array], jax.Array | None], Any],
+    batch: Mapping[str, jax.Array],
+    key: jax.Array | None,
+    size: MicroBatch,
+) -> Any:
+    """The sum over portions of what `compute(portion, key)` yields, a tree of arrays.
+
+    A portion's dropout key is its own; a batch that is not cut has the step's.
+    """
+    count = portion_count(batch, size)
+    if count == 1:
+        return compute(batch, key)
+
+    def add(total: Any, numbered: tuple[jax.Array, Mapping[str, jax.Array]]) -> tuple[Any, None]:
+        number, portion = numbered
+        found = compute(portion, None if key is None else jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, total, found), None
+
+    parts = _cut(batch, count)
+    like = jax.eval_shape(lambda portion: compute(portion, key), jax.tree.map(lambda leaf: leaf[0], parts))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    return lax.scan(add, nothing, (jnp.arange(count), parts))[0]
+
+
+def _cut(batch: Mapping[str, jax.Array], count: int) -> dict[str, jax.Array]:
+    """Every array [rows, …] -> [count, rows / count, …]."""
+    return {name: jnp.moveaxis(values.reshape(-1, count, *values.shape[1:]), 1, 0) for name, values in batch.items()}
