@@ -27,6 +27,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("kinject.evaluate", "compare host alone, host + plugins and the shuffled control"),
     "sweep": Verb("kinject.sweep", "run configs with several seeds and gather one table"),
     "leaderboard": Verb("kinject.leaderboard", "answer the questions of a FewRel leaderboard"),
+    "link": Verb("kinject.linking.__main__", "find the entities of a knowledge base in raw text"),
     "data": Verb("kinject.datasets.__main__", "prepare data sets from their published files"),
 }
 
