@@ -290,12 +290,6 @@ TASKS = {
         ["a", "b", "c"],
         {**TEXT, "mentions": [*NAMES.values()], "label": "b"},
     ),
-    "marker_relations": ("mention_pair", ["a", "b", "c"], {**TEXT, "mentions": [*NAMES.values()], "label": "b"}),
-    "entity_typing": (
-        "multi_label",
-        ["town", "river", "hill"],
-        {**TEXT, "mentions": [NAMES["head"]], "labels": ["hill"]},
-    ),
     "marker_entity_typing": ("mention", ["town", "river"], {**TEXT, "mentions": [NAMES["head"]], "labels": ["town"]}),
     "token_classification": (
         "token_classification",

@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 Labels = tuple["Label", ...]
 
 
+def short(number: float) -> float:
+    """A float32 as JSON should show it: six digits, no more than there are."""
+    return float(f"{number:.6g}")
+
+
 class Label(NamedTuple):
     """One answer and its score.
 
@@ -18,6 +23,9 @@ class Label(NamedTuple):
 
     label: str
     score: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"label": self.label, "score": short(self.score)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class Contribution:
     gradient: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"entity": self.entity, "without": self.without, "gradient": self.gradient}
+        gradient = None if self.gradient is None else short(self.gradient)
+        return {"entity": self.entity, "without": short(self.without), "gradient": gradient}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,9 @@ class Explanation:
     def to_json(self) -> dict[str, Any]:
         made: dict[str, Any] = {"entities": [one.to_json() for one in self.contributions]}
         if self.passages is not None:
-            made["passages"] = [{"text": text, "entity": of, "weight": weight} for text, of, weight in self.passages]
+            made["passages"] = [
+                {"text": text, "entity": of, "weight": short(weight)} for text, of, weight in self.passages
+            ]
         return made
 
 
@@ -120,10 +131,10 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """The output line of `kinject predict`, see docs/formats.md."""
         made: dict[str, Any] = {} if self.id is None else {"id": self.id}
-        made["labels"] = [one._asdict() for one in self.labels]
+        made["labels"] = [one.to_json() for one in self.labels]
         made["entities"] = [one.to_json() for one in self.entities]
         if self.before is not None:
-            made["before"] = [one._asdict() for one in self.before]
+            made["before"] = [one.to_json() for one in self.before]
         if self.explanation is not None:
             made["explain"] = self.explanation.to_json()
         return made

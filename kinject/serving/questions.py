@@ -89,21 +89,15 @@ def link(record: Record, linkers: Sequence[Linker], given: bool) -> Record:
     """The record with the mentions that the linkers find.
 
     Where two overlap the longer one stays, then the earlier linker's. Where the record says itself where its mentions
-    are, none is added: those without an entity get that of a span with the same characters.
+    are, none is added: those without an entity get that of a span with the same characters, or what
+    `linker.link` names.
 
     Raises:
       InputError: a span outside of the text.
     """
-    if given and all(mention.entity is not None for mention in record.mentions):
-        return record
-    spans = [Span(*one) for linker in linkers for one in linker(record.source)]
     if given:
-        known = {(one.start, one.end): one.entity for one in reversed(spans)}
-        filled = (
-            mention if mention.entity is not None else replace(mention, entity=known.get((mention.start, mention.end)))
-            for mention in record.mentions
-        )
-        return replace(record, mentions=tuple(filled))
+        return _filled(record, linkers)
+    spans = [Span(*one) for linker in linkers for one in linker(record.source)]
     kept: list[Span] = []
     for span in sorted(spans, key=lambda one: one.start - one.end):  # the sort is stable: earlier linkers first
         if all(span.end <= other.start or other.end <= span.start for other in kept):
@@ -111,3 +105,20 @@ def link(record: Record, linkers: Sequence[Linker], given: bool) -> Record:
     mentions = tuple(Mention(one.start, one.end, one.entity) for one in sorted(kept))
     check_mentions(mentions, len(record.source), record.where, "characters", "linked")
     return replace(record, mentions=mentions)
+
+
+def _filled(record: Record, linkers: Sequence[Linker]) -> Record:
+    """The record whose mentions have the entity of the first linker that knows one for just these characters."""
+    bare = [(one.start, one.end) for one in record.mentions if one.entity is None]
+    if not bare:
+        return record
+    known: dict[tuple[int, int], str] = {}
+    for linker in reversed(linkers):
+        asked = getattr(linker, "link", None)  # a linker of whole texts may know how to name a given mention
+        found = linker(record.source) if asked is None else asked(record.source, bare)
+        known |= {(one[0], one[1]): one[2] for one in found if one is not None}
+    filled = (
+        one if one.entity is not None else replace(one, entity=known.get((one.start, one.end)))
+        for one in record.mentions
+    )
+    return replace(record, mentions=tuple(filled))

@@ -1,0 +1,149 @@
+"""Plugins as folders: `kinject plugins list|show|verify|export`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kinject.command import Parser, exit_code
+from kinject.errors import InputError
+
+EXAMPLES = """\
+examples, after the quickstart:
+  kinject plugins list runs/quickstart
+  kinject plugins show runs/quickstart/biology_plugin
+  kinject plugins verify runs/quickstart/biology_plugin --host runs/quickstart/host \\
+      --knowledge runs/quickstart/biology/knowledge
+  kinject plugins export runs/quickstart/biology_plugin --safetensors biology.safetensors
+
+verify reads every byte: 0 all is as it was written and fits, 2 something is not (one line says what).
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        prog="kinject plugins", description="Look at plugin folders, check and export them.", epilog=EXAMPLES
+    )
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="list|show|verify|export", parser_class=Parser
+    )
+    every = actions.add_parser("list", help="every plugin below some folders")
+    every.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    every.add_argument("--json", action="store_true", help="one JSON object a line instead of the table")
+    show = actions.add_parser("show", help="a plugin's card")
+    show.add_argument("folder", type=Path, metavar="FOLDER")
+    show.add_argument("--json", action="store_true", help="the whole plugin.json instead of the card")
+    verify = actions.add_parser("verify", help="load strictly, check digests and what it belongs to")
+    verify.add_argument("folder", type=Path, metavar="FOLDER")
+    verify.add_argument("--host", metavar="DIR", help="the host that it shall fit")
+    verify.add_argument("--knowledge", metavar="DIR", help="the knowledge base that it shall fit, itself verified")
+    export = actions.add_parser("export", help="write a map-tuning plugin as one file without kinject")
+    export.add_argument("folder", type=Path, metavar="FOLDER")
+    export.add_argument("--safetensors", required=True, type=Path, metavar="OUT", help="a new file")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: run(parse(arguments)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Does what is asked; raises InputError for what is wrong with a plugin."""
+    {"list": show_list, "show": show_one, "verify": verify, "export": export}[arguments.action](arguments)
+
+
+def show_list(arguments: argparse.Namespace) -> None:
+    """A line a plugin, in the order of their paths; one that cannot be read says why in its line."""
+    for folder in arguments.folders:
+        if not folder.is_dir():
+            raise InputError(folder, "there is no such folder", "name one that holds plugins")
+    found = [about(path.parent) for folder in arguments.folders for path in sorted(folder.rglob("plugin.json"))]
+    if arguments.json:
+        for one in found:
+            print(json.dumps(one, ensure_ascii=False))
+        return
+    if not found:
+        print("there is no plugin")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("folder", "method", "knowledge", "parameters", "host encoder", "metrics", box=None)
+    for one in found:
+        if "error" in one:
+            table.add_row(one["folder"], one["error"])
+            continue
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in one["metrics"].items())
+        row = (one["folder"], one["method"], one["knowledge"], f"{one['parameters']:,}", one["host"][:19], metrics)
+        table.add_row(*row)
+    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+
+
+def about(folder: Path) -> dict[str, Any]:
+    """What a list says of one plugin."""
+    import math
+
+    from kinject.plugins.store import read_manifest
+
+    try:
+        manifest = read_manifest(folder)
+        return {
+            "folder": str(folder),
+            "method": manifest["method"],
+            "knowledge": str(manifest["knowledge"].get("name")),
+            "parameters": sum(math.prod(leaf["shape"]) for leaf in manifest["parameters"].values()),
+            "host": str(manifest["host"].get("encoder_fingerprint")),
+            "head": (manifest.get("head") or {}).get("kind"),
+            "metrics": manifest.get("metrics", {}),
+        }
+    except InputError as error:
+        return {"folder": str(folder), "error": str(error)}
+    except (KeyError, TypeError, AttributeError) as error:
+        return {"folder": str(folder), "error": f"{folder / 'plugin.json'}: it is malformed ({error!r})"}
+
+
+def show_one(arguments: argparse.Namespace) -> None:
+    from kinject.plugins.store import card, read_manifest
+
+    manifest = read_manifest(arguments.folder)
+    print(json.dumps(manifest, indent=2, ensure_ascii=False) if arguments.json else card(manifest), end="\n")
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Reads the plugin, its head, and the knowledge base whole, and loads the host."""
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.plugins.store import load_plugin, read_head, read_manifest
+    from kinject.stages.base import knowledge_identity, open_host
+
+    manifest, base, host = read_manifest(arguments.folder), None, None
+    if arguments.knowledge is not None:
+        base = KnowledgeBase.open(arguments.knowledge)
+        if manifest["knowledge"].get("fingerprint") is None:
+            raise InputError(arguments.folder, "it was trained without a knowledge base", "leave --knowledge out")
+        base.verify()
+    if arguments.host is not None:
+        host = open_host(arguments.host).identity
+    knowledge = None if base is None else knowledge_identity(base)
+    stored = load_plugin(arguments.folder, host=host, knowledge=knowledge)
+    if stored.manifest.get("head") is not None:
+        read_head(stored)
+    checked = [f"{len(manifest['files'])} files and {len(manifest['parameters'])} parameters"]
+    checked += [f"host {arguments.host}"] * (host is not None) + [f"knowledge base {base}"] * (base is not None)
+    print(f"{arguments.folder}: as it was written; checked: {', '.join(checked)}")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from kinject.plugins.store import load_plugin
+    from kinject.serving.export import export_map
+
+    print(export_map(load_plugin(arguments.folder), arguments.safetensors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
