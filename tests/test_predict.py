@@ -100,6 +100,17 @@ def test_each_plugin_finds_its_knowledge_base(served):
     assert [one["entities"][0]["plugin"] for one in out] == ["geo", "bio"]
 
 
+def test_names_are_linked(served):
+    plugin = ("--plugin", served.plugin(), "--knowledge", served.knowledge)
+    given = {"text": "a place of city7 is in [MASK] .", "mentions": [{"start": 11, "end": 16}]}
+    _, out = predict(served, [{"text": "city7 is in [MASK] ."}, given, {**given, "mentions": []}], "--link", *plugin)
+    assert [[one["entity"] for one in line["entities"]] for line in out] == [["Q7"], ["Q7"], []]
+    _, same = predict(served, [asked(7)], *plugin)
+    assert same[0] == out[0]
+    _, alone = predict(served, ["city7 [MASK]"], "--plain", "--link", "--knowledge", served.knowledge)
+    assert alone[0]["entities"] == [{"start": 0, "end": 5, "entity": "Q7", "plugin": None}]
+
+
 def test_passages_are_shown(served, tmp_path):
     method = {"name": "pluglm", "layers": [0], "heads": 2, "key_size": 8, "top_k": 2, "query_from": "embeddings"}
     folder = served.plugin("memory_plugin", knowledge=None, method=method)

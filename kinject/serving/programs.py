@@ -7,6 +7,7 @@ each shape of batch (see batches.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from kinject.plugins.base import Plugin
 from kinject.tasks.base import Task
+from kinject.training.portions import side_by_side
 from kinject.training.step import Program
 from kinject.tree import Flat
 
@@ -36,24 +38,30 @@ class Programs:
         Where the task is for several, "scores" and "chosen" [B, C] of all.
         """
 
-        def step(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            outputs = program.outputs(params, batch, None)
-            raw = program.task.choices(outputs, batch)
+        def of(params: Flat, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            outputs = program.outputs(params, rows, None)
+            raw = program.task.choices(outputs, rows)
             scores = probabilities(program.task, raw)
             if program.task.several:
-                return {"scores": scores, "chosen": program.task.predict(outputs, batch)["chosen"]}
+                return {"scores": scores, "chosen": program.task.predict(outputs, rows)["chosen"]}
             found, numbers = jax.lax.top_k(scores, min(top, scores.shape[-1]))
             possible = jnp.take_along_axis(raw, numbers, axis=-1) > POSSIBLE
             return {"scores": found, "numbers": numbers, "possible": possible}
+
+        def step(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            return side_by_side(partial(of, params), batch, program.micro_batch)
 
         return self._step(("answer", program, top), step)
 
     def probability(self, program: Program) -> Step:
         """(params, batch) -> float32 [B]: the score of the answer that `batch["explained"]` names."""
 
+        def of(params: Flat, rows: Mapping[str, jax.Array]) -> jax.Array:
+            raw = program.task.choices(program.outputs(params, rows, None), rows)
+            return _of(probabilities(program.task, raw), rows)
+
         def step(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
-            raw = program.task.choices(program.outputs(params, batch, None), batch)
-            return _of(probabilities(program.task, raw), batch)
+            return side_by_side(partial(of, params), batch, program.micro_batch)
 
         return self._step(("probability", program), step)
 
