@@ -14,11 +14,12 @@ from kinject.data.records import parse_record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Span
-from kinject.plugins.store import load_plugin
+from kinject.plugins.store import load_plugin, save_plugin
 from kinject.serving import Refused
 from kinject.serving.batches import ladder
 from kinject.serving.routing import JoinedKnowledge
-from kinject.stages.base import open_host
+from kinject.stages.base import knowledge_identity, open_host
+from kinject.stages.heads import trained_head
 from kinject.tasks.base import make_task
 from kinject.training.loop import evaluate
 from kinject.training.step import split_program
@@ -174,6 +175,31 @@ def test_a_task_without_labels_is_refused(served):
         kinject.Host.load(served.host(), task="span_extraction")
     with pytest.raises(InputError, match="there is no task"):
         kinject.Host.load(served.host(), task="clozy")
+
+
+def test_the_head_that_came_with_a_plugin(served):
+    labels = ["near", "far", "a"]
+    tuned = served.host("sequence_classification_tuned", "classification", labels)
+    loaded = open_host(tuned, head="classification")
+    facts = {"task": "sequence_classification", "task_options": {}, "labels": labels}
+    folder = save_plugin(
+        served.folder / "with_head",
+        load_plugin(served.plugin()).plugin,
+        host=loaded.identity,
+        knowledge=knowledge_identity(KnowledgeBase.open(served.knowledge)),
+        config={},
+        metrics={},
+        head=trained_head(loaded.loaded.host, **facts),
+    )
+    one = {"text": "city3 is far .", "mentions": [{"start": 0, "end": 5, "entity": "Q3"}]}
+    own = next(kinject.Host.load(tuned, task="sequence_classification").predict(one))
+    other = kinject.Host.load(served.host(), head=folder)  # the masked-LM host has the same encoder
+    same(next(other.predict(one)), own)
+    assert next(other.plug(folder, knowledge=served.knowledge).predict(one)).labels != own.labels
+    with pytest.raises(InputError, match="its head was trained for sequence_classification, not for cloze"):
+        kinject.Host.load(served.host(), head=folder, task="cloze")
+    with pytest.raises(InputError, match="brings none along"):
+        kinject.Host.load(served.host(), head=served.plugin())
 
 
 # ---- several plugins --------------------------------------------------------------------------------------------

@@ -14,13 +14,15 @@ from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
-from kinject.models.manifest import read_json
+from kinject.models.manifest import NO_HEAD, read_json
 from kinject.models.precision import Precision, activations
+from kinject.plugins.store import check_fits, read_head
 from kinject.serving.answers import Prediction, Refused
 from kinject.serving.engine import Engine
 from kinject.serving.plugin import Arrangement, Plugged, Plugin, fit
 from kinject.serving.questions import Question, questions
 from kinject.stages.base import ReadyHost, open_host
+from kinject.stages.heads import task_of, with_head
 from kinject.tasks.base import Task, make_task
 from kinject.training.mesh import Placement
 
@@ -55,6 +57,7 @@ class Host:
         window: int = 1024,
         precision: Precision = "float32",
         devices: int = 1,
+        head: Plugin | Folder | None = None,
     ) -> Host:
         """Loads a host for one task.
 
@@ -67,15 +70,22 @@ class Host:
           window: texts that are read, sorted by length and held at a time.
           precision: what the host is held and computed in.
           devices: how many share each batch.
+          head: a plugin that a head was trained together with; the host then answers under that head, for its task,
+            also where no plugin is on. None = the host's own.
 
         Raises:
-          InputError: no such host or task, or a task whose answers are not labels.
+          InputError: no such host or task, a task whose answers are not labels, a plugin without a head or with one
+            for another host.
         """
         for name, value in (("batch_size", batch_size), ("window", window), ("devices", devices)):
             if value < 1:
                 raise InputError(name, f"it is {value}", "give 1 or more")
-        made = _task(folder, task, task_options)
-        ready = open_host(folder, head=made.head, dtype=activations(precision))
+        if head is not None:
+            ready, task, task_options = _under_head(folder, head, task, precision)
+            made = _task(folder, task, task_options)
+        else:
+            made = _task(folder, task, task_options)
+            ready = open_host(folder, head=made.head, dtype=activations(precision))
         made = made.for_host(_named(ready).loaded, folder).for_evaluation()
         place = Placement.single() if devices == 1 else Placement.over(devices)
         return cls(ready, made, max_length=max_length, rows=batch_size, window=window, precision=precision, place=place)
@@ -213,6 +223,19 @@ def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -
         problem = f"the task {name} cannot be served: its answers are not labels of an example"
         raise InputError("task", problem, "evaluate it with kinject evaluate")
     return task
+
+
+def _under_head(
+    folder: Folder, head: Plugin | Folder, task: str | None, precision: Precision
+) -> tuple[ReadyHost, str, Mapping[str, Any]]:
+    """The host under a plugin's head, and the task and its options that the head was trained for."""
+    stored = (head if isinstance(head, Plugin) else Plugin.load(head)).stored
+    trained = read_head(stored)
+    ready = open_host(folder, head=NO_HEAD, dtype=activations(precision))
+    check_fits(stored.folder, stored.manifest, ready.identity, None)
+    name = task or str(trained.facts.get("task"))
+    ready = with_head(ready, task_of(trained, name, stored.folder), stored.folder)
+    return ready, name, trained.facts.get("task_options") or {}
 
 
 def _named(ready: ReadyHost) -> ReadyHost:

@@ -92,7 +92,8 @@ class Routed(Plugin):
         if "entity_vectors" not in batch:
             return embeddings
         slot, rows = batch["entity_slot"], batch["entity_ids"]
-        owner = jnp.searchsorted(self.starts[...], rows, side="right") - 1  # [B, M]; -1 of no entity
+        # [B, M]; a slot without a vector (protocol "thunlp" has such) is the first member's, which maps zeros
+        owner = jnp.maximum(jnp.searchsorted(self.starts[...], rows, side="right") - 1, 0)
         here = jnp.where(slot >= 0, jnp.take_along_axis(owner, jnp.maximum(slot, 0), axis=1), -1)
         for number, member in enumerate(self.members):
             own = {

@@ -1,0 +1,274 @@
+"""Texts a second of prediction, with and without a plugin, beside transformers in torch; memory by size of input.
+
+    python benchmarks/predict.py --json out.json
+    python benchmarks/predict.py --json out.json --memory-mb 10 --memory-mb 100
+
+All arms go from the same texts, one string each, to a label and its score: tokenising counts. `kinject` is
+`Host.predict`; `plugin` has a map-tuning plugin and one linked entity a text. `torch_batches` pads batches in the order
+of the texts, `torch_sorted` sorts the texts of a window by length first, as kinject does, `torch_one` takes them one at
+a time. The host is random (its shape is --hidden, --layers; by default that of MiniLM-L6), with a classification
+head, and its labels must agree. Each round runs every arm, in turn; told are the medians, and the ratios of one round
+as the median and the range over rounds. Nothing is downloaded.
+
+--memory-mb: resident memory of `kinject predict` on a file of so many MB, with a tiny host, in a process of its own: the
+peak, which compiling makes, and the medians over the second and the last fifth of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+import kinject
+from kinject.data.records import Mention, Record
+from kinject.errors import InputError
+from kinject.knowledge.base import KnowledgeBase, write_knowledge
+from kinject.models.config import EncoderConfig
+from kinject.models.encoder import Encoder
+from kinject.models.heads import Host, build_head
+from kinject.models.saving import save_host
+from kinject.plugins.store import make_plugin, save_plugin
+from kinject.stages.base import knowledge_identity, open_host
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "."]
+WORDS, ENTITIES, DIM, LABELS = 28_000, 1_000, 128, ["no", "yes"]
+
+
+def write_files(folder: Path, hidden: int, layers: int, words: int = WORDS) -> None:
+    """A random host, a knowledge base and a plugin."""
+    vocabulary = [*SPECIAL, *(f"word{i}" for i in range(words)), *(f"name{i}" for i in range(ENTITIES))]
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir(parents=True)
+    (tokenizer / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    (tokenizer / "tokenizer_config.json").write_text('{"do_lower_case": false, "tokenizer_class": "BertTokenizer"}')
+    config = EncoderConfig(
+        model_type="bert",
+        vocab_size=len(vocabulary),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden // 32),
+        intermediate_size=4 * hidden,
+        max_position_embeddings=128,
+        type_vocab_size=2,
+        layer_norm_eps=1e-12,
+        hidden_act="gelu",
+        pad_token_id=0,
+    )
+    rngs = nnx.Rngs(0)
+    host = Host(Encoder(config, rngs=rngs), build_head("classification", config, len(LABELS), rngs=rngs))
+    about = {"task": "sequence_classification", "labels": LABELS}
+    save_host(host, folder / "host", tokenizer_files_from=tokenizer, host_json=about)
+    vectors = np.random.default_rng(0).normal(size=(ENTITIES, DIM)).astype(np.float32)
+    ids = [f"Q{i}" for i in range(ENTITIES)]
+    write_knowledge(folder / "knowledge", name="names", ids=ids, vectors=vectors, source="made up", license="none")
+    save_plugin(
+        folder / "plugin",
+        make_plugin({"name": "map_tuning"}, hidden_size=hidden, knowledge_dim=DIM),
+        host=open_host(folder / "host").identity,
+        knowledge=knowledge_identity(KnowledgeBase.open(folder / "knowledge")),
+        config={},
+        metrics={},
+    )
+
+
+def questions(count: int, words: int = WORDS, seed: int = 0) -> list[Record]:
+    """Texts of 5 to 100 words, most of them short (log-normal around 20), each with one entity somewhere."""
+    draw = np.random.default_rng(seed)
+    lengths = np.clip(np.exp(draw.normal(np.log(20), 0.6, count)), 5, 100).astype(int)
+    made = []
+    for number, length in enumerate(lengths):
+        some = [f"word{i}" for i in draw.integers(words, size=length)]
+        entity, place = int(draw.integers(ENTITIES)), int(draw.integers(length))
+        start = sum(len(word) + 1 for word in some[:place])
+        text = " ".join([*some[:place], f"name{entity}", *some[place:]])
+        mention = Mention(start, start + len(f"name{entity}"), f"Q{entity}")
+        made.append(Record(text, (mention,), {}, f"made:{number}"))
+    return made
+
+
+def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> dict[str, Callable[[], list[float]]]:
+    """The alternatives; each yields the score of "yes" of every text, in order."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "host").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "host")
+
+    def scores(some: list[str]) -> list[float]:
+        batch = tokenizer(some, padding=True, truncation=True, max_length=128, return_tensors="pt")
+        with torch.inference_mode():
+            return model(**batch).logits.softmax(-1)[:, 1].tolist()
+
+    def batches(order: list[int], size: int) -> list[float]:
+        made = [0.0] * len(texts)
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            for number, score in zip(chosen, scores([texts[i] for i in chosen]), strict=True):
+                made[number] = score
+        return made
+
+    def by_length() -> list[float]:
+        windows = (range(start, min(start + window, len(texts))) for start in range(0, len(texts), window))
+        return batches([i for one in windows for i in sorted(one, key=lambda i: len(texts[i]))], batch_size)
+
+    return {
+        "torch_batches": lambda: batches(list(range(len(texts))), batch_size),
+        "torch_sorted": by_length,
+        "torch_one": lambda: batches(list(range(len(texts))), 1),
+    }
+
+
+def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_files(folder, arguments.hidden, arguments.layers)
+        records = questions(arguments.texts)
+        options = {"batch_size": arguments.batch_size, "window": arguments.window, "max_length": 128}
+        host = kinject.Host.load(folder / "host", **options)
+        plugged = kinject.Host.load(folder / "host", **options)
+        plugged.plug(folder / "plugin", knowledge=folder / "knowledge")
+
+        def scores(one: kinject.Host) -> list[float]:
+            return [dict(answer.labels)["yes"] for answer in one.predict(records)]
+
+        arms = {"kinject": lambda: scores(host), "plugin": lambda: scores(plugged)}
+        arms |= torch_arms(folder, [one.text for one in records], arguments.batch_size, arguments.window)
+        started = time.perf_counter()
+        first = {name: run() for name, run in arms.items()}
+        warm = time.perf_counter() - started
+        for name in ("torch_batches", "torch_sorted", "torch_one"):
+            np.testing.assert_allclose(first["kinject"], first[name], atol=1e-4)
+        moved = float(np.abs(np.array(first["kinject"]) - first["plugin"]).max())
+        seconds: dict[str, list[float]] = {name: [] for name in arms}
+        for _ in range(arguments.rounds):
+            for name, run in arms.items():
+                started = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - started)
+    ratios = {
+        f"kinject / {name}": spread(
+            [other / ours for ours, other in zip(seconds["kinject"], seconds[name], strict=True)]
+        )
+        for name in ("torch_batches", "torch_sorted", "torch_one")
+    }
+    added = [100 * (with_it / alone - 1) for alone, with_it in zip(seconds["kinject"], seconds["plugin"], strict=True)]
+    return {
+        "texts_a_second": {name: arguments.texts / statistics.median(some) for name, some in seconds.items()},
+        "speed_ratio": ratios,
+        "plugin_added_percent": spread(added),
+        "programs_compiled": host.engine.programs.compiled + plugged.engine.programs.compiled,
+        "first_round_seconds": warm,
+        "largest_change_of_a_score_by_the_plugin": moved,
+        "seconds": seconds,
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def memory(megabytes: list[int], window: int) -> list[dict[str, Any]]:
+    """Peak resident memory and seconds of `kinject predict` by size of input."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_files(folder, hidden=16, layers=1, words=500)
+        some = [(one.text, one.mentions[0]) for one in questions(5_000, words=500)]
+        lines = [
+            json.dumps({"text": text, "mentions": [{"start": m.start, "end": m.end, "entity": m.entity}]}) + "\n"
+            for text, m in some
+        ]
+        block = "".join(lines).encode()
+        for size in megabytes:
+            source = folder / f"{size}.jsonl"
+            with source.open("wb") as file:
+                while file.tell() < size * 1_000_000:
+                    file.write(block)
+            options = ["--host", folder / "host", "--plugin", folder / "plugin", "--knowledge", folder / "knowledge"]
+            options += ["--window", str(window), "--no-compilation-cache"]  # each compiles, so that peaks compare
+            started = time.perf_counter()
+            samples, used = watched([sys.executable, "-m", "kinject", "predict", *options], source, folder / "out")
+            fifth = max(1, len(samples) // 5)
+            rows.append(
+                {
+                    "input_mb": source.stat().st_size / 1e6,
+                    "output_mb": (folder / "out").stat().st_size / 1e6,
+                    "seconds": time.perf_counter() - started,
+                    "peak_rss_mb": peak(used),
+                    "rss_mb_second_fifth": statistics.median(samples[fifth : 2 * fifth]),
+                    "rss_mb_last_fifth": statistics.median(samples[-fifth:]),
+                }
+            )
+            source.unlink()
+    return rows
+
+
+def watched(command: list[Any], source: Path, target: Path) -> tuple[list[float], resource.struct_rusage]:
+    """Runs a command; returns its resident memory in MB, twice a second, and what it used in all."""
+    samples = []
+    with source.open("rb") as given, target.open("wb") as out:
+        process = subprocess.Popen(command, stdin=given, stdout=out)
+        while True:
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
+            if ended:
+                break
+            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            samples.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+            time.sleep(0.5)
+    if status:
+        raise SystemExit(f"kinject predict ended with {status}")
+    return samples, used
+
+
+def peak(used: resource.struct_rusage) -> float:
+    """Peak resident memory in MB of 10^6 bytes; Linux counts kilobytes of 1024."""
+    return used.ru_maxrss * 1024 / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory-mb", type=int, action="append", default=[])
+    arguments = parser.parse_args()
+    if arguments.json.exists():
+        raise InputError(arguments.json, "it exists", "choose another file; nothing was overwritten")
+    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+    made = {
+        "settings": settings,
+        "cpus": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "device": str(jax.devices()[0]),
+        "versions": {"kinject": kinject.__version__, "jax": jax.__version__, "python": platform.python_version()},
+    }
+    if arguments.memory_mb:
+        made["memory"] = memory(arguments.memory_mb, arguments.window)
+    else:
+        made["throughput"] = throughput(arguments)
+    arguments.json.write_text(json.dumps(made, indent=2) + "\n")
+    print(json.dumps(made, indent=2))
+
+
+if __name__ == "__main__":
+    main()
