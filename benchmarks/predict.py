@@ -10,8 +10,8 @@ a time. The host is random (its shape is --hidden, --layers; by default that of 
 head, and its labels must agree. Each round runs every arm, in turn; told are the medians, and the ratios of one round
 as the median and the range over rounds. Nothing is downloaded.
 
---memory-mb: resident memory of `kinject predict` on a file of so many MB, with a tiny host, in a process of its own: the
-peak, which compiling makes, and the medians over the second and the last fifth of the time.
+--memory-mb: resident memory of `kinject predict` on a file of so many MB, with a tiny host, in a process of its own:
+the peak, which compiling makes, and the medians over the second and the last fifth of the time.
 """
 
 from __future__ import annotations
