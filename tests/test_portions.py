@@ -10,7 +10,7 @@ from kinject.training.portions import added_up, portion_count, side_by_side
 
 def batch_of(rows, length=8):
     ids = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
-    return {"token_ids": jnp.asarray(ids), "weights": jnp.arange(float(rows))}
+    return {"token_ids": jnp.asarray(ids), "weights": jnp.arange(float(rows)), "none": jnp.zeros((rows, 0))}
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,12 @@ def test_the_least_count_that_divides_the_rows_and_keeps_to_the_size(rows, size,
 @pytest.mark.parametrize("size", ["whole", 48, 16, 8])
 def test_rows_come_back_in_their_order(size):
     batch = batch_of(12)
-    found = side_by_side(lambda rows: {"ids": rows["token_ids"], "twice": rows["weights"] * 2}, batch, size)
+    found = side_by_side(
+        lambda rows: {"ids": rows["token_ids"], "twice": rows["weights"] * 2, "none": rows["none"]}, batch, size
+    )
     np.testing.assert_array_equal(found["ids"], batch["token_ids"])
     np.testing.assert_array_equal(found["twice"], batch["weights"] * 2)
+    assert found["none"].shape == (12, 0)
 
 
 @pytest.mark.parametrize("size", ["whole", 48, 16, 8])

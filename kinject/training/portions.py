@@ -45,7 +45,11 @@ def side_by_side(
     if count == 1:
         return compute(batch)
     found = lax.map(compute, _cut(batch, count))
-    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), found)
+
+    def join(parts: jax.Array) -> jax.Array:
+        return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[0] * parts.shape[1], *parts.shape[2:])
+
+    return jax.tree.map(join, found)
 
 
 def added_up(
@@ -74,5 +78,9 @@ def added_up(
 
 
 def _cut(batch: Mapping[str, jax.Array], count: int) -> dict[str, jax.Array]:
-    """Every array [rows, …] -> [count, rows / count, …]."""
-    return {name: jnp.moveaxis(values.reshape(-1, count, *values.shape[1:]), 1, 0) for name, values in batch.items()}
+    """Every array [rows, …] -> [count, rows / count, …]; some may be empty, as without any entity."""
+
+    def cut(values: jax.Array) -> jax.Array:
+        return jnp.moveaxis(values.reshape(values.shape[0] // count, count, *values.shape[1:]), 1, 0)
+
+    return {name: cut(values) for name, values in batch.items()}
