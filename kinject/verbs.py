@@ -29,6 +29,9 @@ VERBS: dict[str, Verb] = {
     "plugins": Verb("kinject.artefacts", "list, show, verify and export plugin folders"),
     "sweep": Verb("kinject.sweep", "run configs with several seeds and gather one table"),
     "leaderboard": Verb("kinject.leaderboard", "answer the questions of a FewRel leaderboard"),
+    "knowledge": Verb(
+        "kinject.knowledge.__main__", "build a knowledge base of tables, triples or vectors; inspect one"
+    ),
     "link": Verb("kinject.linking.__main__", "find the entities of a knowledge base in raw text"),
     "data": Verb("kinject.datasets.__main__", "prepare data sets from their published files"),
 }

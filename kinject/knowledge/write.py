@@ -37,6 +37,7 @@ def write_knowledge(
     license: str = "",
     normalisation: str = "none",
     metrics: Mapping[str, float] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a knowledge base folder. The vectors are read block by block, so a memory map of any size will do.
 
@@ -56,6 +57,7 @@ def write_knowledge(
       license: on what terms it may be used.
       normalisation: what was done to the vectors, in words ("none", "centred, divided by the global std").
       metrics: figures of merit of the vectors, such as a filtered MRR.
+      provenance: of which files and how the vectors were made; JSON values.
 
     Raises:
       InputError: the folder exists, counts differ, an id is doubled or unusable, a vector is not finite, a triple
@@ -66,8 +68,9 @@ def write_knowledge(
     about = {"name": name, "source": source, "license": license, "normalisation": normalisation}
     content = _Content(ids, vectors, has_vector, labels, aliases, descriptions, triples, relations, dtype)
     content = _check(folder, name, content)
+    more = {} if provenance is None else {"provenance": dict(provenance)}
     with _whole(folder) as draft:
-        _write(draft, folder, content, {**about, "metrics": dict(metrics or {})})
+        _write(draft, folder, content, {**about, "metrics": dict(metrics or {}), **more})
     return folder
 
 

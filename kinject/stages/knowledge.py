@@ -9,15 +9,14 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from kinject.config import build_dataclass
 from kinject.data.sources import Domain, load
 from kinject.data.tokenizer import load_tokenizer
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
-from kinject.knowledge.graph import GraphConfig, train_graph
-from kinject.knowledge.ranking import filtered_ranking
+from kinject.knowledge.graph import GraphConfig
+from kinject.knowledge.graph_vectors import NORMALISATION, GraphVectors, embed_triples
 from kinject.stages.base import Stage, StageConfig
 
 
@@ -59,7 +58,7 @@ class KnowledgeStage(Stage):
             ids=domain.ids,
             vectors=vectors,
             has_vector=seen,
-            normalisation="centred, divided by the standard deviation of all numbers",
+            normalisation=NORMALISATION,
             labels=domain.labels,
             aliases=domain.aliases,
             descriptions=domain.descriptions,
@@ -78,20 +77,18 @@ class KnowledgeStage(Stage):
         facts = {"entities": base.size, "triples": len(domain.triples), "dim": base.dim}
         return {**facts, "questions": questions, **metrics}
 
-    def _embed(self, domain: Domain) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-        """Vectors float32 [N, k], which entities the graph saw (bool [N]), and how well held-out triples rank."""
+    def _embed(self, domain: Domain) -> GraphVectors:
         graph = build_dataclass(GraphConfig, self.config.graph, f"{self.where}.graph")
-        seed = self.run.seed_of(self.name)
-        held_out, kept = hold_out(domain.triples, self.config.held_out, seed)
-        sizes = len(domain.ids), len(domain.relations)
         with self.run.reporter.bar(f"{self.name}: graph embedding", graph.epochs) as update:
-            result = train_graph(
-                domain.triples[kept], *sizes, graph, seed=seed, progress=lambda done, loss: update(done, loss=loss)
+            return embed_triples(
+                domain.triples,
+                len(domain.ids),
+                len(domain.relations),
+                graph,
+                seed=self.run.seed_of(self.name),
+                held_out=self.config.held_out,
+                progress=lambda done, loss: update(done, loss=loss),
             )
-        metrics = {}
-        if len(held_out):
-            metrics = filtered_ranking(result, domain.triples[held_out], domain.triples)
-        return result.standardised(), result.seen, metrics
 
     def _say(self, domain: Domain, base: KnowledgeBase, metrics: dict[str, float]) -> None:
         ranked = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("mrr", "hits@10") if name in metrics)
@@ -99,21 +96,6 @@ class KnowledgeStage(Stage):
             f"{self.name}: {base.size:,} entities, {len(domain.triples):,} triples, {base.dim} numbers a vector; "
             f"held-out triples: {ranked or 'none'}"
         )
-
-
-def hold_out(triples: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses triples to rank: indices (held out, kept). An entity keeps at least one triple as a head.
-
-    Args:
-      triples: int32 [T, 3].
-      count: how many at most.
-      seed: which.
-    """
-    order = np.random.default_rng(seed).permutation(len(triples))
-    _, first = np.unique(triples[order, 0], return_index=True)  # one triple of each head stays
-    spare = np.setdiff1d(np.arange(len(order)), first)
-    held_out = order[np.sort(spare)[:count]]
-    return held_out, np.setdiff1d(np.arange(len(triples)), held_out)
 
 
 def write_described(domain: Domain, split: str, path: Path) -> None:

@@ -16,14 +16,11 @@ from pydantic import Field
 from kinject.config import build_dataclass
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.knowledge.graph import GraphConfig, train_graph
-from kinject.knowledge.importers.lines import at, read_lines
-from kinject.knowledge.ranking import filtered_ranking
+from kinject.knowledge.graph import GraphConfig
+from kinject.knowledge.graph_vectors import NORMALISATION, embed_triples
+from kinject.knowledge.triple_file import read_triples
 from kinject.knowledge.write import write_knowledge
 from kinject.stages.base import Stage, StageConfig
-from kinject.stages.knowledge import hold_out
-
-NORMALISATION = "centred, divided by the standard deviation of all numbers"
 
 
 class TriplesConfig(StageConfig):
@@ -69,26 +66,24 @@ class TriplesStage(Stage):
         if config.labels is not None:
             words = read_words(self.run.path(config.labels, f"{self.where}.labels"))
         graph = build_dataclass(GraphConfig, config.graph, f"{self.where}.graph")
-        seed = self.run.seed_of(self.name)
-        held_out, kept = hold_out(triples, config.held_out, seed)
         with self.run.reporter.bar(f"{self.name}: graph embedding", graph.epochs) as update:
-            result = train_graph(
-                triples[kept],
+            vectors, seen, metrics = embed_triples(
+                triples,
                 len(ids),
                 len(relations),
                 graph,
-                seed=seed,
+                seed=self.run.seed_of(self.name),
+                held_out=config.held_out,
                 progress=lambda done, loss: update(done, loss=loss),
             )
-        metrics = filtered_ranking(result, triples[held_out], triples) if len(held_out) else {}
         said = [words.get(one, Words()) for one in ids]
         folder.mkdir(parents=True)
         written = write_knowledge(
             folder / "knowledge",
             name=self.name,
             ids=ids,
-            vectors=result.standardised(),
-            has_vector=result.seen,
+            vectors=vectors,
+            has_vector=seen,
             normalisation=NORMALISATION,
             labels=[one.label for one in said],
             aliases=[one.aliases for one in said],
@@ -99,39 +94,10 @@ class TriplesStage(Stage):
             license=config.license,
             metrics=metrics,
         )
-        described = _write_described(folder / "records", ids, said, result.seen)
+        described = _write_described(folder / "records", ids, said, seen)
         base = KnowledgeBase.open(written)
         self.run.reporter.say(f"{self.name}: {base.size:,} entities, {len(triples):,} triples, {described:,} described")
         return {"entities": base.size, "triples": len(triples), "dim": base.dim, "described": described, **metrics}
-
-
-def read_triples(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Reads a TSV of head, relation, tail.
-
-    Returns:
-      (entity ids, relation ids, int32 [T, 3] of their numbers), both in the order in which they first occur.
-
-    Raises:
-      InputError: a line of another form; no line at all.
-    """
-    entities: dict[str, int] = {}
-    relations: dict[str, int] = {}
-    found = []
-    for number, line in read_lines(path):
-        fields = line.split("\t")
-        if len(fields) != 3 or not all(fields):
-            raise InputError(at(path, number), f"{line!r} is not head, relation and tail with tabs between")
-        head, relation, tail = fields
-        found.append(
-            (
-                entities.setdefault(head, len(entities)),
-                relations.setdefault(relation, len(relations)),
-                entities.setdefault(tail, len(entities)),
-            )
-        )
-    if not found:
-        raise InputError(path, "the file is empty", "a line is head, relation and tail with tabs between")
-    return list(entities), list(relations), np.array(found, np.int32)
 
 
 def read_words(path: Path) -> dict[str, Words]:

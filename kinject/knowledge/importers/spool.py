@@ -14,14 +14,20 @@ from kinject.knowledge.write import refuse_existing
 
 
 class VectorSpool:
-    """Collects ids and vectors, in order; a context manager that leaves no file behind."""
+    """Collects ids and vectors, in order; a context manager that leaves no file behind.
+
+    Attributes:
+      dim: numbers in a vector; 0 while there was none.
+      ids: those taken so far.
+      row_of: their places.
+    """
 
     def __init__(self, folder_out: Path):
         refuse_existing(folder_out)  # before an hour of reading, not after
         folder_out.parent.mkdir(parents=True, exist_ok=True)
         self._path = folder_out.with_name(f".{folder_out.name}.vectors-{os.getpid()}")
         self._file = self._path.open("wb")
-        self._seen: set[str] = set()
+        self.row_of: dict[str, int] = {}
         self._vectorless: list[int] = []
         self._waiting = 0  # rows without a vector before the first with one tells how wide a row is
         self.dim = 0
@@ -42,9 +48,9 @@ class VectorSpool:
         """
         if not one:
             raise InputError(where, "the id is empty", "every entity needs an id")
-        if one in self._seen:
+        if one in self.row_of:
             raise InputError(where, f"id {one!r} stands in an earlier line too", "give every entity its own id")
-        self._seen.add(one)
+        self.row_of[one] = len(self.ids)
         if numbers is None:
             self._vectorless.append(len(self.ids))
             if self.dim:
