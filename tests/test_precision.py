@@ -1,12 +1,16 @@
 """Products in bfloat16 between float32 activations: what is rounded, what is not, and that training works so."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny import random_host, tiny_config
 
+from kinject.models.coarse_gelu import coarse_gelu
 from kinject.models.dense import Dense, FusedProjection, JoinedProjection, rounded_dot
 from kinject.models.precision import activations, held, multiplied
 
@@ -76,3 +80,21 @@ def test_what_each_precision_holds():
     for path in ("plugin/mapper/kernel", "host/encoder/embeddings/word/embedding"):
         assert multiplied("bfloat16_dots", path, matrix).dtype == jnp.float32
     assert multiplied("float32", "host/head/transform/kernel", matrix).dtype == jnp.float32
+
+
+def test_coarse_gelu_is_gelu_to_its_rounding():
+    values = jnp.linspace(-20, 20, 40_001)
+    exact = jax.nn.gelu(values, approximate=False)
+    assert float(jnp.abs(coarse_gelu(values) - exact).max()) < 2.5e-4
+    slope, exact_slope = (jax.vmap(jax.grad(f)) for f in (coarse_gelu, partial(jax.nn.gelu, approximate=False)))
+    near = jnp.linspace(-3.9, 3.9, 1001)
+    assert float(jnp.abs(slope(near) - exact_slope(near)).max()) < 4e-3
+
+
+def test_coarse_gelu_is_used_only_before_a_rounded_product():
+    host = random_host(tiny_config())
+    layer, hidden = host.encoder.layers[0].feed_forward, jnp.ones((1, 2, 32))
+    exact = layer.down(jax.nn.gelu(layer.up(hidden), approximate=False))
+    np.testing.assert_array_equal(layer.inner(hidden), exact)
+    layer.down.kernel = nnx.Param(layer.down.kernel[...].astype(jnp.bfloat16))
+    np.testing.assert_array_equal(layer.inner(hidden), layer.down(coarse_gelu(layer.up(hidden))))

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from kinject.models.coarse_gelu import coarse_gelu
 from kinject.models.config import ACTIVATIONS, EncoderConfig
-from kinject.models.dense import Dense, FusedProjection, JoinedProjection
+from kinject.models.dense import Dense, FusedProjection, JoinedProjection, rounded
 from kinject.models.dropout import Dropout
 from kinject.plugins.base import Plugin
 
@@ -285,7 +286,9 @@ class FeedForward(nnx.Module):
 
     def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns down(activation(up(hidden))), [B, L, D]."""
-        inside = ACTIVATIONS[self.activation](self.up(hidden, site(key, UP)))
+        raised = self.up(hidden, site(key, UP))
+        coarse = self.activation == "gelu" and rounded(raised, self.down.kernel[...])
+        inside = coarse_gelu(raised) if coarse else ACTIVATIONS[self.activation](raised)
         return self.down(inside, site(key, DOWN))
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:
