@@ -89,6 +89,13 @@ def write_squad(folder):
     write(folder / "dev-v1.1.json", unanswered)
 
 
+def write_squad_v2(folder):
+    for split in ("train", "dev"):
+        asked = squad((f"{split} a", "France", 12), (f"{split} b", "", 0))
+        asked["data"][0]["paragraphs"][0]["qas"][1] |= {"answers": [], "is_impossible": True}
+        write(folder / f"{split}-v2.0.json", asked)
+
+
 def write_open_qa(folder):
     for split in ("train", "dev"):
         asked = [
@@ -141,6 +148,7 @@ WRITERS = {
     "figer": write_typed,
     "tacred": write_tacred,
     "squad_json": write_squad,
+    "squad_v2": write_squad_v2,
     "open_qa": write_open_qa,
     "ner": write_ner,
     "text_classification": write_text_classification,

@@ -8,7 +8,7 @@ from encoding_cases import both, steady
 from encoding_cases import host as tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
-from task_runs import TaskWorld, as_device, check_shapes, check_stages, parsed, row
+from task_runs import TaskWorld, as_device, check_run, check_shapes, check_stages, parsed, row
 from tiny import fast_jit
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
@@ -209,9 +209,67 @@ def test_a_question_is_answered_by_its_best_window_of_all_passages():
         Window("q3", "gray fog", characters, ("mud",)),
     ]
     predictions = {"first": [2, 2, 1, 1], "last": [2, 2, 2, 1], "score": [1.0, 3.0, -2.0, 0.0], "windows": windows}
+    predictions["null"] = [9.0] * 4  # a question has an answer here, whatever that says
     found = SpanExtraction().score({name: np.array(v) if name != "windows" else v for name, v in predictions.items()})
     assert found["exact_match"] == pytest.approx(1 / 3)
     assert found["f1"] == pytest.approx((1 + 2 * 2 / (2 + 3) + 0) / 3)
+
+
+def plain_squad_2(rows, threshold):
+    """The protocol, question by question: {measure: mean} of rows (doubt, answer, right answers)."""
+    sums = {"exact_match": 0.0, "f1": 0.0}
+    for doubt, answer, rights in rows:
+        answer = "" if doubt > threshold else answer
+        for name, measure in (("exact_match", exact_match), ("f1", token_f1)):
+            sums[name] += max(measure(answer, right) for right in rights or [""])
+    return {name: value / len(rows) for name, value in sums.items()}
+
+
+@steady
+@given(st.data())
+def test_questions_without_an_answer_are_scored_as_in_squad_2(data):
+    """Against plain code: at the threshold given, and at every threshold that could tell the questions apart."""
+    characters = np.array([[-1, -1], [0, 4], [5, 8]])
+    whole = st.integers(-3, 3)
+    threshold = data.draw(whole)
+    windows, predictions, doubts = [], {"first": [], "last": [], "score": [], "null": []}, {}
+    for number in range(data.draw(st.integers(1, 6))):
+        rights = data.draw(st.sampled_from([(), ("dark",), ("sea", "the sea"), ("dark red sea",)]))
+        seen = data.draw(st.lists(st.tuples(whole, whole, st.sampled_from([(1, 1), (2, 2), (1, 2)])), min_size=1))
+        for score, null, (first, last) in seen:
+            windows.append(Window(number, "dark sea", characters, rights))
+            for name, value in {"first": first, "last": last, "score": score, "null": null}.items():
+                predictions[name].append(value)
+        score, _, (first, last) = max(seen, key=lambda one: one[0])
+        answer = "dark sea"[characters[first, 0] : characters[last, 1]]
+        doubts[number] = (min(null for _, null, _ in seen) - score, answer, rights)
+    task = SpanExtraction(no_answer=True, threshold=threshold)
+    found = task.score({name: np.array(values) for name, values in predictions.items()} | {"windows": windows})
+    rows = list(doubts.values())
+    expected = plain_squad_2(rows, threshold)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value)
+        every = {level: plain_squad_2(rows, level)[name] for level in (-10, *(doubt for doubt, _, _ in rows))}
+        assert found[f"best_{name}"] == pytest.approx(max(every.values()))
+        at_best = plain_squad_2(rows, found[f"best_{name}_threshold"])
+        assert at_best[name] == pytest.approx(found[f"best_{name}"])
+        for group, some in (("", True), ("un", False)):
+            own = [row for row in rows if bool(row[2]) == some]
+            assert (f"{group}answerable_{name}" in found) == bool(own)
+            if own:
+                assert found[f"{group}answerable_{name}"] == pytest.approx(plain_squad_2(own, threshold)[name])
+
+
+def test_without_an_answer_the_first_token_is_right_and_its_score_is_told(world):
+    task = make_task("span_extraction", no_answer=True)
+    batch = world.batch(task, [asked(7, starts=[12]), asked(8, answers=[]), asked(8, answers=[], starts=[])])
+    assert batch["labels"].tolist() == [[12, 12], [0, 0], [0, 0]]
+    outputs = np.random.default_rng(0).normal(size=(*batch["token_ids"].shape, 2)).astype(np.float32)
+    null = task.predict(outputs, batch)["null"]
+    np.testing.assert_allclose(null, outputs[:, 0, 0] + outputs[:, 0, 1], rtol=1e-6)
+    for options, said in ({"no_answer": 1}, "true or false"), ({"threshold": float("nan")}, "a number, got nan"):
+        with pytest.raises(InputError, match=said):
+            make_task("span_extraction", **options)
 
 
 @pytest.mark.parametrize(
@@ -257,3 +315,11 @@ def test_from_raw_model_to_table(world):
     values = [asked(i, question_id=f"q{i // 2}", id=f"p{i}") for i in range(12)]
     results, _ = check_stages(world, "span_extraction", values, {"stride": 8}, n=12, extra=("exact_match", "f1"))
     assert 0 <= results["host"]["dev_exact_match"] <= results["host"]["dev_f1"] <= 1
+
+
+def test_two_steps_with_questions_that_have_no_answer(world):
+    values = [asked(i, id=f"n{i}", **({"answers": []} if i % 3 else {})) for i in range(9)]
+    options = {"no_answer": True, "threshold": 0.5}
+    for metrics in check_run(world, "span_extraction", parsed(*values), options):
+        assert {"exact_match", "f1", "best_f1_threshold", "unanswerable_f1", "answerable_exact_match"} < metrics.keys()
+        assert metrics["best_f1"] >= max(metrics["f1"], 6 / 9)

@@ -101,6 +101,13 @@ def test_squad_json(data):
     assert Dataset(f"tfds:squad_json@{data}?split=train").metadata["left_out"] == {"no answer": 1}
 
 
+def test_squad_v2_keeps_questions_without_an_answer(data):
+    answered, unanswered = read(data, "squad_v2", "train")
+    assert answered.fields["answers"] == ["France"]
+    assert unanswered.fields == {"question": "Where is Paris?", "id": "train b", "answers": [], "starts": []}
+    assert len(read(data, "squad_v2", "validation")) == 2
+
+
 def test_open_qa_makes_a_record_a_passage(data):
     records = read(data, "open_qa/quasar_t", "train")
     assert [record.source for record in records] == ["It is Bo .", "Mr Bo", "In Rome ."]

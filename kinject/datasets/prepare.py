@@ -36,6 +36,7 @@ BUILDERS = {
     "socialiqa": "Socialiqa",
     "medqa": "Medqa",
     "squad_json": "SquadJson",
+    "squad_v2": "SquadV2",
     "open_qa": "OpenQa",
     "ner": "Ner",
     "text_classification": "TextClassification",

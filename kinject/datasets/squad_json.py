@@ -19,6 +19,7 @@ class SquadJson(SplitFiles):
     HOMEPAGE = "https://rajpurkar.github.io/SQuAD-explorer/"
     CITATION = "Rajpurkar et al., SQuAD: 100,000+ Questions for Machine Comprehension of Text, EMNLP 2016"
     HAS_OWN_IDS = True
+    KEEPS_UNANSWERED: ClassVar[bool] = False
     SPLITS: ClassVar[dict[str, tuple[str, ...]]] = {
         "train": ("train-v1.1.json", "train-v2.0.json", "train.json"),
         "validation": ("dev-v1.1.json", "dev-v2.0.json", "dev.json"),
@@ -27,7 +28,7 @@ class SquadJson(SplitFiles):
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     train-v1.1.json and dev-v1.1.json, or train.json, dev.json and test.json in the same form: {"data": [{"paragraphs":
     [{"context", "qas": [{"id", "question", "answers": [{"text", "answer_start"}]}]}]}]}. Questions without an answer
-    (SQuAD 2.0) are left out and counted.
+    (SQuAD 2.0) are left out and counted; squad_v2 keeps them.
     """
 
     def objects(self, path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -57,7 +58,7 @@ class SquadJson(SplitFiles):
                 problem = f"field '{field}.answer_start' is {low}, where the passage has no {answers[-1][:40]!r}"
                 raise InputError(where, problem, "it counts characters of the passage from 0")
         fields = {"question": take(line, "question", str, where), "id": take(line, "id", str, where)}
-        if not answers:
+        if not answers and not self.KEEPS_UNANSWERED:
             self.left_out["no answer"] += 1
             return None
         return parse_record({"text": text, "answers": answers, "starts": starts, **fields}, where)

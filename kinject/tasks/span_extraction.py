@@ -8,6 +8,7 @@ in SQuAD (Rajpurkar et al. 2016). SearchQA and Quasar-T in K-Adapter: several pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from kinject.models.forward import HEAD_SITE, encode
 from kinject.tasks.answers import best, exact_match, token_f1
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.fields import strings, unique_ids
+from kinject.tasks.null_answers import null_scores
 from kinject.tasks.protocol import untruncated
 from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, slot_rows
@@ -68,17 +70,32 @@ class SpanExtraction(Task):
       stride: positions from one window's start to the next one's.
       question_length: pieces of a question that are read.
       longest: positions of an answer, at most.
+      no_answer: whether `answers` may be empty, as in SQuAD 2.0 (see `kinject.tasks.null_answers`). The first token's
+        scores are then those of no answer; of a question it is the lowest of all its windows.
+      threshold: of the doubt, above which nothing is answered.
     """
 
     head = "span"
     required = ("question", "answers")
     metric = "f1"
 
-    def __init__(self, stride: int = 128, question_length: int = 64, longest: int = 30):
+    def __init__(
+        self,
+        stride: int = 128,
+        question_length: int = 64,
+        longest: int = 30,
+        no_answer: bool = False,
+        threshold: float = 0.0,
+    ):
         for name, value in (("stride", stride), ("question_length", question_length), ("longest", longest)):
             if type(value) is not int or value < 1:
                 raise InputError(f"task_options.{name}", f"it must be a whole number from 1, got {value!r}")
+        if type(no_answer) is not bool:
+            raise InputError("task_options.no_answer", f"it must be true or false, got {no_answer!r}")
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not math.isfinite(threshold):
+            raise InputError("task_options.threshold", f"it must be a number, got {threshold!r}")
         self.stride, self.question_length, self.longest = stride, question_length, longest
+        self.no_answer, self.threshold = no_answer, float(threshold)
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
@@ -90,7 +107,7 @@ class SpanExtraction(Task):
         owners: list[int] = []
         for number, cut in enumerate(self._cut(records, encoder, knowledge)):
             record = records[number]
-            places = answer_places(record)
+            places = answer_places(record, self.no_answer)
             answers, question = tuple(record.fields["answers"]), record.fields.get("question_id", record.where)
             for one in cut:
                 windows.append((one, Window(question, record.text, one.origins[:, 1:], answers)))
@@ -146,7 +163,7 @@ class SpanExtraction(Task):
         return both.mean(-1), batch["weights"]
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """First and last position of each window's best span of passage pieces, and its score."""
+        """First and last position of each window's best span of passage pieces, its score, and that of no answer."""
         here = batch["answerable"] > 0
         starts, ends = (jnp.where(here, outputs[:, :, side], NEVER) for side in (0, 1))
         length = starts.shape[1]
@@ -157,32 +174,48 @@ class SpanExtraction(Task):
         sums = starts[:, :, None] + jnp.stack(shifted, -1)  # [B, L, longest]: by first position and length less one
         flat = sums.reshape(len(sums), -1)
         first, more = jnp.divmod(flat.argmax(-1), len(shifted))
-        return {"first": first, "last": first + more, "score": flat.max(-1)}
+        return {"first": first, "last": first + more, "score": flat.max(-1), "null": outputs[:, 0].sum(-1)}
 
     def score(self, predictions: Mapping[str, Any]) -> dict[str, float]:
-        """Exact match and token F1 over the questions, each against the right answer that fits best."""
+        """Exact match and token F1 over the questions, each against the right answer that fits best.
+
+        With `no_answer` also what `kinject.tasks.null_answers.null_scores` adds.
+        """
         found: dict[Any, tuple[float, str]] = {}
         answers: dict[Any, dict[str, None]] = {}
-        for first, last, score, window in zip(
-            *(predictions[name] for name in ("first", "last", "score", "windows")), strict=True
-        ):
-            answers.setdefault(window.question, {}).update(dict.fromkeys(window.answers))
-            if window.question not in found or score > found[window.question][0]:
+        null: dict[Any, float] = {}
+        names = ("first", "last", "score", "null", "windows")
+        for first, last, score, none, window in zip(*(predictions[name] for name in names), strict=True):
+            question = window.question
+            answers.setdefault(question, {}).update(dict.fromkeys(window.answers))
+            null[question] = min(null.get(question, math.inf), float(none))
+            if question not in found or score > found[question][0]:
                 low, high = window.characters[first, 0], window.characters[last, 1]
-                found[window.question] = (float(score), window.text[low:high] if low >= 0 else "")
-        given = [(found[question][1], list(rights)) for question, rights in answers.items()]
-        exact = [best(exact_match, answer, rights) for answer, rights in given]
-        f1 = [best(token_f1, answer, rights) for answer, rights in given]
-        return {"exact_match": float(np.mean(exact)), "f1": float(np.mean(f1))}
+                found[question] = (float(score), window.text[low:high] if low >= 0 else "")
+        given = [(found[question][1], list(rights) or [""]) for question, rights in answers.items()]
+        worth = {
+            name: np.array([best(measure, answer, rights) for answer, rights in given])
+            for name, measure in (("exact_match", exact_match), ("f1", token_f1))
+        }
+        if not self.no_answer:
+            return {name: float(values.mean()) for name, values in worth.items()}
+        doubt = np.array([null[question] - found[question][0] for question in answers])
+        return null_scores(doubt, worth, np.array([not rights for rights in answers.values()]), self.threshold)
 
 
-def answer_places(record: Record) -> list[tuple[int, int]]:
+def answer_places(record: Record, may_have_none: bool = False) -> list[tuple[int, int]]:
     """Characters [start, end) of the answers in a passage: the first of `starts`, or else all occurrences, in order.
+
+    Args:
+      record: with `answers`.
+      may_have_none: whether the list may be empty.
 
     Raises:
       InputError: no answer, `starts` that are not where the answers stand.
     """
     answers, text = strings(record, "answers"), record.text
+    if may_have_none and not answers:
+        return []
     if not answers or not all(answer.strip() for answer in answers):
         raise InputError(record.where, f"field answers is {answers!r}", "a question has an answer, and none is empty")
     starts = record.fields.get("starts")
