@@ -1,6 +1,7 @@
 """Masked language modelling: which pieces are masked, that they are drawn anew, and the corpora it reads."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from kinject.data.records import parse_record
 from kinject.data.sources import read_corpus
 from kinject.errors import InputError
 from kinject.stages.base import open_host
+from kinject.stages.memory_plugin import read_passages
 from kinject.tasks.base import make_task
 
 
@@ -96,10 +98,14 @@ def test_trains_a_host_all_of_it_also_in_rounded_products(world, tmp_path):
 
 
 def test_wordnet_corpora_say_what_they_are_about():
-    plain = {}
-    for about, record in read_corpus("wordnet"):
+    plain, sentences = {}, list(read_corpus("wordnet"))
+    for about, record in sentences:
         plain.setdefault(about, record["text"])
     assert len(plain) > 100_000
+    definitions, examples = (list(read_corpus(f"wordnet_{part}")) for part in ("definitions", "examples"))
+    assert {about: record["text"] for about, record in definitions} == plain and len(definitions) == len(plain)
+    order = {about: number for number, about in enumerate(plain)}
+    assert sorted([*definitions, *examples], key=lambda one: order[one[0]]) == sentences
     linked = dict(read_corpus("wordnet_linked"))
     several = 0
     for about, record in linked.items():
@@ -134,3 +140,20 @@ def test_corpus_stage_keeps_out_what_will_be_asked_about(tmp_path):
 def test_corpus_stage_refuses_what_there_is_not(tmp_path):
     with pytest.raises(InputError, match="wordnet_linked"):
         run_experiment({"stages": {"text": {"kind": "corpus", "source": "wordnet_link"}}}, tmp_path)
+
+
+def test_corpora_with_the_same_share_are_about_the_same_things_and_are_passages(tmp_path):
+    share = {"kind": "corpus", "every": 40, "test_share": 0.2}
+    parts = ("definitions", "examples")
+    run_experiment({"stages": {part: share | {"source": f"wordnet_{part}"} for part in parts}}, tmp_path / "run")
+    about = {}
+    for part in parts:
+        for split in ("train", "test"):
+            file = tmp_path / "run" / part / "records" / f"{split}.jsonl"
+            about[part, split] = [passage.entity for passage in read_passages(file)]
+    chosen = {about for about, _ in read_corpus("wordnet_definitions") if zlib.crc32(about.encode()) % 40 == 0}
+    assert {*about["definitions", "train"], *about["definitions", "test"]} == chosen and len(chosen) > 2000
+    for split in ("train", "test"):
+        assert 0 < len(set(about["examples", split]) - {""}) < len(about["definitions", split])
+        assert set(about["examples", split]) <= set(about["definitions", split])
+    assert not set(about["definitions", "train"]) & set(about["definitions", "test"])

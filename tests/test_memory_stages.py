@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_world import CITIES, LANDS, run_experiment, same_bits, write_records
+from tiny_world import CITIES, LANDS, question, run_experiment, same_bits, write_records
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
@@ -16,6 +16,7 @@ from kinject.knowledge.base import write_knowledge
 from kinject.memory.store import Passage, PassageMemory, build_memory
 from kinject.plugins.store import HostIdentity, load_plugin, make_plugin
 from kinject.stages.base import open_host
+from kinject.stages.comparison import Comparison
 from kinject.stages.passages import (
     PassageEncoder,
     attach,
@@ -26,6 +27,7 @@ from kinject.stages.passages import (
     tagged,
 )
 from kinject.tasks.base import make_task
+from kinject.training.mesh import Placement
 
 METHOD = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 8, "top_k": 2}
 METHOD |= {"query": "mention", "query_from": "embeddings", "beta": 10.0}
@@ -64,6 +66,8 @@ def place(world, tmp_path_factory):
     shutil.copytree(world, folder)
     lines = [{"text": f"city{i} is in land{i % LANDS} .", "entity": f"Q{i}"} for i in range(CITIES)]
     write_records(folder / "passages.jsonl", lines)
+    write_records(folder / "few.jsonl", lines[48:54])
+    write_records(folder / "asked.jsonl", ({**question(i), "entity": f"Q{i}"} for i in range(50, 60)))
     return folder
 
 
@@ -255,3 +259,90 @@ def test_passages_say_what_the_knowledge_base_knows(world, tmp_path):
     wrong = stage | {"templates": {"capital": "[head]"}}
     with pytest.raises(InputError, match="no relation 'capital'; there is country"):
         run_experiment({"seed": 0, "stages": {"texts": wrong}}, tmp_path / "other")
+
+
+# ---- another memory beside the first, and what each of them is worth --------------------------------------------
+
+
+FROZEN_RETRIEVAL = (
+    (r"plugin/(to_key|pool|readers/\d+/(pool|query|query_norm))/.*", "freeze"),
+    ("plugin/.*", "train"),
+    (".*", "freeze"),
+)
+
+
+@pytest.fixture(scope="module")
+def evaluated(place, tmp_path_factory):
+    again = {"kind": "memory", "host": str(place / "host"), "plugin": "@memory/plugin", "length": 8}
+    stages = {
+        "memory": config(place, steps=24) | {"train": FROZEN_RETRIEVAL},
+        "same": again | {"passages": (str(place / "passages.jsonl"),)},
+        "few": again | {"passages": (str(place / "few.jsonl"),), "capacity": 9},
+        "rows": {
+            "kind": "memory_evaluate",
+            "host": str(place / "host"),
+            "plugin": "@memory/plugin",
+            "memories": {"both": ("@memory/memory", "@few/memory"), "few": ("@few/memory",)},
+            "task": "cloze",
+            "texts": {"asked": (str(place / "asked.jsonl"),), "all": (str(place / "train.jsonl"),)},
+        },
+    }
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    return workdir, run_experiment({"seed": 3, "stages": stages}, workdir)
+
+
+def test_passages_encoded_by_a_trained_plugin_are_those_of_its_own_stage(evaluated):
+    workdir, results = evaluated
+    first, same = (PassageMemory.open(workdir / stage / "memory") for stage in ("memory", "same"))
+    assert results["same"] == {"passages": CITIES} and results["few"] == {"passages": 6}
+    assert all(getattr(first, name).tobytes() == getattr(same, name).tobytes() for name in ("tokens", "keys", "values"))
+    assert list(first.passages()) == list(same.passages())
+
+
+def test_rows_are_what_the_plugin_says_with_each_of_the_memories(place, evaluated):
+    workdir, results = evaluated
+    host = open_host(place / "host", head="masked_lm")
+    plugin = load_plugin(workdir / "memory" / "plugin", host=host.identity).plugin
+    first, few = (PassageMemory.open(workdir / stage / "memory") for stage in ("memory", "few"))
+    task = make_task("cloze").for_host(host.loaded, "host").for_evaluation()
+    comparison = Comparison(host, task, None, Placement.single())
+    for name, file in (("asked", "asked.jsonl"), ("all", "train.jsonl")):
+        rows, records = results["rows"][name], list(read_records(place / file))
+        expected = {"n": len(records), "metric": "accuracy"}
+        expected["empty_memory"] = comparison.host_alone(records)[0]["accuracy"]  # a gated plugin is then the host
+        for row, memories in {"both": [first, few], "few": [few]}.items():
+            attach(plugin, memories, host.identity)
+            expected[row] = comparison.with_plugin(plugin, None, records)[0]["accuracy"]
+        assert {key: rows[key] for key in expected} == expected
+        assert name == "asked" or len({rows[row] for row in ("empty_memory", "both", "values_of_others")}) > 1
+        assert ("retrieved" in rows) == (name == "asked")
+
+
+def test_retrieval_counts_passages_about_the_same_thing(place, evaluated):
+    workdir, results = evaluated
+    host = open_host(place / "host", head="masked_lm")
+    plugin = load_plugin(workdir / "memory" / "plugin", host=host.identity).plugin
+    memories = [PassageMemory.open(workdir / stage / "memory") for stage in ("memory", "few")]
+    attach(plugin, memories, host.identity)
+    _, batch = question_batch(host, place, 10)  # city50 to city59, as in asked.jsonl
+    found = make_readings(host.loaded.host, plugin)(batch)[2][0][:, 0]
+    places = {i: {i} | ({memories[0].capacity + i - 48} if i < 54 else set()) for i in range(50, 60)}
+    rows = [
+        [row in places[50 + i] for row in of] for i, of in zip(batch["index"].tolist(), found.tolist(), strict=True)
+    ]
+    assert results["rows"]["asked"]["retrieved_first"] == np.mean([one[0] for one in rows])
+    assert results["rows"]["asked"]["retrieved"] == np.mean([any(one) for one in rows]) > 0
+
+
+def test_memories_that_cannot_be_read_together_are_refused(place, evaluated, tmp_path):
+    workdir, _ = evaluated
+    plugin = {"host": str(place / "host"), "plugin": str(workdir / "memory" / "plugin")}
+    tagged_one = plugin | {"kind": "memory", "passages": (str(place / "few.jsonl"),), "length": 8, "tag": "#"}
+    both = {"both": (str(workdir / "memory" / "memory"), "@tagged/memory")}
+    rows = plugin | {"kind": "memory_evaluate", "task": "cloze", "memories": both}
+    rows["texts"] = {"asked": (str(place / "asked.jsonl"),)}
+    with pytest.raises(InputError, match=r"stages\.rows\.memories: they have different tags"):
+        run_experiment({"seed": 3, "stages": {"tagged": tagged_one, "rows": rows}}, tmp_path / "run")
+    absent = rows | {"memories": {"both": (str(tmp_path / "nowhere"),)}}
+    with pytest.raises(InputError, match=r"stages\.rows\.memories\.both: there is no"):
+        run_experiment({"seed": 3, "stages": {"rows": absent}}, tmp_path / "other")

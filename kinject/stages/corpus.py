@@ -1,4 +1,7 @@
-"""Stage `corpus`: text out of an installed package becomes records, `<stage>/records/{train,test}.jsonl`."""
+"""Stage `corpus`: text out of an installed package becomes records, `<stage>/records/{train,test}.jsonl`.
+
+A record's `entity` is what it is about, so that a file of records is a file of passages too.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ class CorpusConfig(StageConfig):
 
     `source` is one of kinject.data.sources.CORPORA. What is about one thing (a synset) is all in `train` or all in
     `test`, by a hash of its id. Nothing is kept that is about an entity of the records in `exclude`, or links one:
-    questions asked later about those are then about things that were not read of here. Every `every`-th text is taken.
+    questions asked later about those are then about things that were not read of here. Of the things one in `every` is
+    taken, by the same hash, so that corpora of one source are about the same things.
     """
 
     kind: Literal["corpus"] = "corpus"
@@ -49,14 +53,15 @@ class CorpusStage(Stage):
         counts = {"train": 0, "test": 0, "excluded": 0}
         with (folder / "train.jsonl").open("w") as train, (folder / "test.jsonl").open("w") as test:
             files = {"train": train, "test": test}
-            for number, (about, record) in enumerate(read_corpus(config.source)):
+            for about, record in read_corpus(config.source):
+                chosen = zlib.crc32(about.encode())
                 linked = {mention["entity"] for mention in record.get("mentions", ())}
                 if about in excluded or linked & excluded:
                     counts["excluded"] += 1
-                elif number % config.every == 0:
-                    split = "test" if zlib.crc32(about.encode()) < config.test_share * 2**32 else "train"
+                elif chosen % config.every == 0:
+                    split = "test" if chosen < config.test_share * 2**32 else "train"
                     counts[split] += 1
-                    files[split].write(json.dumps(record, ensure_ascii=False) + "\n")
+                    files[split].write(json.dumps({**record, "entity": about}, ensure_ascii=False) + "\n")
         self.run.reporter.say(f"{self.name}: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()))
         return counts
 

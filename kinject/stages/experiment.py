@@ -20,6 +20,8 @@ from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
 from kinject.stages.import_knowledge import ImportKnowledgeStage
 from kinject.stages.knowledge import KnowledgeStage
+from kinject.stages.memory import MemoryStage
+from kinject.stages.memory_evaluate import MemoryEvaluateStage
 from kinject.stages.memory_plugin import MemoryPluginStage, PassagesStage
 from kinject.stages.memory_update import MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
@@ -42,6 +44,8 @@ STAGES: dict[str, type[Stage]] = {
     "together": TogetherStage,
     "passages": PassagesStage,
     "memory_plugin": MemoryPluginStage,
+    "memory": MemoryStage,
+    "memory_evaluate": MemoryEvaluateStage,
     "memory_update": MemoryUpdateStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,

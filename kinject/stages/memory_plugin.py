@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import BATCH, Passage, PassageMemory, build_memory
+from kinject.models.precision import activations
 from kinject.models.saving import save_host
 from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import load_plugin, make_plugin, read_method, save_plugin
@@ -163,7 +164,7 @@ class MemoryPluginStage(TrainingStage):
             head=task.head or "none",
             fresh_head=config.fresh_head,
             dropout=config.dropout,
-            dtype=config.fit.compute_dtype,
+            dtype=activations(config.fit.compute_dtype),
             seed=self.run.seed_of(self.name),
         )
         task = task.for_host(host.loaded, f"{self.where}.host")

