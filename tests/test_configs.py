@@ -32,7 +32,7 @@ from kinject.training.partition import TRAIN, label_parameters
 from kinject.training.step import split_program
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-OTHER_ARGUMENTS = {"quickstart.py": ("", "no_answer_triples"), "pluglm.py": ("", "learned_retrieval")}
+OTHER_ARGUMENTS = {"quickstart.py": ("", "no_answer_triples")}
 FULL_SIZE = {
     "bert": EncoderConfig(),
     "roberta": EncoderConfig(
@@ -235,6 +235,26 @@ def test_two_steps_of_fewrel_val(files, tmp_path):
     assert set(steps_of(results, config).values()) == {2}
     assert results["knowledge"]["described"] == results["knowledge"]["entities"] == 12
     assert {"host", "plugin", "general_plugin", "shuffled"} < set(results["evaluate_5_1"]["fewrel"])
+
+
+def test_two_steps_of_pluglms_pretraining(tmp_path):
+    config = read_config(f"{CONFIGS / 'pluglm.py'}:pretrain")
+    config = shrink(with_host(config, tiny_host_folder(tmp_path / "host", num_hidden_layers=2)))
+    for stage in config["stages"].values():
+        if stage["kind"] == "corpus":
+            stage |= {"every": 6000, "test_share": 0.5}
+        if "fit" in stage:
+            stage["fit"]["buckets"] = 1
+    config["stages"]["pretrained"] |= {"refresh_every": 2}
+    config["stages"]["pretrained"]["method"] |= {"heads": 4, "layers": (1,)}
+    results = run_experiment(config, tmp_path / "run")
+    assert steps_of(results, config) == {"plain": 2, "pretrained": 2}
+    for text in ("definitions", "examples"):
+        rows = results["evaluate"][text]
+        assert rows["n"] == results[text]["test"] == results["evaluate_plain"][text]["n"] > 0
+        told = ("empty_memory", "with_their_passages", "without_their_passages", "values_of_others", "retrieved")
+        assert all(0 <= rows[name] <= 1 for name in (*told, "retrieved_first"))
+    assert results["held_out"]["passages"] == results["definitions"]["test"]
 
 
 @pytest.mark.parametrize(

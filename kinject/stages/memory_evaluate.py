@@ -124,6 +124,6 @@ class MemoryEvaluateStage(Stage):
             ]
             own.append({row for row in about if alive[row]})
         host, length = comparison.host, self.config.max_length
-        examples = task_examples(comparison.task, plugin, records, host, None, max_length=length)
+        examples = task_examples(comparison.task, plugin, records, host, None, max_length=length, buckets=1)
         of_examples = [own[i] for i in record_of(examples, records)]
         return retrieved(host.loaded.host, plugin, Feed(examples), self.config.batch_size, of_examples)
