@@ -94,9 +94,9 @@ def masked_lm():
         "max_length": MAX_LENGTH,
         "fit": {
             "batch_size": 64,
-            "steps": 300,
+            "steps": 240,
             "compute_dtype": PRECISION,
-            "checkpoint_every": 100,
+            "checkpoint_every": 120,
             "optimizer": {**ADAMW, "learning_rate": 5e-4},
         },
     }

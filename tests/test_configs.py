@@ -247,13 +247,13 @@ def test_two_steps_of_pluglms_pretraining(tmp_path):
             stage["fit"]["buckets"] = 1
     config["stages"]["pretrained"] |= {"refresh_every": 2}
     config["stages"]["pretrained"]["method"] |= {"heads": 4, "layers": (1,)}
+    del config["stages"]["evaluate"]["texts"]["examples"], config["stages"]["evaluate_plain"]["domains"]["examples"]
     results = run_experiment(config, tmp_path / "run")
     assert steps_of(results, config) == {"plain": 2, "pretrained": 2}
-    for text in ("definitions", "examples"):
-        rows = results["evaluate"][text]
-        assert rows["n"] == results[text]["test"] == results["evaluate_plain"][text]["n"] > 0
-        told = ("empty_memory", "with_their_passages", "without_their_passages", "values_of_others", "retrieved")
-        assert all(0 <= rows[name] <= 1 for name in (*told, "retrieved_first"))
+    rows, plain = (results[stage]["definitions"] for stage in ("evaluate", "evaluate_plain"))
+    assert rows["n"] == plain["n"] == results["definitions"]["test"] > 0
+    told = ("empty_memory", "with_their_passages", "without_their_passages", "values_of_others")
+    assert all(0 <= rows[name] <= 1 for name in (*told, "retrieved_first", "retrieved"))
     assert results["held_out"]["passages"] == results["definitions"]["test"]
 
 
