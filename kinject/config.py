@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -118,7 +120,18 @@ def build(section: type[AnySection], values: Mapping[str, Any], where: str) -> A
             raise InputError(place, "it is missing") from None
         given = repr(first.get("input"))
         problem = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(place, f"{problem}, got {given if len(given) <= 60 else given[:57] + '...'}") from None
+        raise InputError(
+            place, f"{problem}, got {given if len(given) <= 60 else given[:57] + '...'}", _nearest(first)
+        ) from None
+
+
+def _nearest(error: Mapping[str, Any]) -> str:
+    """'did you mean x?' where one of some words was asked for and the one given is near to it; else nothing."""
+    if error["type"] != "literal_error" or not isinstance(error["input"], str):
+        return ""
+    words = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+    near = difflib.get_close_matches(error["input"], words, n=1)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def build_dataclass(cls: type[AnyConfig], values: Mapping[str, Any], where: str) -> AnyConfig:

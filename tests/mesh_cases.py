@@ -29,6 +29,7 @@ from kinject.training.preemption import listen
 from kinject.training.processes import Preempted
 from kinject.training.reporting import Reporter
 from kinject.training.step import split_program
+from kinject.training.vectors import load_table
 
 MESHES = {
     "1x1": (1, {}),
@@ -36,9 +37,10 @@ MESHES = {
     "2x2": (4, {"model": 2}),
     "1x4": (4, {"model": 4}),
     "2x2 sharded": (4, {"model": 2, "shard_frozen": True}),
+    "2x2 vectors": (4, {"model": 2}),  # of entities, looked up on the devices
 }
 CASES = {  # case: what trains, which meshes
-    "map": (None, ["1x1", "4x1", "1x4", "2x2 sharded"]),
+    "map": (None, ["1x1", "4x1", "1x4", "2x2 sharded", "2x2 vectors"]),
     "full": ({"name": "full"}, ["1x1", "2x2"]),
     "lora": ({"name": "lora", "sites": ["query", "key", "up"]}, ["1x1", "2x2 sharded"]),
 }
@@ -66,7 +68,8 @@ def fit_of(world: Path, workdir: Path, tuning: dict | None, mesh: str) -> Fit:
     settings["optimizer"] = {"name": "sgd", "learning_rate": 0.05, "clip": 1.0}
     fit = FitConfig.model_validate(plugin_stage(world)["fit"] | settings)
     place = Placement.over(count, MeshConfig(**axes))
-    options = {"seed": 3, "workdir": workdir, "reporter": Reporter(quiet=True), "placement": place}
+    table = load_table(knowledge, place) if mesh.endswith("vectors") else None
+    options = {"table": table, "seed": 3, "workdir": workdir, "reporter": Reporter(quiet=True), "placement": place}
     return Fit("stage", program, params, rules, fit, feed("train"), feed("dev"), **options)
 
 

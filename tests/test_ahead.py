@@ -17,12 +17,14 @@ from kinject.data.records import read_records
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.shapes import SHAPES, encoder_shape
+from kinject.stages.ahead import compile_outline, described, row_of
 from kinject.stages.base import open_host
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.train import main
+from kinject.training.chips import Chip, Slice
 from kinject.training.collectives import check_only_gradients, find_collectives, total_by_kind
 
 HLO = """
@@ -173,6 +175,8 @@ def test_what_cannot_be_known_is_told(capsys, tmp_path):
     assert "v5e:4x4" in refused(plugin_config(), "v5e")
     assert "v5e" in refused(plugin_config(), "v9:4x4")
     assert "2 axes" in refused(plugin_config(), "v5e:2x2x2")
+    unknown = plugin_config(vectors="device")
+    assert "--config.stages.p.knowledge=shape:5000000x100" in refused(unknown, "v5e:2x2")
     assert "no stage that trains" in refused(plugin_config(), "v5e:2x2", "--stage", "q")
     missing = plugin_config(task="relation_classification")
     assert "labels" in refused(missing, "v5e:2x2")
@@ -186,17 +190,20 @@ from kinject.config import read_config
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
 from kinject.training.ahead import compile_step
+from kinject.training.chips import Chip, Slice
 from kinject.training.collectives import check_only_gradients
 from kinject.training.mesh import Placement
 
 stages = read_stages(read_config(sys.argv[1]))
 for name, stage in stages.items():
     one = outline(name, stages)
-    cost = compile_step(one.program, one.params, list(one.rules), one.fit, one.batch, Placement.over(4))
+    table = one.table if one.vectors == "device" else None
+    cost = compile_step(one.program, one.params, list(one.rules), one.fit, one.batch, Placement.over(4), table=table)
     assert cost.flops > 0 and cost.peak > 0
     try:
         found = check_only_gradients(cost.text, 4 * (8 * 16 + 16))
         print(name, "gradient", sum(each.size for each in found))
+        print(name, "table", cost.table)
     except AssertionError as error:
         print(name, "refused", error)
 """
@@ -214,17 +221,25 @@ def start(code, *arguments, devices=1):
 
 
 def test_data_parallel_map_tuning_communicates_only_the_gradient(world, tmp_path):
-    """On four devices, with dropout; and the control: a host that is trained is found to move more."""
+    """On four devices, with dropout; and the control: a host that is trained is found to move more.
+
+    With a million entity vectors on the devices, the batch's ids and vectors are all that comes to it.
+    """
     fit = {"dropout": "all", "optimizer": {"clip": 1.0}}
     tuned = {"kind": "host", "task": "cloze", "base": str(world / "host"), "data": ("x.jsonl",)}
     tuned |= {"train": (("host/.*", "train"),), "fit": {"batch_size": 8, "steps": 1}}
-    config = {"stages": {"plugin": plugin_stage(world, max_length=16, fit=fit), "host": {**tuned, "max_length": 16}}}
+    plugin = plugin_stage(world, max_length=16, fit=fit)
+    many = plugin | {"knowledge": "shape:1000000x8", "vectors": "device"}
+    config = {"stages": {"plugin": plugin, "many": many, "host": {**tuned, "max_length": 16}}}
     (tmp_path / "config.py").write_text(f"def get_config():\n    return {config!r}\n")
     done = start(FOUR_DEVICES, tmp_path / "config.py", devices=4)
     assert done.returncode == 0, done.stderr
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
-    (plugin, how, moved), (host, refused, _) = lines
-    assert (plugin, how, host, refused) == ("plugin", "gradient", "host", "refused")
+    (*plugin, moved), none, (*many, with_vectors), table, (*host, _) = lines
+    assert (plugin, many, host) == (["plugin", "gradient"], ["many", "gradient"], ["host", "refused"])
+    ids, vectors = 8 * 2 * 4, 8 * 2 * 8 * 4  # 8 rows of 2 entities
+    assert int(with_vectors) == int(moved) + ids + vectors
+    assert none[1:] == ["table", "0"] and table[1:] == ["table", str(250_000 * 8 * 4)]
     assert 4 * (8 * 16 + 16) <= int(moved) <= 4 * (8 * 16 + 16) + 64, "a gradient and a few scalars"
 
 
@@ -243,3 +258,20 @@ def test_a_step_compiles_for_a_tpu_slice_that_is_not_here(world, tmp_path):
     assert row["trained"] <= moved <= 2 * row["trained"] + 4096
     assert 0 < row["arguments"] < row["peak"] < row["device_memory"]
     assert not list(Path(tmp_path).glob("*partial*"))
+
+
+def test_vectors_on_the_devices_are_told_with_their_share(world):
+    """The chip is one of those at hand, with a memory of 128 KiB a device; the knowledge base is on the disk."""
+    chip = Chip(1e12, 128 << 10, 1e9, 1e9, 1, "none")
+    where = Slice("cpu:2", chip, 2, jax.devices())
+
+    def told(**changes):
+        one = outline("p", read_stages({"stages": {"p": plugin_stage(world, max_length=16, **changes)}}))
+        cost = compile_outline(one, where)
+        assert row_of(one, where, cost)["table"] == cost.table
+        return cost.table, described(one, where, cost)
+
+    table, text = told()
+    assert table == 60 * 8 * 4 // 2, "auto, which knows the chip's memory"
+    assert "on the devices: 60 x 8 float32, 960 B of the arguments, 0.7 % of memory" in text
+    assert told(vectors="host")[0] == told(knowledge="shape:4096x8")[0] == 0, "asked for; half of the memory"

@@ -87,6 +87,12 @@ def test_what_is_split(trained):
     assert not any(path.startswith("plugin/") for path in both)
 
 
+def test_the_table_of_vectors_is_split_over_all_devices(trained):
+    found = json.loads((trained / "found.json").read_text())
+    assert found["map 2x2 vectors"]["split"]["knowledge/vectors"] == [[60, 8], "P(('data', 'model'),)"]
+    assert "knowledge/vectors" not in found["map 2x2 sharded"]["split"]
+
+
 def test_what_does_not_divide_is_replicated_with_a_note(trained):
     found = json.loads((trained / "found.json").read_text())
     notes = found["map 1x4"]["notes"]

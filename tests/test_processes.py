@@ -83,6 +83,17 @@ def test_every_arrangement_is_one_run(config, whole, world, tmp_path, processes,
     same_numbers(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "devices"), [(2, 1), (2, 2)])
+def test_vectors_on_the_devices_of_all_processes(config, whole, world, tmp_path, processes, devices):
+    """Each process loads its devices' rows; what is looked up is what process 0 alone would have gathered."""
+    ours = write_config(world, tmp_path / "config.py", fit=SGD, vectors="device")
+    output = launch(processes, devices, ours, tmp_path / "run")
+    assert output.count("entity vectors on the devices: 60 x 8 float32") == 1, output
+    assert f"{60 * 8 * 4 // processes // devices} B of each of {processes * devices}" in output, output
+    same_numbers(whole, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -14,7 +14,8 @@ from kinject.training.ahead import Cost, compile_step
 from kinject.training.chips import Slice, open_slice
 from kinject.training.collectives import total_by_kind
 from kinject.training.mesh import ONE_AXIS, MeshConfig, Placement
-from kinject.training.reporting import Reporter
+from kinject.training.reporting import Reporter, sized
+from kinject.training.vectors import choose
 
 
 def compile_ahead(
@@ -57,9 +58,23 @@ def compile_outline(one: Outline, where: Slice, mesh: MeshConfig = ONE_AXIS) -> 
     if rows % place.row_parts:
         field, mend = f"stages.{one.name}.fit.batch_size", f"give a multiple of {place.row_parts}"
         raise InputError(field, f"{rows} rows cannot be shared by {place.row_parts} devices", mend)
+    table = one.table
+    if table is not None and choose(one.vectors, table, place.devices, _device_memory(where)).on == "host":
+        table = None
     return compile_step(
-        one.program, one.params, list(one.rules), one.fit, one.batch, place, where=f"stages.{one.name}.train"
+        one.program,
+        one.params,
+        list(one.rules),
+        one.fit,
+        one.batch,
+        place,
+        where=f"stages.{one.name}.train",
+        table=table,
     )
+
+
+def _device_memory(where: Slice) -> int:
+    return where.chip.memory * where.chips // len(where.devices)
 
 
 def row_of(one: Outline, where: Slice, cost: Cost) -> dict[str, Any]:
@@ -72,7 +87,7 @@ def row_of(one: Outline, where: Slice, cost: Cost) -> dict[str, Any]:
         "rows": rows,
         "length": length,
         "compute_dtype": one.fit.compute_dtype,
-        "device_memory": where.chip.memory * where.chips // len(where.devices),
+        "device_memory": _device_memory(where),
         **cost.to_json(),
     }
 
@@ -81,16 +96,18 @@ def described(one: Outline, where: Slice, cost: Cost) -> str:
     """The same for a person."""
     row = row_of(one, where, cost)
     moved = [
-        f"{kind} {total['count']} x, {_size(total['bytes'])}" for kind, total in total_by_kind(cost.collectives).items()
+        f"{kind} {total['count']} x, {sized(total['bytes'])}" for kind, total in total_by_kind(cost.collectives).items()
     ]
-    share = 100 * cost.peak / row["device_memory"]
+    share, table = (100 * size / row["device_memory"] for size in (cost.peak, cost.table))
+    vectors = f"on the devices: {one.table}, {sized(cost.table)} of the arguments, {table:.1f} % of memory"
     return "\n".join(
         [
             f"{one.name}: {row['rows']} x {row['length']} tokens on {where.name}, {row['devices']} devices; of each:",
-            f"  memory       {_size(cost.peak)} at the peak, {share:.1f} % (arguments {_size(cost.arguments)}, "
-            f"temporaries {_size(cost.temporaries)}, outputs {_size(cost.outputs)}, code {_size(cost.code)})",
-            f"  work         {cost.flops / 1e9:,.1f} GFLOP, {_size(cost.accessed)} read and written",
-            f"  collectives  {'; '.join(moved) or 'none'} (trained parameters: {_size(cost.trained)})",
+            f"  memory       {sized(cost.peak)} at the peak, {share:.1f} % (arguments {sized(cost.arguments)}, "
+            f"temporaries {sized(cost.temporaries)}, outputs {sized(cost.outputs)}, code {sized(cost.code)})",
+            *([f"  vectors      {vectors}"] if cost.table else []),
+            f"  work         {cost.flops / 1e9:,.1f} GFLOP, {sized(cost.accessed)} read and written",
+            f"  collectives  {'; '.join(moved) or 'none'} (trained parameters: {sized(cost.trained)})",
             f"  compiled in  {cost.seconds:.0f} s",
         ]
     )
@@ -98,11 +115,3 @@ def described(one: Outline, where: Slice, cost: Cost) -> str:
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(rows, indent=2) + "\n"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} GiB"

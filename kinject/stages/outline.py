@@ -1,7 +1,7 @@
 """What a training stage would compile, from its config alone: no weights, no data, no stage run before it.
 
 A host may be a stage of the same config, a folder, a hub id or `shape:bert-base`; a knowledge base may be a stage, a
-folder or `shape:K`, K numbers a vector.
+folder, `shape:K`, K numbers a vector, or `shape:NxK`, N of them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from kinject.tasks.base import Task, make_task
 from kinject.tasks.shapes import Extent, Shapes
 from kinject.training.loop import FitConfig
 from kinject.training.step import Program, split_program
+from kinject.training.vectors import TableShape, Where
 from kinject.tree import Flat
 
 Stages = Mapping[str, StageConfig]
@@ -47,7 +48,12 @@ Stages = Mapping[str, StageConfig]
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """A training stage without arrays: what `compile_step` takes."""
+    """A training stage without arrays: what `compile_step` takes.
+
+    Attributes:
+      table: of entity vectors that the plugin reads; None where it reads none, or how many there are is not known.
+      vectors: where they are to be, as the config says.
+    """
 
     name: str
     program: Program
@@ -56,6 +62,8 @@ class Outline:
     fit: FitConfig
     batch: Shapes
     host: EncoderConfig
+    table: TableShape | None = None
+    vectors: Where = "host"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +84,7 @@ def outline(name: str, stages: Stages) -> Outline:
     task = make_task(stage.task, f"{where}.task", **stage.task_options)
     own = _host_stage(stage, task, where, stages) if isinstance(stage, HostConfig) else None
     shape = own or _host_shape(stage.host, f"{where}.host", stages)
-    knowledge_dim = _knowledge_dim(stage.knowledge, f"{where}.knowledge", stages) if stage.knowledge else None
+    knowledge = _knowledge(stage.knowledge, f"{where}.knowledge", stages) if stage.knowledge else None
     if stage.dropout is not None:
         rate = stage.dropout
         config = dataclasses.replace(shape.config, hidden_dropout_prob=rate, attention_probs_dropout_prob=rate)
@@ -85,7 +93,7 @@ def outline(name: str, stages: Stages) -> Outline:
 
     def build() -> tuple[Host, Plugin | None]:
         return _host(shape, task, outputs, activations(stage.fit.compute_dtype)), _plugin(
-            stage, shape, knowledge_dim, where, stages
+            stage, shape, knowledge.dim if knowledge else None, where, stages
         )
 
     host, plugin = nnx.eval_shape(build)
@@ -94,14 +102,22 @@ def outline(name: str, stages: Stages) -> Outline:
         raise InputError(f"{where}.method", problem, "its step cannot be compiled ahead of time")
     program, params = split_program(host, plugin, task)
     length = min(stage.max_length or shape.config.max_length, shape.config.max_length)
+    table = knowledge if plugin is not None and plugin.reads_slots else None
     extent = Extent(
         stage.fit.batch_size,
         length,
-        knowledge_dim=knowledge_dim if plugin is not None and plugin.reads_slots else None,
+        knowledge_dim=table.dim if table else None,
         hidden_size=shape.config.hidden_size,
         outputs=outputs or 0,
     )
-    return Outline(name, program, params, _rules(stage, task), stage.fit, task.batch_shapes(extent), shape.config)
+    batch = task.batch_shapes(extent)
+    made = Outline(name, program, params, _rules(stage, task), stage.fit, batch, shape.config)
+    if table is None or not isinstance(stage, PluginConfig):
+        return made
+    if not table.rows and stage.vectors == "device":
+        problem, given = f"how many entities {stage.knowledge} has is not known", f"{SHAPE_MARK}5000000x{table.dim}"
+        raise InputError(f"{where}.knowledge", problem, f"say it: --config.{where}.knowledge={given}")
+    return dataclasses.replace(made, table=table if table.rows else None, vectors=stage.vectors)
 
 
 def _rules(stage: TrainingConfig, task: Task) -> Rules:
@@ -178,14 +194,15 @@ def _host_shape(reference: str, where: str, stages: Stages) -> _HostShape:
     return _HostShape(config, None if labels is None else len(labels), saved_tuning(manifest, folder))
 
 
-def _knowledge_dim(reference: str, where: str, stages: Stages) -> int:
-    if sized := re.fullmatch(rf"{SHAPE_MARK}(\d+)", reference):
-        return int(sized[1])
+def _knowledge(reference: str, where: str, stages: Stages) -> TableShape:
+    """The table of a knowledge base, with 0 rows where their number is not known."""
+    if sized := re.fullmatch(rf"{SHAPE_MARK}(?:(\d+)x)?(\d+)", reference):
+        return TableShape(int(sized[1] or 0), int(sized[2]), "float32")
     made = _stage_of(reference, stages)
     if made is not None and hasattr(made, "graph"):
-        return build_dataclass(GraphConfig, made.graph, f"{where} ({reference}).graph").dim
+        return TableShape(0, build_dataclass(GraphConfig, made.graph, f"{where} ({reference}).graph").dim, "float32")
     if made is None and not reference.startswith((OUTPUT_MARK, SHAPE_MARK)):
-        return KnowledgeBase.open(Path(reference).expanduser()).dim
+        return TableShape.of(KnowledgeBase.open(Path(reference).expanduser()))
     problem = f"how many numbers a vector of {reference} has is only known once it is there"
     raise InputError(where, problem, f"say it: --config.{where}={SHAPE_MARK}100")
 

@@ -9,16 +9,17 @@ tune the encoder with the plugin, and write the host that comes of it into `<sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 from flax import nnx
 from pydantic import Field
 
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.encoder import Encoder
 from kinject.models.precision import activations
 from kinject.models.saving import save_host
 from kinject.models.tuning import make_tuning
@@ -32,6 +33,7 @@ from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_j
 from kinject.tasks.base import Task, make_task
 from kinject.training.loop import Fit, FitResult
 from kinject.training.processes import on_first
+from kinject.training.vectors import Choice, TableShape, Where, check_read, choose, device_memory, load_table
 from kinject.tree import Flat, flatten, unflatten
 
 
@@ -43,6 +45,10 @@ class PluginConfig(TrainingConfig):
     mention), or the folder of a plugin, or an authors' `Affine_*.bin`. `parts` are the folders of the plugins that the
     method is made of, by name, where it is made of others. `fresh_head` puts a new head for the task on a host that has
     none; rules must train it.
+
+    `vectors` says whence entity vectors come: gathered on the host with each batch, or looked up on the devices in a
+    table whose rows are split over them ("auto": where it takes less than a quarter of each one's memory). As `mesh`,
+    that is where, not what: a workdir's run may go on with another.
     """
 
     kind: Literal["plugin"] = "plugin"
@@ -54,12 +60,18 @@ class PluginConfig(TrainingConfig):
     dropout: float | None = None
     parts: dict[str, str] = {}
     fresh_head: bool = False
+    vectors: Where = Field("auto", exclude=True)
     train: Rules = (("plugin/.*", "train"), (".*", "freeze"))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A training that can begin."""
+    """A training that can begin.
+
+    Attributes:
+      vectors: where the entity vectors are; None where the method reads none.
+      table: they themselves, where that is on the devices.
+    """
 
     task: Task
     host: ReadyHost
@@ -68,6 +80,8 @@ class Prepared:
     feed: Feed
     fit: Fit
     params: Flat
+    vectors: Choice | None = None
+    table: jax.Array | None = None
 
 
 class PluginStage(TrainingStage):
@@ -80,6 +94,7 @@ class PluginStage(TrainingStage):
         cls, _ = read_method(self.config.method, f"{self.where}.method")
         if cls.reads_slots and self.config.knowledge is None:
             raise InputError(f"{self.where}.knowledge", "it is missing", f"{cls.name} reads entity vectors: name it")
+        check_read(self.config.vectors, cls, f"{self.where}.vectors")
         start = self.config.initialise
         if start != "random" and not start.startswith("ridge_"):
             self.run.check(start, f"{self.where}.initialise")
@@ -90,32 +105,48 @@ class PluginStage(TrainingStage):
         made = self.prepare()
         return self.finish(made, made.fit.run())
 
-    def prepare(self, encoder: Encoder | None = None) -> Prepared:
+    def prepare(self, beside: Sequence[Prepared] = ()) -> Prepared:
         """Loads and makes all that the training needs.
 
         Args:
-          encoder: the host's, where another training has loaded it already.
+          beside: trainings on the same host, whose encoder and table of vectors are taken.
         """
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         host = self._host(task)
-        if encoder is not None:
-            host.loaded.host.encoder = encoder
+        if beside:
+            host.loaded.host.encoder = beside[0].host.loaded.host.encoder
         if not host.loaded.fresh:
             task = task.for_host(host.loaded, f"{self.where}.host")
         knowledge = self.knowledge()
         plugin = self.fresh_plugin(host, knowledge)
         feeds = self.feeds(task, host, knowledge, plugin)
         self.initialise(plugin, host, knowledge, feeds[0])
-        fit, params = self.make_fit(task, host, plugin, feeds)
-        return Prepared(task, host, knowledge, plugin, feeds[0], fit, params)
+        vectors, table = self._vectors(plugin, knowledge, beside)
+        fit, params = self.make_fit(task, host, plugin, feeds, table=table)
+        return Prepared(task, host, knowledge, plugin, feeds[0], fit, params, vectors, table)
 
     def finish(self, made: Prepared, result: FitResult) -> dict[str, Any]:
         """Writes what was trained and returns what is to be reported."""
         nnx.update(made.plugin, unflatten(take(result, "plugin")))
         nnx.update(made.host.loaded.host, unflatten(take(result, "host")))
         on_first(lambda: self._write(made, result))
-        return summary(result, made.feed)
+        return summary(result, made.feed) | ({} if made.vectors is None else {"vectors": vars(made.vectors)})
+
+    def _vectors(
+        self, plugin: Plugin, knowledge: KnowledgeBase | None, beside: Sequence[Prepared]
+    ) -> tuple[Choice | None, jax.Array | None]:
+        """Where the entity vectors are, which it says, and the table of them where that is on the devices."""
+        if knowledge is None or not plugin.reads_slots:
+            return None, None
+        place = self.run.placement
+        choice = choose(self.config.vectors, TableShape.of(knowledge), place.devices, device_memory())
+        self.run.reporter.say(f"{self.name}: {choice}")
+        if choice.on == "host":
+            return choice, None
+        theirs = [one.table for one in beside if one.knowledge and one.knowledge.fingerprint == knowledge.fingerprint]
+        there = next((table for table in theirs if table is not None), None)
+        return choice, load_table(knowledge, place) if there is None else there
 
     def _write(self, made: Prepared, result: FitResult) -> None:
         config, host = self.config, made.host

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from flax import nnx
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kinject.config import Section, build
 from kinject.data.pipeline import Feed
@@ -25,6 +25,7 @@ from kinject.training.domain_loop import DomainFit
 from kinject.training.loop import FitConfig
 from kinject.training.partition import describe
 from kinject.training.step import split_program
+from kinject.training.vectors import Where
 from kinject.tree import unflatten
 
 
@@ -51,8 +52,16 @@ class PluginsConfig(StageConfig):
     method: dict[str, Any] = {"name": "map_tuning"}
     ridge_penalty: float = Field(0.1, ge=0)
     dropout: float | None = None
+    vectors: Where = Field("auto", exclude=True)
     train: Rules = (("plugin/.*", "train"), (".*", "freeze"))
     fit: FitConfig
+
+    @field_validator("vectors")
+    @classmethod
+    def _from_the_host(cls, asked: Where) -> Where:
+        if asked == "device":
+            raise ValueError("domains trained at once take their vectors from the host: use stages of kind plugin")
+        return asked
 
     def of(self, domain: str, where: str) -> PluginConfig:
         """The settings of the `plugin` stage that would train one of the domains alone."""

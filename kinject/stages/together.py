@@ -75,7 +75,7 @@ class TogetherStage(Stage):
     def execute(self) -> dict[str, Any]:
         stages, made = self.members(), {}
         for name, stage in stages.items():
-            made[name] = stage.prepare(next(iter(made.values())).host.loaded.host.encoder if made else None)
+            made[name] = stage.prepare(list(made.values()))
             moved = [path for path, label in made[name].fit.labels.items() if label == TRAIN]
             if any(path.startswith("host/encoder/") for path in moved):
                 mend = "train one in a plugin stage, or freeze host/encoder/.*"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from pydantic import Field
 
 from kinject.data.pipeline import Feed
@@ -68,8 +69,12 @@ class TrainingStage(Stage):
         plugin: Plugin | None,
         feeds: tuple[Feed, Feed | None],
         rules: Rules | None = None,
+        table: jax.Array | None = None,
     ) -> tuple[Fit, Flat]:
-        """The training, and the parameters that it was made of; says what will be trained."""
+        """The training, and the parameters that it was made of; says what will be trained.
+
+        With a `table`, entity vectors are looked up in it; see training/vectors.py.
+        """
         rules = self.config.train if rules is None else rules
         program, params = split_program(host.loaded.host, plugin, task)
         fit = Fit(
@@ -83,6 +88,7 @@ class TrainingStage(Stage):
             workdir=self.run.workdir,
             reporter=self.run.reporter,
             placement=self.run.placement,
+            table=table,
         )
         self.run.reporter.say(f"{self.name}: {describe(params, fit.labels, program.tables)}")
         if fit.place.devices > 1:

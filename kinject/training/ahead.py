@@ -21,6 +21,7 @@ from kinject.training.mesh import Placement
 from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import TRAIN, label_parameters, split
 from kinject.training.step import Program, initial_state, make_train_step
+from kinject.training.vectors import TABLE, LookUp, TableShape, table_sharding
 from kinject.tree import Flat
 
 STEPS = 1000  # of a schedule when the number of examples is not known; the step's program is the same
@@ -39,6 +40,7 @@ class Cost:
       accessed: bytes read and written in memory, before fusion hides any of it from the compiler's sight.
       collectives: see collectives.py.
       trained: float32 bytes of all trained parameters, on all devices together.
+      table: bytes of the arguments that are entity vectors on the devices; 0 where batches bring theirs.
     """
 
     arguments: int
@@ -52,6 +54,7 @@ class Cost:
     trained: int
     seconds: float
     text: str
+    table: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """All but the program's text."""
@@ -68,6 +71,7 @@ def compile_step(
     place: Placement,
     *,
     where: str = "train",
+    table: TableShape | None = None,
 ) -> Cost:
     """Compiles the step that `Fit` would run.
 
@@ -79,6 +83,7 @@ def compile_step(
       batch: shapes of a batch, over all devices.
       place: where arrays live; its devices need not be here.
       where: config key for messages.
+      table: of entity vectors on the devices; None = batches bring theirs.
 
     Raises:
       InputError: rules that do not fit the parameters.
@@ -90,7 +95,8 @@ def compile_step(
     micro_batch = fit.micro_batch
     if micro_batch == "auto" and place.platform != "cpu":  # it would be what suits the machine that compiles
         micro_batch = "whole"
-    program = replace(program, precision=fit.compute_dtype, micro_batch=micro_batch)
+    look_up = None if table is None else LookUp(place.mesh)
+    program = replace(program, precision=fit.compute_dtype, micro_batch=micro_batch, vectors=look_up)
     frozen = {
         path: leaf if path in program.tables else jax.ShapeDtypeStruct(leaf.shape, held(fit.compute_dtype, path, leaf))
         for path, leaf in frozen.items()
@@ -101,13 +107,19 @@ def compile_step(
     step = make_train_step(
         program, optimizer, labels, seed=0, dropout=fit.dropout != "none", shardings=place.shardings(state)
     )
+    arguments = {path: _placed(leaf, place.parameter(path, leaf.shape, frozen=True)) for path, leaf in frozen.items()}
+    if table is not None:
+        vectors = jax.ShapeDtypeStruct(table.on(place.devices), table.dtype)
+        arguments[TABLE] = _placed(vectors, table_sharding(place.mesh))
+        batch = {name: leaf for name, leaf in batch.items() if name != "entity_vectors"}
     lowered = step.lower(
         state,
-        {path: _placed(leaf, place.parameter(path, leaf.shape, frozen=True)) for path, leaf in frozen.items()},
+        arguments,
         {name: _placed(leaf, place.rows) for name, leaf in batch.items()},
     )
     trained = sum(4 * int(np.prod(params[path].shape)) for path, label in labels.items() if label == TRAIN)
-    return cost_of(lowered.compile(), trained, time.monotonic() - started)
+    cost = cost_of(lowered.compile(), trained, time.monotonic() - started)
+    return cost if table is None else replace(cost, table=table.bytes_on(place.devices))
 
 
 def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost:

@@ -38,6 +38,7 @@ from kinject.training.step import (
     make_refresh,
     make_train_step,
 )
+from kinject.training.vectors import TABLE, LookUp
 from kinject.tree import Flat
 
 
@@ -137,7 +138,10 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 class Fit:
-    """One training run of one program: `Fit(...).run()`."""
+    """One training run of one program: `Fit(...).run()`.
+
+    With a `table` (see vectors.py) entity vectors are looked up there, and batches bring none.
+    """
 
     def __init__(
         self,
@@ -153,6 +157,7 @@ class Fit:
         workdir: Path,
         reporter: Reporter,
         placement: Placement | None = None,
+        table: jax.Array | None = None,
     ):
         self.name, self.config, self.seed = name, config, seed
         self.program = replace(program, precision=config.compute_dtype, micro_batch=config.micro_batch)
@@ -166,6 +171,7 @@ class Fit:
         self.total = self._total_steps()
         train, frozen = split(params, self.labels)
         train, self.frozen = hold(train, frozen, config.compute_dtype, self.place, program.tables)
+        self._read_vectors(table)
         self._start_alike(train)
         self._skip_frozen_prefix(train)
         self._begin(train, make_optimizer(config.optimizer, self.labels, self.total))
@@ -178,6 +184,14 @@ class Fit:
         self.metrics = MetricsFile(workdir / "metrics.jsonl", kept=first())
         self.progress = Progress()
         self.saved_best_step = -1
+
+    def _read_vectors(self, table: jax.Array | None) -> None:
+        if table is None:
+            return
+        self.frozen[TABLE] = table  # an argument of the step like frozen parameters, and in no checkpoint either
+        self.program = replace(self.program, vectors=LookUp(self.place.mesh))
+        self.train_feed = replace(self.train_feed, gather=None)
+        self.dev_feed = self.dev_feed and replace(self.dev_feed, gather=None)
 
     def _total_steps(self) -> int:
         return self.config.total_steps(self.train_feed.examples.size)

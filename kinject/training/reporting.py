@@ -82,6 +82,15 @@ class _PlainLines:
             self.reporter.say(f"{self.title}  {done}/{self.total}  {_shown(values)}")
 
 
+def sized(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"
+
+
 def _terminal_bar(console: Console) -> Progress:
     columns = (
         TextColumn("{task.description}"),

@@ -23,6 +23,7 @@ from kinject.plugins.base import Plugin, table_paths
 from kinject.tasks.base import Task
 from kinject.training.optimizer import mask_frozen
 from kinject.training.portions import MicroBatch, added_up, side_by_side
+from kinject.training.vectors import TABLE, LookUp
 from kinject.tree import Flat, flatten, unflatten
 
 
@@ -43,6 +44,7 @@ class Program:
       start: the hidden state from which layers are computed; below it, `batch["prefix"]` holds them (see prefix.py).
       precision: how the host's matrices are multiplied.
       micro_batch: how many tokens are computed at a time (see portions.py).
+      vectors: how entity vectors are looked up in a table on the devices; None = the batch brings them.
     """
 
     host: nnx.GraphDef
@@ -52,11 +54,16 @@ class Program:
     start: int = 0
     precision: Precision = "float32"
     micro_batch: MicroBatch = "auto"
+    vectors: LookUp | None = None
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
         """The task's outputs for a batch, from flat parameters `host/…` and `plugin/…`."""
         host, plugin = self.merge({path: multiplied(self.precision, path, leaf) for path, leaf in params.items()})
         return self.task.outputs(host, plugin, batch, key, self.start)
+
+    def with_vectors(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """The batch as a plugin sees it, wherever its entity vectors were: once a step, before anything is computed."""
+        return batch if self.vectors is None else self.vectors.give(params[TABLE], batch)
 
     def merge(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
         tree = unflatten(params)
@@ -108,6 +115,7 @@ def step_function(
         seed: int | jax.Array, state: TrainState, frozen: Flat, batch: Mapping[str, jax.Array]
     ) -> tuple[TrainState, Logged]:
         key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
+        batch = program.with_vectors(frozen, batch)
 
         def sums(train: Flat, rows: Mapping[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
             outputs = program.outputs({**frozen, **train}, rows, key)
@@ -142,7 +150,7 @@ def make_evaluation_step(
             losses, weights = program.task.loss(outputs, rows)
             return {"loss": losses, "loss_weights": weights, **program.task.predict(outputs, rows)}
 
-        return side_by_side(of, batch, program.micro_batch)
+        return side_by_side(of, program.with_vectors(params, batch), program.micro_batch)
 
     return jax.jit(step)
 

@@ -87,13 +87,13 @@ def hold_once(fits: Sequence[Fit], sources: Sequence[Flat]) -> None:
 
     Args:
       fits: the trainings.
-      sources: of each the parameters that it was given.
+      sources: of each the parameters that it was given; what it holds beside them stays as it is.
     """
     first, ours = fits[0], sources[0]
     for fit, theirs in zip(fits[1:], sources[1:], strict=True):
         for path, leaf in fit.frozen.items():
             held = first.frozen.get(path)
-            if held is not None and theirs[path] is ours[path] and held.dtype == leaf.dtype:
+            if held is not None and path in theirs and theirs[path] is ours[path] and held.dtype == leaf.dtype:
                 fit.frozen[path] = held
 
 

@@ -1,0 +1,194 @@
+"""Entity vectors on the devices: the table's rows split over all of them, looked up by id inside the step.
+
+The other way is `Feed.gather`: the batch's vectors are read from the memory map as it is made, and travel with it. Here
+a batch brings its `entity_ids` alone. `Program.outputs` puts `entity_vectors` beside them before any plugin sees the
+batch, so that no method knows which way was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kinject.errors import InputError
+from kinject.knowledge.base import KnowledgeBase
+from kinject.training.mesh import DATA, MODEL, Placement
+from kinject.training.processes import on_first
+from kinject.training.reporting import sized
+
+Where = Literal["auto", "host", "device"]
+TABLE = "knowledge/vectors"  # its path among a step's frozen arguments: it is no parameter, so rules do not see it
+SHARE = 0.25  # of a device's memory: what the table may take there where nobody said
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """A table of entity vectors [rows, dim]."""
+
+    rows: int
+    dim: int
+    dtype: str
+
+    @classmethod
+    def of(cls, knowledge: KnowledgeBase) -> TableShape:
+        return cls(knowledge.size, knowledge.dim, knowledge.vectors.dtype.name)
+
+    def on(self, devices: int) -> tuple[int, int]:
+        """The shape in which so many devices hold it: as many rows each, the last filled up with zeros."""
+        return -(-self.rows // devices) * devices, self.dim
+
+    def bytes_on(self, devices: int) -> int:
+        """What each of so many devices holds of it."""
+        return self.on(devices)[0] // devices * self.dim * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} x {self.dim} {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a training takes its entity vectors from.
+
+    Attributes:
+      on: "host" or "device".
+      bytes: what the table takes, or would take, of each device.
+      why: in words.
+    """
+
+    on: Literal["host", "device"]
+    bytes: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"entity vectors on the {'host' if self.on == 'host' else 'devices'}: {self.why}"
+
+
+def choose(asked: Where, table: TableShape, devices: int, memory: int | None) -> Choice:
+    """Where the vectors are to be: as asked, or by their size.
+
+    Args:
+      asked: "auto" puts them on the devices where they take less than `SHARE` of each one's memory.
+      table: the whole table.
+      devices: over which it would be split.
+      memory: bytes of one of them; None = they share the host's.
+    """
+    size = table.bytes_on(devices)
+    told = f"{table}, {sized(size)} of each of {devices}"
+    if memory is not None:
+        told += f", {100 * size / memory:.2g} % of its memory"
+    if asked != "auto":
+        return Choice(asked, size, f"{told}; asked for")
+    if memory is None:
+        return Choice("host", size, f"{told}; these devices have no memory of their own")
+    fits = size < SHARE * memory
+    bound = f"{'less' if fits else 'not less'} than {100 * SHARE:.0f} %"
+    return Choice("device" if fits else "host", size, f"{told}; {bound}")
+
+
+def device_memory() -> int | None:
+    """Bytes of a device's memory that JAX may use, as process 0 finds them; None where it is the host's (CPUs)."""
+
+    def smallest() -> int | None:
+        found = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+        return None if None in found else min(found)
+
+    return on_first(smallest)  # all processes must choose alike
+
+
+def table_sharding(mesh: Mesh | None) -> NamedSharding | None:
+    """Rows over all devices of a mesh; None on a single device."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec(_axes(mesh)))
+
+
+def _axes(mesh: Mesh) -> tuple[str, ...]:
+    """The axes over which rows are split; one of a single part would cost a sum over nobody."""
+    return (DATA, MODEL) if mesh.shape[MODEL] > 1 else (DATA,)
+
+
+def load_table(knowledge: KnowledgeBase, place: Placement) -> jax.Array:
+    """Puts the vectors on the devices, each one's rows straight from the memory map: [rows, k], filled up with zeros.
+
+    They keep the dtype in which they are stored. A process reads the rows of its own devices only.
+    """
+    vectors, sharding = np.asarray(knowledge.vectors), table_sharding(place.mesh)
+    if sharding is None:
+        return jax.device_put(vectors)
+    shape = TableShape.of(knowledge).on(place.devices)
+    parts = []
+    for device, (rows, _) in sharding.addressable_devices_indices_map(shape).items():
+        low, high, _ = rows.indices(shape[0])
+        part = vectors[low:high]
+        if len(part) < high - low:
+            part = np.pad(part, [(0, high - low - len(part)), (0, 0)])
+        parts.append(jax.device_put(part, device))
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """How a step finds vectors: the part of it that is no array.
+
+    Attributes:
+      mesh: over whose devices the table's rows are split; None = a single one has them all.
+    """
+
+    mesh: Mesh | None
+
+    def give(self, table: jax.Array, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
+        """The batch with `entity_vectors` float32 [B, …, M, k] of its `entity_ids` int32 [B, …, M].
+
+        A batch without any entity (M = 0) stays as it is, as it does where the host gathers.
+        """
+        rows = batch.get("entity_ids")
+        if rows is None or not rows.size:
+            return batch
+        found = own_rows(table, rows) if self.mesh is None else exchange(table, rows, self.mesh)
+        return {**batch, "entity_vectors": found}
+
+
+def own_rows(table: jax.Array, rows: jax.Array) -> jax.Array:
+    """Vectors [N, k] of rows int [...]: float32 [..., k], zeros for a row that is none of the table's."""
+    inside = (rows >= 0) & (rows < table.shape[0])
+    found = table[jnp.where(inside, rows, 0)].astype(jnp.float32)
+    return jnp.where(inside[..., None], found, 0)
+
+
+def exchange(table: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
+    """`own_rows` of a table that is split over a mesh: ids go to all devices, of the table moves only what they name.
+
+    Each device answers out of its own rows for the whole batch; a sum, of which one term is not zero, brings every row
+    of the batch its vectors. Left to the partitioner, a take may gather the table.
+
+    Args:
+      table: [N, k], rows split over all devices, see `table_sharding`.
+      rows: int32 [B, …], B split over `data`.
+      mesh: with the axes `data` and `model`.
+    """
+    axes = _axes(mesh)
+
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(PartitionSpec(axes), PartitionSpec(DATA)),
+        out_specs=PartitionSpec(DATA),
+    )
+    def answer(part: jax.Array, rows: jax.Array) -> jax.Array:
+        everyones = jax.lax.all_gather(rows, DATA, tiled=True)
+        found = own_rows(part, everyones - jax.lax.axis_index(axes) * part.shape[0])
+        found = jax.lax.psum_scatter(found, DATA, tiled=True)
+        return jax.lax.psum(found, MODEL) if MODEL in axes else found
+
+    return answer(table, rows)
+
+
+def check_read(asked: Where, method: Any, where: str) -> None:
+    """Raises InputError where a table is asked for and the method reads no entity vectors."""
+    if asked == "device" and not method.reads_slots:
+        raise InputError(where, f"{method.name} reads no entity vectors to put on devices", "leave it out")
