@@ -15,7 +15,7 @@ from kinject.stages import plugin as plugin_module
 from kinject.stages.experiment import Experiment
 from kinject.training.loop import Fit
 from kinject.training.mesh import MeshConfig, Placement
-from kinject.training.vectors import LookUp, TableShape, choose, device_memory, load_table
+from kinject.training.vectors import LANES, TableShape, choose, device_memory, load_table
 
 FIT = {"steps": 12, "dropout": "all", "evaluate_every": 4, "evaluation_batch_size": 10, "buckets": 1}
 
@@ -55,35 +55,36 @@ def base(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("axes", [None, {}, {"model": 2}], ids=["one device", "data", "model"])
-@pytest.mark.parametrize("shape", [(4, 3), (2, 3, 2)])
-def test_a_look_up_is_a_gather(base, axes, shape):
+@pytest.mark.parametrize(("shape", "width"), [((4, 3), 3), ((2, 3, 2), 4)])
+def test_a_look_up_is_a_gather(base, axes, shape, width, monkeypatch):
+    monkeypatch.setitem(LANES, "cpu", width)
     place = Placement.single() if axes is None else Placement.over(2, MeshConfig(**axes))
-    table = load_table(base, place)
+    table, look_up = load_table(base, place)
     assert table.dtype == base.vectors.dtype, "it takes more room than on the disk"
     held = [shard.data.shape for shard in table.addressable_shards]
-    assert held == ([(7, 3)] if axes is None else [(4, 3), (4, 3)]), "a device holds more than its share"
+    assert set(held) == {(7 if axes is None else 4, width)}, "a device holds more than its share"
+    assert {shard.data.nbytes for shard in table.addressable_shards} == {TableShape.of(base).bytes_held(place)}
     rows = np.array([-1, 0, 6, 3, 4, -1, 5, 2, 2, 1, 6, -1], np.int32).reshape(shape)
     batch = place.batch({"entity_ids": rows, "weights": np.ones(len(rows), np.float32)})
-    found = jax.jit(LookUp(place.mesh).give)(table, batch)
+    found = jax.jit(look_up.give)(table, batch)
     expected, _ = base.gather(rows)
     assert found["entity_vectors"].dtype == np.float32
     np.testing.assert_array_equal(found["entity_vectors"], expected)
     none = as_device({"entity_ids": np.zeros((4, 0), np.int32)})
-    assert LookUp(place.mesh).give(table, none) == none, "rows without entities have no vectors, as on the host"
+    assert look_up.give(table, none) == none, "rows without entities have no vectors, as on the host"
 
 
 def test_what_auto_chooses():
     table = TableShape(1000, 100, "float32")
-    assert table.bytes_on(3) == 334 * 100 * 4 and table.on(3) == (1002, 100)
-    assert TableShape(1000, 100, "float16").bytes_on(1) == 200_000
-    quarter = 4 * table.bytes_on(8)
-    chosen = [choose("auto", table, 8, memory) for memory in (quarter, quarter + 1, None)]
-    assert [one.on for one in chosen] == ["host", "device", "host"]
-    assert {one.bytes for one in chosen} == {50_000}
-    assert "1,000 x 100 float32, 48.83 KiB of each of 8" in str(chosen[1]) and "no memory of their own" in str(
-        chosen[2]
-    )
-    assert choose("device", table, 1, 1000).on == "device" and choose("host", table, 8, 1 << 40).on == "host"
+    one, two = Placement.single(), Placement.over(2)
+    assert TableShape(999, 100, "float32").held(two) == (1000, 100)
+    assert TableShape(1000, 100, "float16").bytes_held(one) == 200_000
+    chosen = [choose("auto", table, two, memory) for memory in (800_000, 800_001, None)]
+    assert [each.on for each in chosen] == ["host", "device", "host"]
+    assert {each.bytes for each in chosen} == {200_000}
+    assert "1,000 x 100 float32, 195.3 KiB of each of 2" in str(chosen[1])
+    assert "no memory of their own" in str(chosen[2])
+    assert choose("device", table, one, 1000).on == "device" and choose("host", table, two, 1 << 40).on == "host"
     assert device_memory() is None, "these are CPU devices"
 
 

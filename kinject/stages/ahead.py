@@ -59,7 +59,7 @@ def compile_outline(one: Outline, where: Slice, mesh: MeshConfig = ONE_AXIS) -> 
         field, mend = f"stages.{one.name}.fit.batch_size", f"give a multiple of {place.row_parts}"
         raise InputError(field, f"{rows} rows cannot be shared by {place.row_parts} devices", mend)
     table = one.table
-    if table is not None and choose(one.vectors, table, place.devices, _device_memory(where)).on == "host":
+    if table is not None and choose(one.vectors, table, place, _device_memory(where)).on == "host":
         table = None
     return compile_step(
         one.program,

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 from flax import nnx
 from pydantic import Field
 
@@ -33,7 +32,7 @@ from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_j
 from kinject.tasks.base import Task, make_task
 from kinject.training.loop import Fit, FitResult
 from kinject.training.processes import on_first
-from kinject.training.vectors import Choice, TableShape, Where, check_read, choose, device_memory, load_table
+from kinject.training.vectors import Choice, Table, TableShape, Where, check_read, choose, device_memory, load_table
 from kinject.tree import Flat, flatten, unflatten
 
 
@@ -70,7 +69,7 @@ class Prepared:
 
     Attributes:
       vectors: where the entity vectors are; None where the method reads none.
-      table: they themselves, where that is on the devices.
+      table: they themselves, where they are on the devices.
     """
 
     task: Task
@@ -81,7 +80,7 @@ class Prepared:
     fit: Fit
     params: Flat
     vectors: Choice | None = None
-    table: jax.Array | None = None
+    table: Table | None = None
 
 
 class PluginStage(TrainingStage):
@@ -135,12 +134,12 @@ class PluginStage(TrainingStage):
 
     def _vectors(
         self, plugin: Plugin, knowledge: KnowledgeBase | None, beside: Sequence[Prepared]
-    ) -> tuple[Choice | None, jax.Array | None]:
+    ) -> tuple[Choice | None, Table | None]:
         """Where the entity vectors are, which it says, and the table of them where that is on the devices."""
         if knowledge is None or not plugin.reads_slots:
             return None, None
         place = self.run.placement
-        choice = choose(self.config.vectors, TableShape.of(knowledge), place.devices, device_memory())
+        choice = choose(self.config.vectors, TableShape.of(knowledge), place, device_memory())
         self.run.reporter.say(f"{self.name}: {choice}")
         if choice.on == "host":
             return choice, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from pydantic import Field
 
 from kinject.data.pipeline import Feed
@@ -18,6 +17,7 @@ from kinject.tasks.base import Task
 from kinject.training.loop import Fit, FitConfig, FitResult
 from kinject.training.partition import describe
 from kinject.training.step import split_program
+from kinject.training.vectors import Table
 from kinject.tree import Flat
 
 Rules = tuple[tuple[str, str], ...]
@@ -69,7 +69,7 @@ class TrainingStage(Stage):
         plugin: Plugin | None,
         feeds: tuple[Feed, Feed | None],
         rules: Rules | None = None,
-        table: jax.Array | None = None,
+        table: Table | None = None,
     ) -> tuple[Fit, Flat]:
         """The training, and the parameters that it was made of; says what will be trained.
 

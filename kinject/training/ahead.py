@@ -95,7 +95,7 @@ def compile_step(
     micro_batch = fit.micro_batch
     if micro_batch == "auto" and place.platform != "cpu":  # it would be what suits the machine that compiles
         micro_batch = "whole"
-    look_up = None if table is None else LookUp(place.mesh)
+    look_up = None if table is None else LookUp(table.dim, place.mesh)
     program = replace(program, precision=fit.compute_dtype, micro_batch=micro_batch, vectors=look_up)
     frozen = {
         path: leaf if path in program.tables else jax.ShapeDtypeStruct(leaf.shape, held(fit.compute_dtype, path, leaf))
@@ -109,7 +109,7 @@ def compile_step(
     )
     arguments = {path: _placed(leaf, place.parameter(path, leaf.shape, frozen=True)) for path, leaf in frozen.items()}
     if table is not None:
-        vectors = jax.ShapeDtypeStruct(table.on(place.devices), table.dtype)
+        vectors = jax.ShapeDtypeStruct(table.held(place), table.dtype)
         arguments[TABLE] = _placed(vectors, table_sharding(place.mesh))
         batch = {name: leaf for name, leaf in batch.items() if name != "entity_vectors"}
     lowered = step.lower(
@@ -119,7 +119,7 @@ def compile_step(
     )
     trained = sum(4 * int(np.prod(params[path].shape)) for path, label in labels.items() if label == TRAIN)
     cost = cost_of(lowered.compile(), trained, time.monotonic() - started)
-    return cost if table is None else replace(cost, table=table.bytes_on(place.devices))
+    return cost if table is None else replace(cost, table=table.bytes_held(place))
 
 
 def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost:

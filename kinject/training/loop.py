@@ -38,7 +38,7 @@ from kinject.training.step import (
     make_refresh,
     make_train_step,
 )
-from kinject.training.vectors import TABLE, LookUp
+from kinject.training.vectors import TABLE, Table
 from kinject.tree import Flat
 
 
@@ -138,10 +138,7 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 
 class Fit:
-    """One training run of one program: `Fit(...).run()`.
-
-    With a `table` (see vectors.py) entity vectors are looked up there, and batches bring none.
-    """
+    """One training run of one program: `Fit(...).run()`. With a `table` batches bring no entity vectors: vectors.py."""
 
     def __init__(
         self,
@@ -157,7 +154,7 @@ class Fit:
         workdir: Path,
         reporter: Reporter,
         placement: Placement | None = None,
-        table: jax.Array | None = None,
+        table: Table | None = None,
     ):
         self.name, self.config, self.seed = name, config, seed
         self.program = replace(program, precision=config.compute_dtype, micro_batch=config.micro_batch)
@@ -185,13 +182,12 @@ class Fit:
         self.progress = Progress()
         self.saved_best_step = -1
 
-    def _read_vectors(self, table: jax.Array | None) -> None:
-        if table is None:
-            return
-        self.frozen[TABLE] = table  # an argument of the step like frozen parameters, and in no checkpoint either
-        self.program = replace(self.program, vectors=LookUp(self.place.mesh))
-        self.train_feed = replace(self.train_feed, gather=None)
-        self.dev_feed = self.dev_feed and replace(self.dev_feed, gather=None)
+    def _read_vectors(self, table: Table | None) -> None:
+        if table is not None:
+            self.frozen[TABLE] = table.vectors  # an argument of the step as frozen parameters are, in no checkpoint
+            self.program = replace(self.program, vectors=table.look_up)
+            self.train_feed = replace(self.train_feed, gather=None)
+            self.dev_feed = self.dev_feed and replace(self.dev_feed, gather=None)
 
     def _total_steps(self) -> int:
         return self.config.total_steps(self.train_feed.examples.size)

@@ -1,16 +1,17 @@
 """Entity vectors on the devices: the table's rows split over all of them, looked up by id inside the step.
 
 The other way is `Feed.gather`: the batch's vectors are read from the memory map as it is made, and travel with it. Here
-a batch brings its `entity_ids` alone. `Program.outputs` puts `entity_vectors` beside them before any plugin sees the
-batch, so that no method knows which way was taken.
+a batch brings its `entity_ids` alone. `Program.with_vectors` puts `entity_vectors` beside them before anything else
+happens in a step, so that no method knows which way was taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from kinject.training.reporting import sized
 Where = Literal["auto", "host", "device"]
 TABLE = "knowledge/vectors"  # its path among a step's frozen arguments: it is no parameter, so rules do not see it
 SHARE = 0.25  # of a device's memory: what the table may take there where nobody said
+LANES = {"tpu": 128}  # a row is filled up to a multiple of so many numbers, or XLA copies the whole table in each step
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,20 @@ class TableShape:
     def of(cls, knowledge: KnowledgeBase) -> TableShape:
         return cls(knowledge.size, knowledge.dim, knowledge.vectors.dtype.name)
 
-    def on(self, devices: int) -> tuple[int, int]:
-        """The shape in which so many devices hold it: as many rows each, the last filled up with zeros."""
-        return -(-self.rows // devices) * devices, self.dim
+    def held(self, place: Placement) -> tuple[int, int]:
+        """The shape in which devices hold it: as many rows each, and rows as long as they must be; zeros fill up."""
+        return _multiple(self.rows, place.devices), _multiple(self.dim, LANES.get(place.platform, 1))
 
-    def bytes_on(self, devices: int) -> int:
-        """What each of so many devices holds of it."""
-        return self.on(devices)[0] // devices * self.dim * np.dtype(self.dtype).itemsize
+    def bytes_held(self, place: Placement) -> int:
+        """What each device holds of it."""
+        return math.prod(self.held(place)) // place.devices * np.dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
         return f"{self.rows:,} x {self.dim} {self.dtype}"
+
+
+def _multiple(count: int, of: int) -> int:
+    return -(-count // of) * of
 
 
 @dataclass(frozen=True)
@@ -70,17 +76,17 @@ class Choice:
         return f"entity vectors on the {'host' if self.on == 'host' else 'devices'}: {self.why}"
 
 
-def choose(asked: Where, table: TableShape, devices: int, memory: int | None) -> Choice:
+def choose(asked: Where, table: TableShape, place: Placement, memory: int | None) -> Choice:
     """Where the vectors are to be: as asked, or by their size.
 
     Args:
       asked: "auto" puts them on the devices where they take less than `SHARE` of each one's memory.
       table: the whole table.
-      devices: over which it would be split.
+      place: the devices over which it would be split.
       memory: bytes of one of them; None = they share the host's.
     """
-    size = table.bytes_on(devices)
-    told = f"{table}, {sized(size)} of each of {devices}"
+    size = table.bytes_held(place)
+    told = f"{table}, {sized(size)} of each of {place.devices}"
     if memory is not None:
         told += f", {100 * size / memory:.2g} % of its memory"
     if asked != "auto":
@@ -112,34 +118,17 @@ def _axes(mesh: Mesh) -> tuple[str, ...]:
     return (DATA, MODEL) if mesh.shape[MODEL] > 1 else (DATA,)
 
 
-def load_table(knowledge: KnowledgeBase, place: Placement) -> jax.Array:
-    """Puts the vectors on the devices, each one's rows straight from the memory map: [rows, k], filled up with zeros.
-
-    They keep the dtype in which they are stored. A process reads the rows of its own devices only.
-    """
-    vectors, sharding = np.asarray(knowledge.vectors), table_sharding(place.mesh)
-    if sharding is None:
-        return jax.device_put(vectors)
-    shape = TableShape.of(knowledge).on(place.devices)
-    parts = []
-    for device, (rows, _) in sharding.addressable_devices_indices_map(shape).items():
-        low, high, _ = rows.indices(shape[0])
-        part = vectors[low:high]
-        if len(part) < high - low:
-            part = np.pad(part, [(0, high - low - len(part)), (0, 0)])
-        parts.append(jax.device_put(part, device))
-    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
-
-
 @dataclass(frozen=True)
 class LookUp:
     """How a step finds vectors: the part of it that is no array.
 
     Attributes:
+      dim: k, numbers of a vector; the table's rows may be longer.
       mesh: over whose devices the table's rows are split; None = a single one has them all.
     """
 
-    mesh: Mesh | None
+    dim: int
+    mesh: Mesh | None = None
 
     def give(self, table: jax.Array, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The batch with `entity_vectors` float32 [B, …, M, k] of its `entity_ids` int32 [B, …, M].
@@ -149,26 +138,61 @@ class LookUp:
         rows = batch.get("entity_ids")
         if rows is None or not rows.size:
             return batch
-        found = own_rows(table, rows) if self.mesh is None else exchange(table, rows, self.mesh)
-        return {**batch, "entity_vectors": found}
+        if self.mesh is None:
+            return {**batch, "entity_vectors": own_rows(table, rows, self.dim)}
+        return {**batch, "entity_vectors": exchange(table, rows, self.dim, self.mesh)}
 
 
-def own_rows(table: jax.Array, rows: jax.Array) -> jax.Array:
-    """Vectors [N, k] of rows int [...]: float32 [..., k], zeros for a row that is none of the table's."""
+class Table(NamedTuple):
+    """Entity vectors on the devices, and how they are found there.
+
+    Attributes:
+      vectors: as `TableShape.held` says, in the dtype in which they are stored.
+      look_up: of them.
+    """
+
+    vectors: jax.Array
+    look_up: LookUp
+
+
+def load_table(knowledge: KnowledgeBase, place: Placement) -> Table:
+    """Puts a knowledge base's vectors on the devices, each one's rows straight from the memory map.
+
+    A process reads the rows of its own devices only, those of one device after the other.
+    """
+    vectors, shape = np.asarray(knowledge.vectors), TableShape.of(knowledge).held(place)
+
+    def part(rows: slice) -> np.ndarray:
+        low, high, _ = rows.indices(shape[0])
+        stored = vectors[low:high]
+        missing = [(0, high - low - stored.shape[0]), (0, shape[1] - stored.shape[1])]
+        return np.pad(stored, missing) if any(fill for _, fill in missing) else stored
+
+    look_up, sharding = LookUp(knowledge.dim, place.mesh), table_sharding(place.mesh)
+    if sharding is None:
+        return Table(jax.device_put(part(slice(None))), look_up)
+    held = sharding.addressable_devices_indices_map(shape).items()
+    parts = [jax.device_put(part(rows), device).block_until_ready() for device, (rows, _) in held]
+    return Table(jax.make_array_from_single_device_arrays(shape, sharding, parts), look_up)
+
+
+def own_rows(table: jax.Array, rows: jax.Array, dim: int) -> jax.Array:
+    """Vectors [N, k or more] of rows int [...]: float32 [..., k], zeros for a row that is none of the table's."""
     inside = (rows >= 0) & (rows < table.shape[0])
-    found = table[jnp.where(inside, rows, 0)].astype(jnp.float32)
+    found = table[jnp.where(inside, rows, 0)][..., :dim].astype(jnp.float32)
     return jnp.where(inside[..., None], found, 0)
 
 
-def exchange(table: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
+def exchange(table: jax.Array, rows: jax.Array, dim: int, mesh: Mesh) -> jax.Array:
     """`own_rows` of a table that is split over a mesh: ids go to all devices, of the table moves only what they name.
 
     Each device answers out of its own rows for the whole batch; a sum, of which one term is not zero, brings every row
     of the batch its vectors. Left to the partitioner, a take may gather the table.
 
     Args:
-      table: [N, k], rows split over all devices, see `table_sharding`.
+      table: [N, k or more], rows split over all devices, see `table_sharding`.
       rows: int32 [B, …], B split over `data`.
+      dim: k.
       mesh: with the axes `data` and `model`.
     """
     axes = _axes(mesh)
@@ -181,7 +205,7 @@ def exchange(table: jax.Array, rows: jax.Array, mesh: Mesh) -> jax.Array:
     )
     def answer(part: jax.Array, rows: jax.Array) -> jax.Array:
         everyones = jax.lax.all_gather(rows, DATA, tiled=True)
-        found = own_rows(part, everyones - jax.lax.axis_index(axes) * part.shape[0])
+        found = own_rows(part, everyones - jax.lax.axis_index(axes) * part.shape[0], dim)
         found = jax.lax.psum_scatter(found, DATA, tiled=True)
         return jax.lax.psum(found, MODEL) if MODEL in axes else found
 
