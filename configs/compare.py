@@ -8,8 +8,9 @@ through it on the quickstart's plugin questions, three epochs in batches of 25 w
 neither saw. Retrieved text trains nothing: it stands behind the question at test only, once whole and once without the
 facts that hold the answer; and for a host that was tuned with such texts, on the domain's own host questions.
 
-K-Adapter is cut to the host (three units of one layer, 128 wide, where the paper's has two of 768). Learning rates were
-not searched; map-tuning's was, for the quickstart. PlugLM, whose memory has stages of its own, is in configs/pluglm.py.
+K-Adapter is cut to the host (three units of one layer, 128 wide, where the paper's has two of 768). PlugLM has one
+memory layer, the last, and finds by names as in configs/pluglm.py; its passages are the domain's triples as sentences,
+without those between cities. Learning rates were not searched; map-tuning's was, for the quickstart.
 """
 
 from quickstart import DOMAINS, host, knowledge, plugin
@@ -27,10 +28,40 @@ METHODS = {
     },
 }
 
+PASSAGES = {
+    "geography": {
+        "country": "[head] is a city in [tail].",
+        "admin1": "[head] is in the region [tail].",
+        "timezone": "[head] has the time zone [tail].",
+    },
+    "biology": {
+        "hypernym": "[head] is a kind of [tail].",
+        "instance_hypernym": "[head] is one [tail].",
+        "member_of": "[head] is a member of [tail].",
+    },
+}
+RETRIEVAL = (r"plugin/(to_key|pool)/.*", r"plugin/readers/\d+/(pool|query|query_norm)/.*")
+
 
 def trained(domain, method):
     """The method on the domain's plugin questions."""
     return plugin(domain, **METHODS[method])
+
+
+def pluglm(domain):
+    """PlugLM's port on the same questions, with the domain's passages."""
+    shared = plugin(domain)
+    fit = shared["fit"] | {"optimizer": shared["fit"]["optimizer"] | {"learning_rate": 3e-3}}
+    return {
+        **{name: shared[name] for name in ("task", "host", "data", "dev_data")},
+        "kind": "memory_plugin",
+        "passages": (f"@{domain}_passages/passages.jsonl",),
+        "length": 16,
+        "refresh_every": 25,
+        "method": {"name": "pluglm", "layers": (5,), "query": "mention", "query_from": "embeddings", "beta": 10.0},
+        "train": (*((rule, "freeze") for rule in RETRIEVAL), ("plugin/.*", "train"), (".*", "freeze")),
+        "fit": fit,
+    }
 
 
 def text_host(domain):
@@ -46,6 +77,7 @@ def text_host(domain):
 def compared(domain):
     """All methods of a domain."""
     rows = {method: {"plugin": f"@{domain}_{method}"} for method in METHODS}
+    rows["pluglm"] = {"plugin": f"@{domain}_pluglm/plugin", "memory": f"@{domain}_pluglm/memory"}
     rows["text_at_test"] = {"plugin": TEXT}
     rows["text_at_test_without_answer"] = {"plugin": TEXT | {"drop_answers": True}}
     rows["text_trained_host"] = {"plugin": TEXT, "host": f"@{domain}_text_host"}
@@ -67,6 +99,15 @@ def get_config(arg=""):
             "biology": knowledge("biology", epochs=50),
             "host": host(),
             **{f"{domain}_{method}": trained(domain, method) for domain in DOMAINS for method in METHODS},
+            **{
+                f"{domain}_passages": {
+                    "kind": "passages",
+                    "knowledge": f"@{domain}/knowledge",
+                    "templates": PASSAGES[domain],
+                }
+                for domain in DOMAINS
+            },
+            **{f"{domain}_pluglm": pluglm(domain) for domain in DOMAINS},
             **{f"{domain}_text_host": text_host(domain) for domain in DOMAINS},
             "compare": {
                 "kind": "compare",

@@ -5,15 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fact_world import write_facts
-from tiny_world import evaluate_stage, plugin_stage, run_experiment
+from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, run_experiment, write_records
 
 from kinject.config import read_config
+from kinject.data.records import read_records
 from kinject.errors import InputError
+from kinject.memory.store import PassageMemory
+from kinject.plugins.store import load_plugin
+from kinject.stages.base import open_host
 from kinject.stages.compare import HOST_ROW, costs, table
+from kinject.stages.comparison import Comparison
 from kinject.stages.experiment import Experiment
+from kinject.stages.passages import attach, exchange_values
 from kinject.sweep import markdown
+from kinject.tasks.base import make_task
+from kinject.training.mesh import Placement
 
 TEXT = {"name": "retrieved_text", "budget": 20}
+PLUGLM = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 8, "top_k": 2, "beta": 10.0}
+PLUGLM |= {"query": "mention", "query_from": "embeddings"}
 ADAPTER = {"name": "k_adapter", "layers": (1,), "width": 8, "heads": 2, "depth": 1, "feed_forward": 8}
 
 
@@ -42,7 +52,12 @@ def compared(world, tmp_path_factory):
     base = str(write_facts(folder / "base").folder)
     vectors = plugin_stage(world, initialise="ridge_label", fit={"steps": 2}) | {"knowledge": base}
     adapter = plugin_stage(world, method=ADAPTER, fit={"steps": 2}) | {"knowledge": None}
+    lines = [{"text": f"city{i} is in land{i % LANDS} .", "entity": f"Q{i}"} for i in range(CITIES)]
+    memory = {name: adapter[name] for name in ("task", "host", "data", "fit")} | {"kind": "memory_plugin"}
+    memory |= {"passages": (str(write_records(folder / "passages.jsonl", lines)),), "refresh_every": 4, "length": 8}
+    memory |= {"method": PLUGLM, "fit": memory["fit"] | {"steps": 8, "buckets": 1}}
     methods = {"vectors": {"plugin": "@vectors"}, "adapter": {"plugin": "@adapter"}, "text": {"plugin": TEXT}}
+    methods["passages"] = {"plugin": "@memory/plugin", "memory": "@memory/memory"}
     methods["other_host"] = {"plugin": TEXT, "host": str(world / "raw_host")}
     compare = {
         "kind": "compare",
@@ -53,31 +68,39 @@ def compared(world, tmp_path_factory):
     }
     again = evaluate_stage(world, {"plugin": "@vectors", "text": TEXT})
     again["domains"]["cities"] |= {"knowledge": base, "reference_data": ()}
-    stages = {"vectors": vectors, "adapter": adapter, "compare": compare, "table": again}
+    stages = {"vectors": vectors, "adapter": adapter, "memory": memory, "compare": compare, "table": again}
     return run_experiment({"seed": 3, "stages": stages}, folder / "run")
 
 
 def test_scores_are_those_of_an_evaluation_and_costs_are_there(compared):
     found, expected = compared["compare"]["cities"], compared["table"]["cities"]
     rows = found["methods"]
-    assert list(rows) == ["host", "vectors", "adapter", "text", "other_host"] and found["n"] == 10
+    assert list(rows) == ["host", "vectors", "adapter", "text", "passages", "other_host"]
+    assert found["n"] == 10
     assert rows["host"]["score"] == expected["host"]
     assert rows["vectors"]["score"] == expected["plugin"] and rows["text"]["score"] == expected["text"]
     assert (
         rows["vectors"]["parameters"] == 8 * 16 + 16 and rows["text"]["parameters"] == rows["host"]["parameters"] == 0
     )
-    assert [name for name, row in rows.items() if "shuffled" in row] == ["vectors", "text", "other_host"]
+    assert [name for name, row in rows.items() if "shuffled" in row] == ["vectors", "text", "passages", "other_host"]
     assert rows["vectors"]["training_seconds"] == compared["seconds"]["vectors"]
     assert rows["text"]["training_seconds"] == 0
     assert all(row["latency_ratio"] > 0 and np.isfinite(row["milliseconds"]) for row in rows.values())
     assert rows["host"]["latency_ratio"] == 1
     lengths = {name: row["tokens"] for name, row in rows.items()}
-    assert lengths["host"] == lengths["adapter"] < lengths["vectors"] < lengths["text"] == lengths["other_host"]
+    assert (
+        lengths["host"]
+        == lengths["adapter"]
+        == lengths["passages"]
+        < lengths["vectors"]
+        < lengths["text"]
+        == lengths["other_host"]
+    )
 
 
 def test_the_table_shows_every_row_and_a_sweep_gathers_its_numbers(compared):
     shown = table("cities", compared["compare"]["cities"]).splitlines()
-    assert len(shown) == 2 + 5 and len({line.count("|") for line in shown}) == 1
+    assert len(shown) == 2 + 6 and len({line.count("|") for line in shown}) == 1
     assert shown[3].startswith("| vectors |") and "| 144 |" in shown[3]
     row = {"config": "c", "measure": "compare.cities.methods.text.score", "mean": 0.5, "deviation": 0.1, "seeds": 3}
     row["published"] = None
@@ -90,6 +113,8 @@ def test_what_is_not_there_is_told_before_anything_runs(world, tmp_path):
         ({"plugin": "@nowhere"}, r"methods\.x\.plugin: @nowhere names no stage"),
         ({"plugin": TEXT, "host": "@nowhere"}, r"methods\.x\.host: @nowhere names no stage"),
         ({"plugin": {"name": "retrieved"}}, "there is no plugin called 'retrieved'"),
+        ({"plugin": TEXT, "memory": "@nowhere"}, r"methods\.x: .*memory needs the folder of the plugin that reads it"),
+        ({"plugin": str(world / "host"), "memory": "@nowhere"}, r"methods\.x\.memory: @nowhere names no stage"),
         ({}, r"methods\.x\.plugin: it is missing"),
     ):
         stage = {"kind": "compare", "task": "cloze", "host": str(world / "host")}
@@ -103,12 +128,37 @@ def test_the_config_gives_every_method_the_same_data_and_budget(tmp_path):
     Experiment.open(found, tmp_path / "run", devices=1, quiet=True)  # checks every stage, writes nothing
     stages = found["stages"]
     for domain, compared in stages["compare"]["domains"].items():
-        trained = [stages[row["plugin"][1:]] for row in compared["methods"].values() if isinstance(row["plugin"], str)]
+        named = [row["plugin"] for row in compared["methods"].values() if isinstance(row["plugin"], str)]
+        trained = [stages[name[1:].partition("/")[0]] for name in named]
         assert {stage["method"]["name"] if "method" in stage else "map_tuning" for stage in trained} == {
             "map_tuning",
             "kformer",
             "k_adapter",
+            "pluglm",
         }
-        for name in ("data", "dev_data", "host", "knowledge", "fit", "task"):
+        for name in ("data", "dev_data", "host", "task"):
             assert all(stage[name] == trained[0][name] for stage in trained), (domain, name)
+        for stage in trained:
+            same = stage["fit"] | {"optimizer": stage["fit"]["optimizer"] | {"learning_rate": 1e-3}}
+            assert (
+                same == trained[0]["fit"] and stage.get("knowledge", f"@{domain}/knowledge") == f"@{domain}/knowledge"
+            )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_memory_and_its_control_are_what_the_plugin_says_by_hand(compared, world, tmp_path_factory):
+    folder = next(tmp_path_factory.getbasetemp().glob("compared*")) / "run"
+    host = open_host(world / "host", head="masked_lm")
+    task = make_task("cloze").for_host(host.loaded, "host").for_evaluation()
+    comparison, records = Comparison(host, task, None, Placement.single()), list(read_records(world / "test.jsonl"))
+    plugin = load_plugin(folder / "memory" / "plugin", host=host.identity).plugin
+    memory = PassageMemory.open(folder / "memory" / "memory")
+    attach(plugin, [memory], host.identity)
+    row, size = compared["compare"]["cities"]["methods"]["passages"], memory.size
+    assert row["score"] == comparison.with_plugin(plugin, None, records)[0]["accuracy"]
+    before = np.array(plugin.values[...])
+    exchange_values(plugin, 7)
+    after, keys = np.array(plugin.values[...]), np.array(plugin.keys[...])
+    assert np.array_equal(np.sort(after[:size], 0), np.sort(before[:size], 0)) and np.array_equal(keys, memory.keys)
+    assert not (after[:size] == before[:size]).all(1).any() and np.array_equal(after[size:], before[size:])
+    assert 0 <= row["shuffled"] <= 1 and row["parameters"] > 0

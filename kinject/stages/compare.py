@@ -9,10 +9,14 @@ from typing import Any, Literal
 import jax
 import numpy as np
 from flax import nnx
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kinject.config import Section
+from kinject.errors import InputError
+from kinject.knowledge.base import KnowledgeBase
+from kinject.memory.store import PassageMemory
 from kinject.plugins.base import Plugin
+from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import (
     OUTPUT_MARK,
     Stage,
@@ -23,6 +27,7 @@ from kinject.stages.base import (
     open_plugin,
 )
 from kinject.stages.comparison import Comparison
+from kinject.stages.passages import attach, exchange_values, open_memory_plugin
 
 HOST_ROW = "host"
 
@@ -30,11 +35,19 @@ HOST_ROW = "host"
 class MethodConfig(Section):
     """One row: a plugin's folder or a method without parameters, and the host that it sits in.
 
-    `host` is another one than the stage's where the method comes with a host of its own.
+    `host` is another one than the stage's where the method comes with a host of its own. `memory` is the folder of the
+    passages that a memory plugin reads; its control exchanges what they say.
     """
 
     plugin: str | dict[str, Any]
     host: str | None = None
+    memory: str | None = None
+
+    @model_validator(mode="after")
+    def _a_memory_has_a_reader(self) -> MethodConfig:
+        if self.memory is not None and not isinstance(self.plugin, str):
+            raise ValueError("memory needs the folder of the plugin that reads it")
+        return self
 
 
 class MethodsConfig(Section):
@@ -72,6 +85,8 @@ class CompareStage(Stage):
             for row, method in domain.methods.items():
                 check_plugin(self.run, method.plugin, f"{where}.methods.{row}.plugin")
                 check_references(self.run, method, f"{where}.methods.{row}")
+                if method.memory is not None:
+                    self.run.check(method.memory, f"{where}.methods.{row}.memory")
 
     def execute(self) -> dict[str, Any]:
         self._comparisons: dict[str, Comparison] = {}
@@ -96,13 +111,16 @@ class CompareStage(Stage):
         for row, method in domain.methods.items():
             at = f"{where}.methods.{row}"
             comparison = self._comparison(method.host or self.config.host, f"{at}.host")
-            plugin = open_plugin(self.run, method.plugin, comparison.host, knowledge, f"{at}.plugin")
+            plugin = self._plugin(method, comparison, knowledge, at)
             metrics, _ = comparison.with_plugin(plugin, knowledge, records)
             rows[row] = {"score": metrics[metric], "parameters": count_parameters(plugin), **self._seconds(method)}
             if plugin.reads_examples():
                 swapped, _, _ = comparison.shuffled(plugin, knowledge, records, self.run.seed_of(self.name))
                 rows[row]["shuffled"] = swapped[metric]
             timers[row] = comparison.timer(plugin, knowledge, timed)
+            if isinstance(plugin, PlugLM):
+                exchange_values(plugin, self.run.seed_of(self.name))
+                rows[row]["shuffled"] = comparison.with_plugin(plugin, knowledge, records)[0][metric]
         for row, cost in costs(timers, len(timed), self.config.repeats).items():
             rows[row] |= cost
         return {
@@ -111,6 +129,18 @@ class CompareStage(Stage):
             "knowledge": knowledge_identity(knowledge)["name"],
             "methods": rows,
         }
+
+    def _plugin(self, method: MethodConfig, comparison: Comparison, knowledge: KnowledgeBase, where: str) -> Plugin:
+        """A row's plugin, with its memory where it has one."""
+        if method.memory is None:
+            return open_plugin(self.run, method.plugin, comparison.host, knowledge, f"{where}.plugin")
+        plugin = open_memory_plugin(self.run, method.plugin, comparison.host, f"{where}.plugin")
+        memory = PassageMemory.open(self.run.path(method.memory, f"{where}.memory"))
+        if memory.manifest["tag"]:
+            problem = f"its passages have the tag {memory.manifest['tag']!r}, and the questions have none"
+            raise InputError(f"{where}.memory", problem, "build it without")
+        attach(plugin, [memory], comparison.host.identity)
+        return plugin
 
     def _seconds(self, method: MethodConfig) -> dict[str, float]:
         """Seconds of the stages of this run that made the plugin and, where it has one, its host."""

@@ -17,9 +17,9 @@ from kinject.memory.store import PassageMemory
 from kinject.models.precision import Precision
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import Stage, StageConfig
-from kinject.stages.comparison import Comparison, derangement
+from kinject.stages.comparison import Comparison
 from kinject.stages.feeding import record_of, task_examples
-from kinject.stages.passages import attach, open_memory_plugin, retrieved, tagged
+from kinject.stages.passages import attach, exchange_values, open_memory_plugin, retrieved, tagged
 
 
 class MemoryEvaluateConfig(StageConfig):
@@ -98,11 +98,10 @@ class MemoryEvaluateStage(Stage):
         for name, references in self.config.memories.items():
             chosen[name] = np.isin(owner, [list(memories).index(one) for one in references]) & np.asarray(alive)
             rows[name] = score(chosen[name])
-        first = next(iter(chosen))
-        places = np.flatnonzero(chosen[first])
-        others = places[derangement(np.arange(len(places)), self.run.seed_of(self.name))]
-        plugin.values[...] = values.at[places].set(values[others])
-        rows["values_of_others"] = score(chosen[first])
+        first = next(iter(chosen.values()))
+        plugin.alive[...] = jnp.asarray(first)
+        exchange_values(plugin, self.run.seed_of(self.name))
+        rows["values_of_others"] = score(first)
         plugin.values[...] = values
         if all("entity" in record.fields for record in records):
             rows |= self._retrieved(comparison, plugin, memories, records)

@@ -21,6 +21,7 @@ from kinject.models.heads import Host
 from kinject.plugins.pluglm import PlugLM, found_rows
 from kinject.plugins.store import HostIdentity, load_plugin
 from kinject.stages.base import ReadyHost, Run
+from kinject.stages.comparison import derangement
 from kinject.training.checkpoint import digest
 from kinject.tree import flatten
 
@@ -227,6 +228,13 @@ def passages_used(
     places = found_rows(rows[order].tolist(), [memory.capacity for memory in memories])
     found = [memories[number].passage(at) for number, at in places]
     return [(one.text, one.entity, float(weights[i])) for one, i in zip(found, order, strict=True)]
+
+
+def exchange_values(plugin: PlugLM, seed: int) -> None:
+    """The control of a memory: what is found stays, and every passage that counts says what another says."""
+    places = np.flatnonzero(np.asarray(plugin.alive[...]))
+    others = places[derangement(np.arange(len(places)), seed)]
+    plugin.values[...] = plugin.values[...].at[places].set(plugin.values[...][others])
 
 
 def retrieved(
