@@ -12,6 +12,7 @@ from typing import Any
 from kinject.command import Parser, exit_code
 from kinject.errors import InputError
 
+COLUMNS = ("folder", "method", "knowledge", "parameters", "host encoder", "head", "metrics")
 EXAMPLES = """\
 examples, after the quickstart:
   kinject plugins list runs/quickstart
@@ -71,18 +72,25 @@ def show_list(arguments: argparse.Namespace) -> None:
     if not found:
         print("there is no plugin")
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("folder", "method", "knowledge", "parameters", "host encoder", "metrics", box=None)
+    rows = [COLUMNS]
     for one in found:
         if "error" in one:
-            table.add_row(one["folder"], one["error"])
+            rows.append((one["folder"], one["error"]))
             continue
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in one["metrics"].items())
-        row = (one["folder"], one["method"], one["knowledge"], f"{one['parameters']:,}", one["host"][:19], metrics)
-        table.add_row(*row)
-    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+        parts = (
+            one["method"],
+            one["knowledge"],
+            f"{one['parameters']:,}",
+            one["host"][:19],
+            one["head"] or "-",
+            metrics,
+        )
+        rows.append((one["folder"], *parts))
+    whole = [row for row in rows if len(row) == len(COLUMNS)]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
+    for row in rows:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
 def about(folder: Path) -> dict[str, Any]:

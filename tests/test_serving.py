@@ -221,6 +221,9 @@ def test_each_entity_goes_through_the_plugin_that_knows_it(served, host):
     same(both[1], by_geo[1])  # both bases know Q55: the first that was plugged in
     same(both[2], by_bio[2])
     assert len({one[3].score for one in (alone, by_geo, by_bio, both)}) == 4
+    (explained,) = host.predict(two, explain=True)
+    why = explained.explanation.contributions
+    assert [one.entity for one in why] == ["Q3", "Q105"] and all(one.without and one.gradient for one in why)
     host.unplug("geo").unplug("bio").plug(bio, knowledge=served.other_base()).plug(geo, knowledge=served.knowledge)
     same(next(host.predict(questions[1])), by_bio[1])
 
