@@ -56,7 +56,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--head", metavar="DIR", help="answer under the head that came with this plugin")
     parser.add_argument("--labels", metavar="FILE", help="names of the host's labels, where its folder has none")
     parser.add_argument("--max-length", type=int, metavar="L", help="tokens a text (default: the host's maximum)")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="texts a batch (default 32)")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="B", help="texts a batch, fewer of long ones (default 32)"
+    )
     parser.add_argument(
         "--window",
         type=int,

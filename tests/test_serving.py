@@ -132,7 +132,8 @@ def test_reading_ahead_is_bounded(host):
 
 
 def test_ladder():
-    assert ladder(64) == (16, 24, 32, 48, 64) and ladder(20) == (16, 20) and ladder(8) == (8,)
+    assert ladder(100) == (16, 24, 32, 40, 48, 56, 64, 80, 96, 100) and ladder(20) == (16, 20) and ladder(8) == (8,)
+    assert len(ladder(512)) == 19
 
 
 # ---- refusals ---------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Host:
           task: a registered name; None = the one in host.json.
           task_options: of the task; None = those in host.json. A task with labels takes the host's.
           max_length: tokens a text, None = the host's maximum. What is longer loses context far from mentions.
-          batch_size: texts a batch.
+          batch_size: texts a batch; fewer of those beyond 64 tokens, so that a batch has about as many tokens.
           window: texts that are read, sorted by length and held at a time.
           precision: what the host is held and computed in.
           devices: how many share each batch.
