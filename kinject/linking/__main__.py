@@ -36,7 +36,8 @@ The names of a knowledge base are indexed once, beside it (KB.names/). Between e
 1 + the triples that an entity stands in, halved where the name is an alias and not its label; "context" weighs that
 against the cosine between an entity's vector and those of the text's other entities.
 
-A line that cannot be read is named on standard error and left out; the exit code is then 2.
+A line that cannot be read is named on standard error and left out. Exit codes: 0 something was linked, 2 nothing could
+be.
 """
 
 
@@ -95,9 +96,11 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(record, ensure_ascii=False), flush=True)
     except BrokenPipeError:  # whoever reads has enough: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if counted.bad:
+        print(f"kinject: {counted.bad:,} could not be read, {counted.texts:,} were linked", file=sys.stderr)
     if arguments.summary:
         print(counted.line(linker), file=sys.stderr)
-    return EXIT_BAD_INPUT if counted.bad else 0
+    return EXIT_BAD_INPUT if counted.bad and not counted.texts else 0
 
 
 class _Count:
@@ -113,9 +116,7 @@ class _Count:
 
     def line(self, linker: AliasLinker) -> str:
         names = f"{len(linker.aliases):,} names, {linker.aliases.ambiguous:,} of several entities"
-        return (
-            f"{self.texts:,} texts, {self.mentions:,} mentions, {self.linked:,} linked; {self.bad:,} bad lines; {names}"
-        )
+        return f"{self.texts:,} texts, {self.mentions:,} mentions, {self.linked:,} linked; {names}"
 
 
 def _documents(arguments: argparse.Namespace) -> Iterator[Document | InputError]:

@@ -23,7 +23,7 @@ import numpy as np
 from kinject.errors import InputError, first_line
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.facts import cache_folder, finish, is_current
-from kinject.knowledge.manifest import blocks
+from kinject.knowledge.manifest import ENTITIES, blocks
 from kinject.linking.surface import fold
 
 FORMAT_VERSION = 1
@@ -64,7 +64,7 @@ class Aliases:
     def __init__(self, base: KnowledgeBase, *, cases: bool = True):
         self.base, self.cases = base, cases
         self.folder = cache_folder(base, "names" if cases else "names_exact")
-        if base.entities is None:
+        if ENTITIES not in base.manifest["files"]:  # not `base.entities`, which imports Arrow
             mend = "build it with labels or aliases: kinject knowledge build --entities …"
             raise InputError(base.folder, "its entities have no names", mend)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from kinject.data.lines import decode_text
 from kinject.data.records import Mention
 from kinject.errors import InputError
 from kinject.linking.document import Document
@@ -21,12 +22,12 @@ Sentence = list[tuple[str, str, str | None]]  # token, tag, entity
 
 
 def read_conll(
-    lines: Iterable[bytes], name: str, columns: Sequence[str] | None = None
+    stream: Iterable[bytes], name: str, columns: Sequence[str] | None = None
 ) -> Iterator[Document | InputError]:
     """Yields a document a sentence; of a sentence with a bad line only the error of the first such line.
 
     Args:
-      lines: of the file.
+      stream: the file's lines.
       name: what it is called in messages.
       columns: what they hold: "token", "tag" and perhaps "entity", anything else is passed over; columns that a line
         lacks are empty. None: the token is the first, the tag the last.
@@ -38,7 +39,7 @@ def read_conll(
         raise InputError("--columns", f"{','.join(columns)} names no token or no tag", "write token,_,_,tag")
     sentence: Sentence = []
     error: InputError | None = None
-    for number, raw in enumerate(lines, 1):
+    for number, raw in enumerate(stream, 1):
         if not raw.strip() or raw.startswith((b"-DOCSTART-", b"# ")):
             if error or sentence:
                 yield error or _document(sentence)
@@ -53,11 +54,7 @@ def read_conll(
 
 
 def _fields(raw: bytes, where: str, columns: Sequence[str] | None) -> tuple[str, str, str | None]:
-    try:
-        line = raw.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        problem = f"byte {error.start + 1} of the line is not UTF-8"
-        raise InputError(where, problem, "convert the file: iconv -t UTF-8") from None
+    line = decode_text(raw, where).rstrip("\r\n")
     fields = line.split("\t") if "\t" in line else line.split()
     if columns is None:
         if len(fields) < 2:

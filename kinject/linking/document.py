@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import io
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kinject.data.records import Mention
@@ -28,7 +29,7 @@ class Document(NamedTuple):
 
 
 # what a reader makes of a stream: documents, and in the place of what cannot be read the error that says so
-Reader = Callable[[Iterable[bytes], str], Iterator[Document | InputError]]
+Reader = Callable[[io.BufferedIOBase, str], Iterator[Document | InputError]]
 
 
 def link_document(linker: AliasLinker, document: Document, *, search: bool = False) -> dict[str, Any]:

@@ -6,56 +6,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from kinject.data.lines import bounded_lines, decode_text
 from kinject.data.records import decode_line, parse_record
 from kinject.errors import InputError
 from kinject.linking.document import Document
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+def read_json(stream: io.BufferedIOBase, name: str) -> Iterator[Document | InputError]:
+    """Every line is a JSON object. `name` is what the stream is called in messages."""
+    return _read(stream, name, lambda line: True)
 
 
-def read_json(lines: Iterable[bytes], name: str) -> Iterator[Document | InputError]:
-    """Every line is a JSON object. `name` is what the lines are called in messages."""
-    for where, line in _numbered(lines, name):
-        yield _tried(_json, line, where)
-
-
-def read_text(lines: Iterable[bytes], name: str) -> Iterator[Document | InputError]:
+def read_text(stream: io.BufferedIOBase, name: str) -> Iterator[Document | InputError]:
     """Every line is a text."""
-    for where, line in _numbered(lines, name):
-        yield _tried(_text, line, where)
+    return _read(stream, name, lambda line: False)
 
 
-def read_lines(lines: Iterable[bytes], name: str) -> Iterator[Document | InputError]:
+def read_lines(stream: io.BufferedIOBase, name: str) -> Iterator[Document | InputError]:
     """A line that begins with `{` is a JSON object, any other a text."""
-    for where, line in _numbered(lines, name):
-        yield _tried(_json if line.lstrip().startswith(b"{") else _text, line, where)
+    return _read(stream, name, lambda line: line.lstrip().startswith(b"{"))
 
 
-def _numbered(lines: Iterable[bytes], name: str) -> Iterator[tuple[str, bytes]]:
-    """Yields (name:number, line) of what is not blank."""
-    for number, line in enumerate(lines, 1):
-        if number == 1:
-            line = line.removeprefix(_BYTE_ORDER_MARK)
-        if line.strip():
-            yield f"{name}:{number}", line
-
-
-def _tried(read: Any, line: bytes, where: str) -> Document | InputError:
-    try:
-        return read(line, where)
-    except InputError as error:
-        return error
-
-
-def _text(line: bytes, where: str) -> Document:
-    try:
-        return Document(line.rstrip(b"\r\n").decode("utf-8"), None, {})
-    except UnicodeDecodeError as error:
-        problem = f"byte {error.start + 1} of the line is not UTF-8"
-        raise InputError(where, problem, "convert the file: iconv -t UTF-8") from None
+def _read(stream: io.BufferedIOBase, name: str, is_json: Callable[[bytes], bool]) -> Iterator[Document | InputError]:
+    for number, line in bounded_lines(stream, name):
+        where = f"{name}:{number}"
+        try:
+            if isinstance(line, InputError):
+                raise line
+            document = _json(line, where) if is_json(line) else Document(decode_text(line, where), None, {})
+        except InputError as error:
+            yield error
+        else:
+            yield document
 
 
 def _json(line: bytes, where: str) -> Document:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kinject.data.lines import bounded_lines, decode_text
 from kinject.data.records import Mention, Record, check_mentions, decode_line, parse_record
 from kinject.errors import InputError
 from kinject.linking import Linker, Span
 from kinject.serving.answers import Refused
-
-LONGEST_LINE = 1 << 20  # bytes; a longer one is refused, not read
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,13 @@ def read_lines(stream: io.BufferedIOBase, name: str, *, plain: bool = False) -> 
 
     Lines that hold nothing but white space are passed over. No line longer than `LONGEST_LINE` is held.
     """
-    number = 0
-    while line := stream.readline(LONGEST_LINE):
-        number += 1
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+    for number, line in bounded_lines(stream, name):
+        if isinstance(line, InputError):
+            yield number, line
+            continue
         where = f"{name}:{number}"
-        if len(line) >= LONGEST_LINE and not line.endswith(b"\n"):
-            while (rest := stream.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-                pass
-            yield number, InputError(where, f"the line has more than {LONGEST_LINE} bytes", "cut the text into parts")
-            continue
-        if line.isspace():
-            continue
         try:
-            yield number, line.rstrip(b"\r\n").decode("utf-8") if plain else decode_line(line, where)
-        except UnicodeDecodeError as error:
-            problem = f"byte {error.start + 1} of the line is not UTF-8"
-            yield number, InputError(where, problem, "convert the file: iconv -t UTF-8")
+            yield number, decode_text(line, where) if plain else decode_line(line, where)
         except InputError as error:
             yield number, error
 
