@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     from kinject.stages.base import open_host
     from kinject.tasks.few_shot_relations import FewShotRelations
     from kinject.tasks.leaderboard import write_predictions
-    from kinject.training.loop import evaluate
+    from kinject.training.evaluation import evaluate
     from kinject.training.step import split_program
 
     if arguments.out.exists():

@@ -24,7 +24,7 @@ from kinject.plugins.store import load_plugin, make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity, open_host
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.step import initial_state, make_train_step, split_program

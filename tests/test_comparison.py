@@ -15,7 +15,7 @@ from kinject.stages.base import knowledge_identity, open_host
 from kinject.stages.comparison import Comparison, derangement, majority, nearest_neighbour
 from kinject.stages.initialise import initialise
 from kinject.tasks.base import make_task
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.step import split_program
 

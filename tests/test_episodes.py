@@ -28,7 +28,7 @@ from kinject.tasks.few_shot_relations import FewShotRelations
 from kinject.tasks.pairs import PairTable
 from kinject.tasks.protocol import PROTOCOLS, support_first
 from kinject.tasks.rows import PER_EXAMPLE
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.step import split_program
 

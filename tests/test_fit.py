@@ -19,7 +19,8 @@ from kinject.models.fingerprint import fingerprint
 from kinject.plugins.store import make_plugin
 from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
-from kinject.training.loop import Fit, FitConfig, evaluate
+from kinject.training.evaluation import evaluate
+from kinject.training.loop import Fit, FitConfig
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer, mask_frozen
 from kinject.training.partition import label_parameters, split

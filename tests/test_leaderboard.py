@@ -15,7 +15,7 @@ from kinject.plugins.store import make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity
 from kinject.tasks.few_shot_relations import FewShotRelations
 from kinject.tasks.leaderboard import write_predictions
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.step import split_program
 
 

@@ -1,5 +1,6 @@
 """Several processes as one run, all from launch/local.py: the same numbers, and the same after SIGTERM and SIGKILL."""
 
+import json
 import signal
 
 import numpy as np
@@ -10,7 +11,7 @@ from kinject.errors import InputError
 from kinject.training.processes import EXIT_AGAIN, Cluster
 
 # Adam would blow up the rounding of gradients that are zero
-SGD = {"optimizer": {"name": "sgd", "learning_rate": 0.05, "clip": 1.0}}
+SGD = {"timings": True, "optimizer": {"name": "sgd", "learning_rate": 0.05, "clip": 1.0}}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,14 @@ def test_two_processes_are_one_run(config, whole, tmp_path):
     launch(1, 1, config, tmp_path / "one")
     assert len(metrics_of(whole)) == 20, "more than one process wrote"
     same_numbers(tmp_path / "one", whole)
+    one, two = (
+        [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "one", whole)
+    )
+    assert [line["step"] for line in one] == [line["step"] for line in two] == list(range(1, 21))
+    assert all(line["step_seconds_min"] == line["step_seconds_max"] > 0 for line in one)
+    assert all(line["step_seconds_min"] <= line["step_seconds_mean"] <= line["step_seconds_max"] for line in two)
+    assert any(line["step_seconds_min"] < line["step_seconds_max"] for line in two), "two processes, one clock"
 
 
 def test_preempted_and_killed_run_ends_as_if_nothing_had_happened(config, whole, tmp_path):

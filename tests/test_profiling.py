@@ -1,13 +1,16 @@
-"""The profiler's window, and compiled programs that are kept."""
+"""The profiler's window, what steps take, and compiled programs that are kept."""
 
+import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 
 from kinject.training.profiling import ProfileConfig, Profiler
+from kinject.training.timing import Timing
 
 
 def test_a_window_of_steps_is_traced(tmp_path):
@@ -32,6 +35,38 @@ def test_a_run_shorter_than_its_window_still_leaves_a_trace(tmp_path):
 def test_without_a_window_the_step_is_itself(tmp_path):
     step = jax.jit(lambda x: x)
     assert Profiler(None, tmp_path).watch(step) is step
+
+
+def slowly(count):
+    for number in range(count):
+        time.sleep(0.02)
+        yield number
+
+
+def test_steps_and_their_input_are_timed(tmp_path):
+    path = tmp_path / "timings.jsonl"
+    path.write_text('{"stage": "other", "step": 9}\n{"stage": "plugin", "step": 3}\n')
+    timing, batches = Timing(path), slowly(5)
+    timing.begin("plugin", 0)
+    for step in range(1, 6):
+        assert timing.next(batches) == step - 1
+        time.sleep(0.01)
+        if step in (2, 5):
+            timing.log("plugin", step)
+    other, *lines = (json.loads(line) for line in path.read_text().splitlines())
+    assert other["stage"] == "other", "what this stage's steps took before they run again is dropped"
+    assert [(line["step"], line["steps"]) for line in lines] == [(2, 2), (5, 3)]
+    for line in lines:
+        assert 0.02 <= line["input_seconds_min"] == line["input_seconds_mean"] == line["input_seconds_max"]
+        assert line["input_seconds_max"] + 0.01 <= line["step_seconds_min"] == line["step_seconds_max"]
+
+
+def test_times_that_nobody_asked_for_are_not_written(tmp_path):
+    timing, batches = Timing(None), iter("ab")
+    timing.begin("plugin", 0)
+    assert [timing.next(batches), timing.next(batches)] == ["a", "b"]
+    timing.log("plugin", 2)
+    assert not list(tmp_path.iterdir())
 
 
 KEPT = """

@@ -21,7 +21,7 @@ from kinject.serving.routing import JoinedKnowledge
 from kinject.stages.base import knowledge_identity, open_host
 from kinject.stages.heads import trained_head
 from kinject.tasks.base import make_task
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.step import split_program
 
 COMPILED = []

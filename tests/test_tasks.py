@@ -30,7 +30,7 @@ from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin
 from kinject.stages.base import open_host
 from kinject.stages.plugin import take_over
 from kinject.tasks.base import make_task
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.step import split_program
 
 

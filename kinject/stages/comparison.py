@@ -22,7 +22,7 @@ from kinject.stages.base import ReadyHost, Run, open_host
 from kinject.stages.feeding import give_knowledge, record_of, task_examples
 from kinject.stages.heads import with_head
 from kinject.tasks.base import Task, make_task
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.partition import hold
 from kinject.training.step import Program, make_evaluation_step, split_program

@@ -23,7 +23,8 @@ from kinject.training.domains import (
     one_domain,
     stack_plugins,
 )
-from kinject.training.loop import Fit, FitConfig, FitResult, evaluate
+from kinject.training.evaluation import evaluate
+from kinject.training.loop import Fit, FitConfig, FitResult
 from kinject.training.mesh import Placement
 from kinject.training.prefix import first_trainable_state
 from kinject.training.progress import Progress

@@ -20,6 +20,7 @@ from kinject.errors import InputError
 from kinject.models.forward import kept_states
 from kinject.models.precision import Precision
 from kinject.training.checkpoint import Checkpoints, digest
+from kinject.training.evaluation import evaluate
 from kinject.training.mesh import Placement, fetch
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
@@ -38,6 +39,7 @@ from kinject.training.step import (
     make_refresh,
     make_train_step,
 )
+from kinject.training.timing import Timing
 from kinject.training.vectors import TABLE, Table
 from kinject.tree import Flat
 
@@ -53,7 +55,8 @@ class FitConfig(Section):
     except on a CPU (portions.py); what is dropped depends on it.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere. `profile` writes a trace of some steps to
-    `<workdir>/profile/<stage>`.
+    `<workdir>/profile/<stage>`. `timings` writes what steps take, of all processes, to `<workdir>/timings.jsonl`; a run
+    may go on with or without.
     """
 
     batch_size: int = Field(32, ge=1)
@@ -71,6 +74,7 @@ class FitConfig(Section):
     compute_dtype: Precision = "float32"
     micro_batch: MicroBatch = "auto"
     profile: ProfileConfig | None = None
+    timings: bool = Field(False, exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> FitConfig:
@@ -99,42 +103,6 @@ class FitResult:
     steps: int
     seconds: float
     labels: dict[str, str] = field(repr=False, default_factory=dict)
-
-
-def evaluate(
-    program: Program, params: Flat, feed: Feed, batch_size: int, placement: Placement | None = None, step: Any = None
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics, and the task's predictions in the examples' given order, over a whole feed.
-
-    Returns:
-      ({"loss": …, and the task's metrics}, {name: array [examples, …]}).
-    """
-    place = placement or Placement.single()
-    step = step or make_evaluation_step(program)
-    batch_size = place.round_up(batch_size)
-    parts: list[dict[str, np.ndarray]] = []
-    loss = weight = 0.0
-    for rows in feed.evaluation(batch_size, place.share(batch_size)):
-        placed = place.batch(rows, batch_size)
-        outputs, batch = fetch((step(params, placed), {key: placed[key] for key in ("index", "weights")}))
-        losses, weights = outputs.pop("loss"), outputs.pop("loss_weights")
-        loss, weight = loss + float((losses * weights).sum()), weight + float(weights.sum())
-        real = batch["weights"].reshape(len(batch["index"]), -1).max(1) > 0
-        parts.append({name: values[real] for name, values in {**outputs, "index": batch["index"]}.items()})
-    index = np.concatenate([part["index"] for part in parts])
-    order = np.argsort(index, kind="stable")
-    predictions = {name: _joined([part[name] for part in parts])[order] for name in parts[0] if name != "index"}
-    metrics = program.task.score({**predictions, **feed.examples.references})
-    return {"loss": loss / max(weight, 1e-6), **metrics}, predictions
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Concatenates arrays [n, …]; where the second axis differs between buckets, rows are filled up with -1."""
-    widest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
-    fill = [[(0, 0), (0, widest - part.shape[1]), *[(0, 0)] * (part.ndim - 2)] for part in parts if part.ndim > 1]
-    return np.concatenate(
-        [np.pad(p, w, constant_values=-1) for p, w in zip(parts, fill, strict=True)] if fill else parts
-    )
 
 
 class Fit:
@@ -179,6 +147,7 @@ class Fit:
         self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
         self.best = Checkpoints(workdir / "checkpoints" / name / "best", keep=None)
         self.metrics = MetricsFile(workdir / "metrics.jsonl", kept=first())
+        self.timing = Timing(workdir / "timings.jsonl" if config.timings else None)
         self.progress = Progress()
         self.saved_best_step = -1
 
@@ -286,6 +255,7 @@ class Fit:
         """Takes up the newest whole checkpoint, or starts."""
         self.step = self._resume()
         self.losses: list[Any] = []
+        self.timing.begin(self.name, self.step)
         self.clock = time.monotonic() - self.progress.seconds
 
     @property
@@ -297,7 +267,7 @@ class Fit:
         if self.refresh_every and self.step % self.refresh_every == 0:
             tables = self.refresh({**self.frozen, **self.state.train})
             self.frozen |= {path: jax.device_put(new, self.frozen[path].sharding) for path, new in tables.items()}
-        return self.place.batch(next(self.iterator), self.config.batch_size)
+        return self.place.batch(self.timing.next(self.iterator), self.config.batch_size)
 
     def take(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
         """Takes what a step made; returns what there is to show, {} between two logged steps. `keep` comes next."""
@@ -358,6 +328,7 @@ class Fit:
             )
         self.progress.note(means)
         self.metrics.write(self.name, step, means)
+        self.timing.log(self.name, step)
         return {"loss": means["loss"]}
 
     def _maybe_evaluate(self, step: int) -> None:

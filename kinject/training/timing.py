@@ -1,0 +1,73 @@
+"""What steps take and how long they wait for input, of all processes: one line in `timings.jsonl` a logged step.
+
+Not in `metrics.jsonl`, which holds no clock, so that reruns are equal. The slowest process sets the pace of all of
+them, so that its wait for input, not the mean, is what more threads or a faster disk would mend.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from kinject.training.processes import alone, first
+from kinject.training.reporting import MetricsFile
+
+Batch = TypeVar("Batch")
+
+
+class Timing:
+    """Times one training; where it is not asked for it only passes batches on.
+
+    All processes must ask for it, and log, at the same steps.
+    """
+
+    def __init__(self, path: Path | None):
+        self.file = None if path is None else MetricsFile(path, kept=first())
+        self._start_over()
+
+    def begin(self, stage: str, step: int) -> None:
+        """Counts from here; steps after `step` are about to run again."""
+        if self.file is not None:
+            self.file.rewind(stage, step)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.began, self.waited, self.steps = time.monotonic(), 0.0, 0
+
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, timed."""
+        began = time.monotonic()
+        batch = next(batches)
+        self.waited, self.steps = self.waited + time.monotonic() - began, self.steps + 1
+        return batch
+
+    def log(self, stage: str, step: int) -> None:
+        """Writes the means of the steps since the last line, where they were computed to their ends: at a logged step.
+
+        A line holds how many `steps`, and of `step_seconds` and `input_seconds`, both a step's, `_min`, `_mean` and
+        `_max` over processes. What else is done between two lines is in `step_seconds`: compilation, evaluations.
+        """
+        if self.file is None:
+            return
+        mine = np.array([time.monotonic() - self.began, self.waited]) / max(self.steps, 1)
+        found = {"steps": self.steps}
+        for name, values in zip(("step_seconds", "input_seconds"), gathered(mine).T, strict=True):
+            found |= {f"{name}_{kind}": round(float(of(values)), 6) for kind, of in KINDS.items()}
+        self.file.write(stage, step, found)
+        self._start_over()
+
+
+KINDS = {"min": np.min, "mean": np.mean, "max": np.max}
+
+
+def gathered(mine: np.ndarray) -> np.ndarray:
+    """Each process's numbers, float [k] -> [processes, k]; all must call it."""
+    if alone():
+        return mine[None]
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.asarray(process_allgather(mine.astype(np.float32)))
