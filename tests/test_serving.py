@@ -1,6 +1,8 @@
 """Serving: a host with and without plugins answers texts, in order, with few programs, and says why."""
 
 import itertools
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -68,6 +70,16 @@ def same(one, other):
 
 def bits(predictions):
     return [one.labels for one in predictions]
+
+
+def test_importing_kinject_is_quick():
+    code = (
+        "import kinject, sys; print([one for one in ('jax', 'numpy', 'torch', 'transformers') if one in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and {"Host", "Plugin", "Prediction"} <= set(dir(kinject))
+    with pytest.raises(AttributeError, match="no attribute 'Hots'"):
+        kinject.Hots  # noqa: B018
 
 
 # ---- plugged and unplugged --------------------------------------------------------------------------------------
