@@ -187,7 +187,8 @@ def exchange(table: jax.Array, rows: jax.Array, dim: int, mesh: Mesh) -> jax.Arr
     """`own_rows` of a table that is split over a mesh: ids go to all devices, of the table moves only what they name.
 
     Each device answers out of its own rows for the whole batch; a sum, of which one term is not zero, brings every row
-    of the batch its vectors. Left to the partitioner, a take may gather the table.
+    of the batch its vectors, and no other's. Left to the partitioner of jax 0.10.2, a take ends in a sum of the whole
+    batch's vectors on every device, twice as much, and nothing would keep another from gathering the table.
 
     Args:
       table: [N, k or more], rows split over all devices, see `table_sharding`.
