@@ -181,6 +181,18 @@ def test_unknown_entities_of_triples_may_be_added_or_skipped(put, tmp_path):
     assert alone.ids(range(4)) == ["Q1", "Q3", "Q2", "Italy"] and alone.entity(3).label == "Italy"
 
 
+def test_empty_lines_are_passed_over(put, tmp_path):
+    making = Making(of="triples", dim=4, epochs=2)
+    triples = put("t.tsv", "Q1\tin\tQ2\n\n")
+    for number, table in enumerate(
+        (put("e.csv", "id\nQ1\n\nQ2\n\n"), put("e.jsonl", '{"id": "Q1"}\n\n{"id": "Q2"}\n\n'))
+    ):
+        assert read(build_knowledge(tmp_path / f"kb{number}", Given(table, triples), making)).ids([0, 1]) == [
+            "Q1",
+            "Q2",
+        ]
+
+
 def test_columns_of_other_names(build, put, tmp_path):
     table = put("e.csv", "name,population,qid,text\nRome,3,Q1,a city\nOslo,1,Q2,a city\nBonn,,Q3,the town city\n")
     code, _, error = build("--entities", table, "--columns", "id=qid,label=name,description=text")
@@ -201,6 +213,7 @@ def test_columns_of_other_names(build, put, tmp_path):
         ("e.csv", "id,label\n,Rome\n", ["line 2", "id is empty"]),
         ("e.csv", "id,triples\nQ1,in:Q2\n", ["line 2", "'triples'", "relation=tail"]),
         ("e.csv", "id,triples\nQ1,in=Q2\n", ["line 2", "'tail' is 'Q2'", "--unknown add"]),
+        ("e.csv", "id;label\nQ1;Rome\n", ["line 1", "names one column, 'id;label'", "commas"]),
         ("e.csv", "id,vector\nQ1,1 2\nQ2,1 2 3\n", ["line 3", "3 numbers, not 2"]),
         ("e.csv", "id,description\nQ1,red\nQ2,blue\n", ["no two descriptions share a word"]),
         ("e.csv", "id,description\nQ1,red car\nQ2,red car\n", ["say the same"]),
@@ -261,7 +274,9 @@ def test_arguments_that_do_not_go_together(refused, put, tmp_path):
     assert "did you mean label?" in refused("--entities", table, "--columns", "id=id,lable=label")
     assert "no column 'qid'" in refused("--entities", table, "--columns", "id=qid")
     assert "is not there" in refused("--entities", tmp_path / "nowhere.csv")
-    assert "1 or more" in refused("--entities", table, "--dim", 0)
+    assert "--dim 0: it must be 1 or more" in refused("--entities", table, "--dim", 0)
+    assert "--held-out -1: it must be 0" in refused("--entities", table, "--held-out", "-1")
+    assert "cannot be read or written" in refused("--entities", table, "--name", "x", "--out", table / "below")
 
 
 def test_what_is_there_is_not_overwritten(refused, put, tmp_path):

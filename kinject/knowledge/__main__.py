@@ -119,9 +119,10 @@ def _build(arguments: argparse.Namespace) -> None:
     from kinject.knowledge.summary import summarise
     from kinject.training.reporting import Reporter
 
-    for option in ("dim", "epochs"):
-        if getattr(arguments, option) is not None and getattr(arguments, option) < 1:
-            raise InputError(f"--{option} {getattr(arguments, option)}", "it must be 1 or more")
+    for option, least in (("dim", 1), ("epochs", 1), ("held_out", 0)):
+        value = getattr(arguments, option)
+        if value is not None and value < least:
+            raise InputError(f"--{option.replace('_', '-')} {value}", f"it must be {least} or more")
     given = Given(
         entities=arguments.entities,
         triples=arguments.triples,
@@ -149,7 +150,11 @@ def _build(arguments: argparse.Namespace) -> None:
                 updates.append(stack.enter_context(reporter.bar("graph embedding", total)))
             updates[0](done, loss=loss)
 
-        folder = build_knowledge(arguments.out, given, making, progress=progress, **about)
+        try:
+            folder = build_knowledge(arguments.out, given, making, progress=progress, **about)
+        except OSError as error:
+            where = error.filename or arguments.out
+            raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
     if not arguments.quiet:
         print("\n".join(_lines(summarise(KnowledgeBase.open(folder)))))
         print(f"written: {folder}")

@@ -55,15 +55,18 @@ class TripleCollector:
         Raises:
           InputError: a line of another form, no line at all, an unknown entity where those are refused.
         """
-        number = 0
+        found = False
         for number, line in read_lines(path):
+            if not line.strip():
+                continue
+            found = True
             fields = line.split("\t")
             if len(fields) != 3 or not all(fields):
                 problem = f"{line!r} is not head, relation and tail with tabs between"
                 raise InputError(at(path, number), problem, "write Q90<tab>country<tab>Q142")
             if number > 1 or fields != HEADER:
                 self.add(at(path, number), *fields)
-        if number == 0:
+        if not found:
             raise InputError(path, "the file is empty", "a line is head, relation and tail with tabs between")
 
     def array(self) -> np.ndarray:

@@ -96,6 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(json.dumps(record, ensure_ascii=False), flush=True)
     except BrokenPipeError:  # whoever reads has enough: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        problem = f"cannot be read or written ({error.strerror or error})"
+        raise InputError(error.filename or "kinject link", problem) from None
     if counted.bad:
         print(f"kinject: {counted.bad:,} could not be read, {counted.texts:,} were linked", file=sys.stderr)
     if arguments.summary:

@@ -120,6 +120,8 @@ class _Names:
 
 def _read_json(path: Path, names: _Names) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in read_lines(path):
+        if not line.strip():
+            continue
         where = at(path, number)
         try:
             value = json.loads(line)
@@ -166,8 +168,13 @@ def _read_delimited(path: Path, delimiter: str, separator: str, names: _Names) -
     try:
         for fields in lines:
             where = at(path, lines.line_num)
+            if not fields:
+                continue
             if not columns:
                 columns = [field.strip() for field in fields]
+                if len(columns) == 1 and any(sign in columns[0] for sign in ",;\t"):
+                    mend = "a .csv has commas between its fields, a .tsv tabs"
+                    raise InputError(where, f"names one column, {columns[0]!r}", mend)
                 known = names.read(where, dict.fromkeys(columns, ""))
                 if "id" not in known or len(set(columns)) != len(columns):
                     raise InputError(where, f"the columns are {columns}", "name each once, id among them")
