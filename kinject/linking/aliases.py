@@ -118,6 +118,9 @@ class Aliases:
             longest = _write_owners(partial, trie, self._names(), self.base)
             (partial / ABOUT).write_text(json.dumps({"format_version": FORMAT_VERSION, "longest": longest}))
             finish(partial, self.folder, self.base)
+        except OSError:
+            if not is_current(self.folder, self.base):  # else another process was quicker, and made the same
+                raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
