@@ -258,13 +258,14 @@ class Attention(nnx.Module):
             queries = self.qkv.part(hidden, 0, 1, site(key, QUERIES))[:, :, 0]
             own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
         visible = (own_segment[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
-        scores = jnp.einsum("bqhk,bmhk->bhqm", queries, keys, preferred_element_type=jnp.float32)
+        queries, keys, values = (jnp.swapaxes(each, 1, 2) for each in (queries, keys, values))  # CPUs want heads first
+        scores = jnp.einsum("bhqk,bhmk->bhqm", queries, keys, preferred_element_type=jnp.float32)
         scores = scores * (queries.shape[-1] ** -0.5)
         # the lowest finite number: a row without anything visible becomes uniform, where -inf would give NaN
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
-        context = jnp.einsum("bhqm,bmhk->bqhk", probabilities, values)
+        context = jnp.swapaxes(jnp.matmul(probabilities, values), 1, 2)
         context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
         if self.adapter is not None:
             context = self.adapter(context)
