@@ -18,7 +18,9 @@ RELATIONS = (
     *("P26", "P410", "P25", "P463", "P40", "P921"),
 )
 SENTENCES, SEEN = 700, 10  # of each relation; relations of the factual adapter
-LEARNED, TASK, TESTED = 30, 12, 30  # sentences a relation: factual adapter, the task's training and its test
+LEARNED, TASK, TESTED = 90, 12, 30  # sentences a relation: factual adapter, the task's training and its test
+TREES, DEV_TREES = 500, 40  # a treebank must have so many
+PRETRAINING_STEPS = 240
 TASK_STEPS, TASK_RATE = 40, 1e-3
 METHOD = {"name": "k_adapter", "width": 128, "heads": 4, "feed_forward": 256, "depth": 1}
 MAX_LENGTH = 40
@@ -48,15 +50,16 @@ def fit(steps, learning_rate, **changes):
 def adapter(source, learning_rate):
     """A K-Adapter with a head of its own."""
     rules = (("plugin/.*", "train"), ("host/head/.*", "train"), (".*", "freeze"))
-    return {**source, "method": METHOD, "fresh_head": True, "train": rules, "fit": fit(60, learning_rate)}
+    made = {"method": METHOD, "fresh_head": True, "train": rules, "fit": fit(PRETRAINING_STEPS, learning_rate)}
+    return {**source, **made}
 
 
 def pretraining(data_dir):
     trees = {
         "task": "dependency_heads",
         "task_options": {"positions": MAX_LENGTH},
-        "data": (f"tfds:treebank@{data_dir}?split=train[:300]",),
-        "dev_data": (f"tfds:treebank@{data_dir}?split=validation[:40]",),
+        "data": (f"tfds:treebank@{data_dir}?split=train[:{TREES}]",),
+        "dev_data": (f"tfds:treebank@{data_dir}?split=validation[:{DEV_TREES}]",),
         "max_length": MAX_LENGTH,
     }
     facts = relations(data_dir, range(SEEN), 0, LEARNED)
