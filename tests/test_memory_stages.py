@@ -127,11 +127,12 @@ def test_stored_keys_are_those_that_the_trained_plugin_makes(loaded):
 def test_a_run_cut_on_a_refresh_ends_with_the_same_bits(place, trained, tmp_path, monkeypatch):
     from kinject.training.loop import Fit
 
-    whole, save = Fit._save, []
+    whole, save, compiled = Fit._save, [], []
 
     def cut(self, step):
         whole(self, step)
         save.append(step)
+        compiled.append(self.train_step._cache_size())
         if step == 4:
             self.checkpoints.wait()
             raise KeyboardInterrupt
@@ -142,7 +143,7 @@ def test_a_run_cut_on_a_refresh_ends_with_the_same_bits(place, trained, tmp_path
         run_experiment(stages, tmp_path / "run")
     monkeypatch.setattr(Fit, "_save", whole)
     run_experiment(stages, tmp_path / "run")
-    assert save == [4]
+    assert save == [4] and compiled == [1], "refreshed tables compile nothing"
     one, other = (load_plugin(folder / "memory" / "plugin").plugin for folder in (trained[0], tmp_path / "run"))
     assert same_bits(nnx.state(one, nnx.Param), nnx.state(other, nnx.Param))
     keys = [PassageMemory.open(folder / "memory" / "memory").keys for folder in (trained[0], tmp_path / "run")]

@@ -266,7 +266,9 @@ class Fit:
         """The next step's batch; where it is time, tables that training makes stale are made anew first."""
         if self.refresh_every and self.step % self.refresh_every == 0:
             tables = self.refresh({**self.frozen, **self.state.train})
-            self.frozen |= {path: jax.device_put(new, self.frozen[path].sharding) for path, new in tables.items()}
+            for path, new in tables.items():
+                place = self.place.parameter(path, new.shape, frozen=True)  # None stays None: it would compile again
+                self.frozen[path] = new if place is None else jax.device_put(new, place)
         return self.place.batch(self.timing.next(self.iterator), self.config.batch_size)
 
     def take(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
