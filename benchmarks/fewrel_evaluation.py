@@ -26,39 +26,22 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from made_up import SPECIAL, random_host, shape_of, tokenizer_folder, words
 
 from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record, parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.models.config import EncoderConfig
-from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import Host
 from kinject.models.precision import Precision
 from kinject.tasks.base import Task, make_task
 from kinject.training.partition import hold
 from kinject.training.portions import side_by_side
 from kinject.training.step import split_program
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "#", "$", "/"]
-WORDS = [f"w{i}" for i in range(1000)]
+WORDS = words(1000)
 RELATIONS, INSTANCES = 16, 40
-
-
-def tokenizer_folder(folder: Path) -> Path:
-    """A tokenizer of made-up words, as Hugging Face writes it."""
-    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    config = {"model_type": "bert", "vocab_size": len(SPECIAL) + len(WORDS), "max_position_embeddings": 512}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def sentences(tokens: int) -> list[Record]:
@@ -171,17 +154,11 @@ def main() -> None:
     parser.add_argument("--torch", action="store_true", help="one by one through transformers' BERT too")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    config = EncoderConfig(
-        vocab_size=len(SPECIAL) + len(WORDS),
-        hidden_size=arguments.hidden,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=12,
-        intermediate_size=4 * arguments.hidden,
-    )
-    host = Host(Encoder(config, rngs=nnx.Rngs(0)), build_head("pair_score", config, rngs=nnx.Rngs(1)))
+    config = shape_of(arguments.layers, arguments.hidden, len(SPECIAL) + len(WORDS))
+    host = random_host(config, "pair_score")
     task = make_task("few_shot_relations", protocol="thunlp", evaluation_episodes=arguments.episodes).for_evaluation()
     with tempfile.TemporaryDirectory() as folder:
-        encoder = EntityEncoder(load_tokenizer(tokenizer_folder(Path(folder))), 128)
+        encoder = EntityEncoder(load_tokenizer(tokenizer_folder(Path(folder), len(WORDS))), 128)
     records = sentences(arguments.tokens)
     bucketed, padded = (Feed(task.examples(records, encoder, None, buckets=count)) for count in (arguments.buckets, 1))
     ways = {

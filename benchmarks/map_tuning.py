@@ -37,8 +37,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from made_up import SPECIAL, random_host, shape_of, tokenizer_folder
 
 from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Feed
@@ -46,8 +45,6 @@ from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.config import EncoderConfig
-from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
@@ -56,7 +53,6 @@ from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.step import initial_state, make_train_step, split_program
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/"]
 ENTITIES, DIM = 1_000, 100
 RATE = 1e-6  # so small that every pass has the same loss, and the arms can be compared
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
@@ -66,10 +62,10 @@ Arm = Callable[[], tuple[int, float]]  # trains on some sentences; (how many, th
 class World:
     """Files of a random host and a knowledge base, and encoded sentences."""
 
-    def __init__(self, folder: Path, config: EncoderConfig, sentences: int, buckets: int):
+    def __init__(self, folder: Path, config: EncoderConfig, count: int, buckets: int):
         self.config, self.folder = config, folder
-        tokenizer = write_tokenizer(folder / "tokenizer", config.vocab_size)
-        host = Host(Encoder(config, rngs=nnx.Rngs(0)), build_head("masked_lm", config, rngs=nnx.Rngs(1)))
+        tokenizer = tokenizer_folder(folder / "tokenizer", config.vocab_size - len(SPECIAL))
+        host = random_host(config, "masked_lm")
         save_host(host, folder / "host", tokenizer_files_from=tokenizer, host_json={"task": "mention_masked_lm"})
         vectors = np.random.default_rng(0).normal(size=(ENTITIES, DIM)).astype(np.float32)
         ids = [f"Q{i}" for i in range(ENTITIES)]
@@ -78,7 +74,7 @@ class World:
         self.plugin = make_plugin({"name": "map_tuning"}, hidden_size=config.hidden_size, knowledge_dim=DIM)
         self.task = make_task("mention_masked_lm")
         encoder = EntityEncoder(load_tokenizer(tokenizer), 128)
-        records = [parse_record(line, "made up") for line in made_up(sentences, config.vocab_size - len(SPECIAL))]
+        records = [parse_record(line, "made up") for line in sentences(count, config.vocab_size - len(SPECIAL))]
         self.feed = Feed(self.task.examples(records, encoder, self.knowledge, buckets=buckets), self.knowledge.gather)
 
     def rows(self) -> list[dict[str, np.ndarray]]:
@@ -93,23 +89,7 @@ class World:
         return made
 
 
-def write_tokenizer(folder: Path, size: int) -> Path:
-    """A tokenizer of made-up words, as Hugging Face writes it."""
-    words = [*SPECIAL, *(f"w{i}" for i in range(size - len(SPECIAL)))]
-    backend = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    folder.mkdir(parents=True)
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    shape = {"model_type": "bert", "vocab_size": size, "max_position_embeddings": 512}
-    (folder / "config.json").write_text(json.dumps(shape))
-    return folder
-
-
-def made_up(count: int, words: int) -> Iterator[dict[str, Any]]:
+def sentences(count: int, words: int) -> Iterator[dict[str, Any]]:
     """Sentences of about the lengths of FewRel's (median 24 words), one linked mention of two words in each."""
     draw = np.random.default_rng(0)
     for number in range(count):
@@ -299,13 +279,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    config = EncoderConfig(
-        vocab_size=arguments.vocabulary,
-        hidden_size=arguments.hidden,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=12,
-        intermediate_size=4 * arguments.hidden,
-    )
+    config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), config, arguments.sentences, arguments.buckets)
         size, few = arguments.batch, max(arguments.batch, arguments.sentences // 6)
