@@ -51,6 +51,32 @@ def test_texts_and_json_lines_become_records(link, tmp_path):
     assert [mention.entity for mention in read[0].mentions] == ["Q0", "Q1"], "what comes out goes in again"
 
 
+def test_a_table_keeps_its_columns(link, tmp_path):
+    rows = b'\xef\xbb\xbflabel,text\r\ngood,"From Rome,\r\nto ""New York"""\r\n,Oslo\r\n'
+    wanted = [("good", [(5, 9, "Q0"), (15, 23, "Q1")]), ("", [])]
+    (tmp_path / "in.CSV").write_bytes(rows)
+    for _, records, errors in (link("", tmp_path / "in.CSV"), link(rows, "--format", "csv")):
+        assert errors == [] and [(one["label"], found(one)) for one in records] == wanted
+        assert records[0]["text"] == 'From Rome,\nto "New York"'
+    (tmp_path / "in.tsv").write_bytes(b"text\tlabel\nin Rome, today\tx\n")
+    assert found(link("", tmp_path / "in.tsv")[1][0]) == [(3, 7, "Q0")]
+
+
+def test_a_bad_row_of_a_table_costs_only_itself(link):
+    table = b"text,label\nin Rome, today,x\nin \xff,y\nRome,z\n" + b'"Rome,last\n'
+    code, records, errors = link(table, "--format", "csv")
+    assert code == 0 and [one["label"] for one in records] == ["z"]
+    assert errors[0] == (
+        "kinject: standard input:2: it has 3 cells, and the table 2 columns; "
+        "put cells that hold the delimiter in quotes"
+    )
+    assert "standard input:3: byte 4 of the line is not UTF-8" in errors[1]
+    assert "standard input:5: is no row of a table: unexpected end of data; close the quotes" in errors[2]
+    for table, said in (("texts,label\n", "there is no column text; it has texts, label"), ("text,a,a\n", "two col")):
+        code, records, errors = link(table + "x,y,z\n", "--format", "csv")
+        assert (code, records, len(errors)) == (EXIT_BAD_INPUT, [], 1) and said in errors[0]
+
+
 def test_given_mentions_are_named_and_no_others_looked_for(link):
     text = "Rome, who, Oslo, New York"
     given = [{"start": 0, "end": 4}, {"start": 6, "end": 9, "entity": "mine"}, {"start": 11, "end": 15}]

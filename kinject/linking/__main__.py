@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from kinject.linking.document import Document
     from kinject.linking.linker import AliasLinker
 
-FORMATS = ("auto", "json", "text", "conll", "brat")
+FORMATS = ("auto", "json", "text", "csv", "tsv", "conll", "brat")
 
 EXAMPLES = """\
 examples:
   kinject link --knowledge kb < text.jsonl > linked.jsonl
   echo "Bonn lies on the Rhine." | kinject link --knowledge kb
+  kinject link --knowledge kb labelled.csv > linked.jsonl
   kinject link --knowledge kb --ambiguous context news.txt
   kinject link --knowledge kb --format conll --columns token,_,_,tag eng.testa > linked.jsonl
   kinject link --knowledge kb --format brat corpus/*.ann > linked.jsonl
 
-A line is a text, or a JSON object with "text" or "tokens". Mentions that a line gives ("mentions" or "spans", CoNLL's
+A line is a text, or a JSON object with "text" or "tokens"; a .csv or .tsv has a column called text, and the other
+columns pass through. Mentions that a line gives ("mentions" or "spans", CoNLL's
 tags, BRAT's T lines) are named and no others are looked for. Each output line is a record that every command of
 kinject reads: {"text", "mentions": [{"start", "end", "entity", "score"}], ...}.
 
@@ -45,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="kinject link", description="Find the entities that texts name.", epilog=EXAMPLES)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="texts (default: standard input)")
     parser.add_argument("--knowledge", required=True, metavar="KB", help="knowledge base folder")
-    parser.add_argument("--format", choices=FORMATS, default="auto", help="of the input; auto: JSON or text by line")
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="of the input; auto: by name, else by line")
     parser.add_argument("--columns", metavar="NAME,…", help="of CoNLL files (default: first token, last tag)")
     parser.add_argument("--search", action="store_true", help="look for more mentions where some are given")
     parser.add_argument("--ambiguous", choices=("prior", "context"), default="prior", help="see below")
@@ -126,6 +128,7 @@ def _documents(arguments: argparse.Namespace) -> Iterator[Document | InputError]
     from kinject.linking.brat import read_brat
     from kinject.linking.conll import read_conll
     from kinject.linking.lines import read_json, read_lines, read_text
+    from kinject.linking.table import read_table
 
     if arguments.format == "brat":
         if not arguments.files:
@@ -135,12 +138,14 @@ def _documents(arguments: argparse.Namespace) -> Iterator[Document | InputError]
         return
     columns = arguments.columns.split(",") if arguments.columns else None
     conll = partial(read_conll, columns=columns)
-    read = {"auto": read_lines, "json": read_json, "text": read_text, "conll": conll}[arguments.format]
+    tables = {"csv": partial(read_table, delimiter=","), "tsv": partial(read_table, delimiter="\t")}
+    read = {"auto": read_lines, "json": read_json, "text": read_text, "conll": conll, **tables}[arguments.format]
     if not arguments.files:
         yield from read(sys.stdin.buffer, "standard input")
     for path in arguments.files:
+        by_name = tables.get(path.suffix.lower().removeprefix(".")) if arguments.format == "auto" else None
         with path.open("rb") as file:
-            yield from read(file, str(path))
+            yield from (by_name or read)(file, str(path))
 
 
 if __name__ == "__main__":
