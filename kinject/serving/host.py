@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,6 @@ from kinject.tasks.base import Task, make_task
 from kinject.training.mesh import Placement
 
 Folder = str | os.PathLike[str]
-UNNAMED = "LABEL_0"  # what transformers calls an output that nobody named
 
 
 class Host:
@@ -86,7 +84,7 @@ class Host:
         else:
             made = _task(folder, task, task_options)
             ready = open_host(folder, head=made.head, dtype=activations(precision))
-        made = made.for_host(_named(ready).loaded, folder).for_evaluation()
+        made = made.for_host(ready.loaded, folder).for_evaluation()
         place = Placement.single() if devices == 1 else Placement.over(devices)
         return cls(ready, made, max_length=max_length, rows=batch_size, window=window, precision=precision, place=place)
 
@@ -236,15 +234,3 @@ def _under_head(
     name = task or str(trained.facts.get("task"))
     ready = with_head(ready, task_of(trained, name, stored.folder), stored.folder)
     return ready, name, trained.facts.get("task_options") or {}
-
-
-def _named(ready: ReadyHost) -> ReadyHost:
-    """The host with the names of its outputs that transformers wrote into config.json, where host.json has none."""
-    manifest = ready.loaded.manifest
-    if manifest.get("labels") is not None:
-        return ready
-    names = read_json(ready.loaded.folder / "config.json").get("id2label") or {}
-    labels = [names[str(i)] for i in range(len(names)) if str(i) in names]
-    if not labels or labels[0] == UNNAMED or len(labels) != getattr(ready.loaded.host.head, "num_labels", None):
-        return ready
-    return replace(ready, loaded=replace(ready.loaded, manifest={**manifest, "labels": labels}))

@@ -14,6 +14,7 @@ import optax
 
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_metadata
 from kinject.errors import InputError, did_you_mean
+from kinject.models.manifest import read_json
 from kinject.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from kinject.models.pretrained import LoadedHost
 
 WHERE = "task_options.labels"
+UNNAMED = "LABEL_0"  # what transformers calls an output that nobody named
 FORMS = 'give a list of names, or a JSON file: a list, or {"name": index} as rel2id.json and label2id.json have it'
 
 
@@ -50,6 +52,16 @@ def read_labels(source: str | Path | Sequence[str]) -> tuple[str, ...]:
     return _checked(_by_index(value, path) if isinstance(value, Mapping) else value, path)
 
 
+def stored_labels(loaded: LoadedHost) -> Sequence[str] | None:
+    """The names of a host's outputs: those of host.json, else those in the config.json of transformers, if any."""
+    if loaded.manifest.get("labels") is not None:
+        return loaded.manifest["labels"]
+    names = read_json(loaded.folder / "config.json").get("id2label") or {}
+    labels = [names[str(i)] for i in range(len(names)) if str(i) in names]
+    named = labels and labels[0] != UNNAMED and len(labels) == getattr(loaded.host.head, "num_labels", None)
+    return labels if named else None
+
+
 class LabelledTask(Task, ABC):
     """A task whose head has one output a label.
 
@@ -67,7 +79,7 @@ class LabelledTask(Task, ABC):
         return len(self.labels)
 
     def for_host(self, loaded: LoadedHost, where: object) -> Task:
-        stored = loaded.manifest.get("labels")
+        stored = stored_labels(loaded)
         outputs = getattr(loaded.host.head, "num_labels", None)
         if stored is not None and self.labels is not None and tuple(stored) != self.labels:
             raise InputError(where, _difference(tuple(stored), self.labels), f"leave {WHERE} out to use the host's")
