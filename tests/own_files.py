@@ -1,0 +1,87 @@
+"""The files of docs/your_own.md: 200 made-up customers, 500 requests of theirs, and which sales desk answers them.
+
+    python tests/own_files.py my
+
+A desk answers for some countries. Two requests in five say the customer's country or a city; for the others one must
+know the customer. Requests stand by customer, so that parts of the file share no customer but where they are cut.
+"""
+
+import csv
+import random
+import sys
+from pathlib import Path
+
+COUNTRIES = {
+    "Portugal": ("iberia", ("Porto", "Lisbon")),
+    "Spain": ("iberia", ("Madrid", "Seville")),
+    "Norway": ("nordics", ("Oslo", "Bergen")),
+    "Sweden": ("nordics", ("Stockholm", "Uppsala")),
+    "Denmark": ("nordics", ("Copenhagen", "Odense")),
+    "Germany": ("central", ("Berlin", "Hamburg")),
+    "Austria": ("central", ("Vienna", "Graz")),
+    "Netherlands": ("benelux", ("Amsterdam", "Utrecht")),
+    "Belgium": ("benelux", ("Brussels", "Ghent")),
+}
+TRADES = ("bakery", "brewery", "printer", "hotel", "shipyard", "clinic", "publisher", "vineyard")
+FORMS = ("Foods", "Works", "Group", "Partners", "Supply", "Labs")
+REQUESTS = (
+    "{} asks for a new quote by Friday.",
+    "Please call {} back about the last invoice.",
+    "{} wants to move the delivery to next month.",
+    "The order of {} arrived with two boxes missing.",
+    "Could someone send {} the price list?",
+    "We met {} at the fair and promised an offer.",
+)
+SYLLABLES = (
+    *("vel", "mor", "tan", "rik", "sol", "ber", "nu", "qua"),
+    *("dex", "lin", "par", "ost", "zi", "gal", "fen", "hu"),
+)
+
+
+def customers(draw: random.Random, number: int = 200) -> list[dict]:
+    """Rows of customers.csv, with the country that is only in their description."""
+    stems = set()
+    while len(stems) < number:
+        stems.add("".join(draw.sample(SYLLABLES, 3)).capitalize())
+    rows = []
+    for index, stem in enumerate(draw.sample(sorted(stems), number)):
+        country = draw.choice(list(COUNTRIES))
+        about = f"a {draw.choice(TRADES)} in {draw.choice(COUNTRIES[country][1])}, {country}"
+        named = {"id": f"C{index:03}", "label": f"{stem} {draw.choice(FORMS)}", "aliases": stem}
+        rows.append({**named, "description": about, "country": country})
+    return rows
+
+
+def requests(draw: random.Random, rows: list[dict], number: int = 500) -> list[dict]:
+    """Rows of requests.csv."""
+    found = []
+    for index in range(number):
+        one = rows[index * len(rows) // number]
+        name = one["label"] if draw.random() < 0.7 else one["aliases"]
+        desk, cities = COUNTRIES[one["country"]]
+        if draw.random() < 0.4:
+            name += f" from {draw.choice((one['country'], *cities))}"
+        found.append({"text": draw.choice(REQUESTS).format(name), "label": desk})
+    return found
+
+
+def write(folder: Path, seed: int = 0) -> None:
+    """Writes customers.csv, requests.csv and new.txt, three requests of the last customers."""
+    draw = random.Random(seed)
+    rows = customers(draw)
+    asked = requests(draw, rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = ("id", "label", "aliases", "description")
+    tables = (("customers.csv", columns, rows), ("requests.csv", ("text", "label"), asked))
+    for file, columns, table in tables:
+        with (folder / file).open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(table)
+    names = (rows[-1]["label"], rows[-2]["aliases"], rows[-3]["label"])
+    new = [REQUESTS[number].format(name) for number, name in zip((1, 3, 0), names, strict=True)]
+    (folder / "new.txt").write_text("".join(line + "\n" for line in new), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
