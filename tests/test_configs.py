@@ -176,10 +176,21 @@ def shrink(config):
     return config
 
 
-RUNS = [(CONFIGS / "paper" / name, arg) for name, arguments in TRAINING_RUNS.items() for arg in arguments]
+# every setting, task and way of training a host is run; the other combinations with -m slow
+AGAIN = {"general_plug.py": 1, "downstream_map_tuning.py": 2, "fine_tuning_with_mapper.py": 2}
+RUNS = [
+    pytest.param(
+        CONFIGS / "paper" / name,
+        arg,
+        id=f"{Path(name).stem}:{arg}",
+        marks=[pytest.mark.slow] if place >= AGAIN.get(name, len(arguments)) else [],
+    )
+    for name, arguments in TRAINING_RUNS.items()
+    for place, arg in enumerate(arguments)
+]
 
 
-@pytest.mark.parametrize(("path", "arg"), RUNS, ids=[f"{path.stem}:{arg}" for path, arg in RUNS])
+@pytest.mark.parametrize(("path", "arg"), RUNS)
 def test_two_steps(path, arg, files, tmp_path):
     model = "roberta" if "roberta" in arg else "bert"
     config = shrink(paper_config(path, arg, files, f"base={files / model}"))

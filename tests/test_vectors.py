@@ -137,6 +137,7 @@ def test_layers_kept_once_read_the_table_too(world, tmp_path):
     assert one == other
 
 
+@pytest.mark.slow
 def test_trainings_together_share_a_table(world, tmp_path, monkeypatch):
     loaded = []
     load = plugin_module.load_table
