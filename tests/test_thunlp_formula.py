@@ -239,8 +239,14 @@ def models(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("task_name", TASKS)
+SHAPED = [  # each task at the tiny shape; at base shape one in every run, the others with -m slow
+    pytest.param(task, shape, marks=[pytest.mark.slow] if shape == "base" and task != "mention_masked_lm" else [])
+    for task in TASKS
+    for shape in SHAPES
+]
+
+
+@pytest.mark.parametrize(("task_name", "shape"), SHAPED)
 def test_loss_and_mapper_gradient(task_name, shape, models, tmp_path):
     name, labels, options = TASKS[task_name]
     model, folder = models(name, labels, shape)
