@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +38,7 @@ from kinject.tasks.base import Task, make_task
 from kinject.training.partition import hold
 from kinject.training.portions import side_by_side
 from kinject.training.step import split_program
+from kinject.tree import Flat
 
 WORDS = words(1000)
 RELATIONS, INSTANCES = 16, 40
@@ -61,8 +61,10 @@ def ours(task: Task, feed: Feed, host: Host, rows: int, precision: Precision) ->
     program, params = split_program(host, None, task)
     program = dataclasses.replace(program, precision=precision)
     _, params = hold({}, params, precision)
-    of = lambda params, rows: program.outputs(params, rows, None)  # noqa: E731
-    step = jax.jit(lambda params, batch: side_by_side(partial(of, params), batch, program.micro_batch))
+
+    @jax.jit
+    def step(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return side_by_side(lambda rows: program.outputs(params, rows, None), batch, program.micro_batch)
 
     def run() -> np.ndarray:
         found = np.zeros((feed.examples.size, task.setting.n_way), np.float32)

@@ -48,13 +48,14 @@ from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
-from kinject.training.loop import evaluate
+from kinject.training.evaluation import evaluate
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.step import initial_state, make_train_step, split_program
 
 ENTITIES, DIM = 1_000, 100
 RATE = 1e-6  # so small that every pass has the same loss, and the arms can be compared
+AUTHORS_MAX_LEN = 64  # their inputs are padded to it, whatever the batch holds
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
 Arm = Callable[[], tuple[int, float]]  # trains on some sentences; (how many, their mean loss)
 
@@ -87,6 +88,12 @@ class World:
             places = {name: batch[name][0][kept] for name in ("positions", "labels")}
             made.append({**one, **places, "vectors": batch["entity_vectors"][0]})
         return made
+
+    def shuffled(self) -> list[dict[str, np.ndarray]]:
+        """`rows`, which come bucket by bucket, in an order that has nothing to do with their lengths."""
+        rows = self.rows()
+        np.random.default_rng(1).shuffle(rows)
+        return rows
 
 
 def sentences(count: int, words: int) -> Iterator[dict[str, Any]]:
@@ -123,17 +130,14 @@ def ours(world: World, precision: str, batch_size: int) -> Arm:
     return run
 
 
-def in_torch(world: World, batch_size: int, *, order: str, gathered: bool, half: bool, limit: int | None = None) -> Arm:
+def in_torch(world: World, batch_size: int, *, order: str, gathered: bool, half: bool) -> Arm:
     """The same by transformers, without a Python loop over tokens."""
     import torch
 
     model, mapper = torch_model(world, frozen=True)
-    rows = world.rows()[:limit]
+    rows = world.shuffled()
     if order == "sorted":
         rows = sorted(rows, key=lambda row: len(row["token_ids"]))
-    else:
-        np.random.default_rng(1).shuffle(rows)
-    optimizer = torch.optim.Adam(mapper.parameters(), lr=RATE)
 
     def loss_of(batch: dict[str, Any]) -> Any:
         words = model.get_input_embeddings()(batch["token_ids"])
@@ -146,29 +150,16 @@ def in_torch(world: World, batch_size: int, *, order: str, gathered: bool, half:
         hidden = model.bert(**inputs).last_hidden_state[batch["at"]]
         return torch.nn.functional.cross_entropy(model.cls(hidden), batch["labels"])
 
-    def run() -> tuple[int, float]:
-        total, pieces = 0.0, 0
-        for start in range(0, len(rows), batch_size):
-            batch = torch_batch(rows[start : start + batch_size])
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = loss_of(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total, pieces = total + float(loss.detach()) * len(batch["labels"]), pieces + len(batch["labels"])
-        return len(rows), total / pieces
-
-    return run
+    return torch_pass(rows, batch_size, loss_of, mapper, half=half)
 
 
 def as_the_authors(world: World, batch_size: int, limit: int) -> Arm:
-    """Inputs composed token by token, a mapper call each; every parameter has its gradient computed."""
+    """Inputs composed token by token, a mapper call each, padded to `max_len`; every parameter has its gradient."""
     import torch
 
     model, mapper = torch_model(world, frozen=False)
-    rows = world.rows()[:limit]
+    rows = world.shuffled()[:limit]
     table = model.get_input_embeddings().weight.detach().clone()
-    optimizer = torch.optim.Adam(mapper.parameters(), lr=RATE)
 
     def embed(row: dict[str, np.ndarray], length: int) -> Any:
         made = []
@@ -176,14 +167,35 @@ def as_the_authors(world: World, batch_size: int, limit: int) -> Arm:
             made.append(mapper(torch.from_numpy(row["vectors"][slot])) if slot >= 0 else table[int(token)])
         return torch.stack(made + [table[0]] * (length - len(made)))
 
+    def loss_of(batch: dict[str, Any]) -> Any:
+        length = batch["token_ids"].shape[1]
+        embeds = torch.stack([embed(row, length) for row in batch["rows"]])
+        logits = model(inputs_embeds=embeds, attention_mask=batch["mask"]).logits
+        return torch.nn.functional.cross_entropy(logits[batch["at"]], batch["labels"])
+
+    return torch_pass(rows, batch_size, loss_of, mapper, least=AUTHORS_MAX_LEN)
+
+
+def torch_pass(
+    rows: list[dict[str, np.ndarray]],
+    batch_size: int,
+    loss_of: Callable[[dict[str, Any]], Any],
+    mapper: Any,
+    *,
+    half: bool = False,
+    least: int = 0,
+) -> Arm:
+    """One pass over sentences that trains the map by Adam."""
+    import torch
+
+    optimizer = torch.optim.Adam(mapper.parameters(), lr=RATE)
+
     def run() -> tuple[int, float]:
         total, pieces = 0.0, 0
         for start in range(0, len(rows), batch_size):
-            some = rows[start : start + batch_size]
-            batch, length = torch_batch(some), max(len(row["token_ids"]) for row in some)
-            embeds = torch.stack([embed(row, length) for row in some])
-            logits = model(inputs_embeds=embeds, attention_mask=batch["mask"]).logits
-            loss = torch.nn.functional.cross_entropy(logits[batch["at"]], batch["labels"])
+            batch = torch_batch(rows[start : start + batch_size], least)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = loss_of(batch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -208,11 +220,11 @@ def torch_model(world: World, frozen: bool) -> tuple[Any, Any]:
     return model, mapper
 
 
-def torch_batch(rows: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Sentences side by side, padded to the longest."""
+def torch_batch(rows: list[dict[str, np.ndarray]], least: int = 0) -> dict[str, Any]:
+    """Sentences side by side, padded to the longest, or to `least` where that is more."""
     import torch
 
-    length = max(len(row["token_ids"]) for row in rows)
+    length = max(least, *(len(row["token_ids"]) for row in rows))
     ids, mask = np.zeros((2, len(rows), length), np.int64)
     for number, row in enumerate(rows):
         ids[number, : len(row["token_ids"])], mask[number, : len(row["token_ids"])] = row["token_ids"], 1
@@ -220,6 +232,7 @@ def torch_batch(rows: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     at = [(number, place) for number, row in enumerate(rows) for place in row["positions"]]
     slot_rows, slot_places = torch.tensor(slots).T
     return {
+        "rows": rows,
         "token_ids": torch.from_numpy(ids),
         "mask": torch.from_numpy(mask),
         "vectors": torch.from_numpy(np.stack([row["vectors"][0] for row in rows])),

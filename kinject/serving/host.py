@@ -218,8 +218,7 @@ def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -
         options = manifest.get("extra", {}).get("task_options", {}) if name == manifest.get("task") else {}
     task = make_task(name, "task", **options)
     if type(task).choices is Task.choices:
-        problem = f"the task {name} cannot be served: its answers are not labels of an example"
-        raise InputError("task", problem, "evaluate it with kinject evaluate")
+        raise task.not_served()
     return task
 
 

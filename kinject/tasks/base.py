@@ -134,17 +134,25 @@ class Task(ABC):
           InputError: the task's answers are not labels.
         """
         del record, tokenizer
-        problem = "this task cannot be served: its answers are not labels of an example"
-        raise InputError(type(self).__name__, problem, "evaluate it")
+        raise self.not_served()
 
     def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         """The score of every possible answer before softmax: float32 [B, C], or [B, W, C] of each of W words.
 
         Where the task is for `several`, each is before a sigmoid of its own, and `predict` says which are `chosen`.
         What cannot be an answer has a score of -1e9 or less.
+
+        Raises:
+          InputError: the task's answers are not labels.
         """
         del outputs, batch
-        raise NotImplementedError(f"{type(self).__name__} has no labels to choose from")
+        raise self.not_served()
+
+    def not_served(self) -> InputError:
+        """What `kinject predict` says of a task whose answers are not labels."""
+        name = next((name for name, made in _TASKS.items() if made is type(self)), type(self).__name__)
+        problem = f"the task {name} cannot be served: its answers are not labels of an example"
+        return InputError("task", problem, "evaluate it with kinject evaluate")
 
     def choice_name(self, number: int, record: Record, tokenizer: HostTokenizer) -> str:
         """What choice `number` is called: the label's name, unless the task says otherwise."""

@@ -24,6 +24,8 @@ CPU_TOKENS = 1024
 def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch) -> int:
     """Into how many portions a batch is cut: the least that divides its rows and leaves no more than `size` tokens.
 
+    A portion is one row at least, however long that is.
+
     Args:
       batch: any that has `token_ids`, padding included, first axis = rows.
       size: tokens; "auto" is 1024 on a CPU, and elsewhere, as "whole", no limit.
