@@ -119,10 +119,13 @@ def test_a_plugin_of_the_same_shape_compiles_nothing(served, host):
     first = bits(host.predict(questions))
     programs, compiled = host.engine.programs.compiled, len(COMPILED)
     assert programs and compiled
+    before = host.engine.model(host._arrangement.plugin)[1]
     host.unplug("geo").plug(served.plugin("other", seed=5), knowledge=served.knowledge)
     second = bits(host.predict(questions))
     assert first != second
     assert host.engine.programs.compiled == programs and len(COMPILED) == compiled
+    after = host.engine.model(host._arrangement.plugin)[1]  # the host is not put onto the devices again
+    assert {path for path in after if after[path] is not before[path]} == {path for path in after if "plugin/" in path}
 
 
 def test_order_ids_and_lengths(host):

@@ -194,9 +194,9 @@ class Plugin(nnx.Module):
         return 1 if _overrides(type(self), "feed_forward") else BEYOND_THE_LAST_LAYER
 
 
-def table_paths(plugin: Plugin) -> frozenset[str]:
-    """The paths of a plugin's tables, as `kinject.tree.flatten` writes them: no parameters."""
-    return frozenset("/".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(plugin, Table)))
+def table_paths(state: nnx.State) -> frozenset[str]:
+    """The paths of the tables in a plugin's state, as `kinject.tree.flatten` writes them: no parameters."""
+    return frozenset("/".join(map(str, path)) for path, leaf in nnx.to_flat_state(state) if isinstance(leaf, Table))
 
 
 def _overrides(cls: type[Plugin], seam: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from kinject.stages.passages import tagged
 from kinject.tasks.base import Task
 from kinject.training.mesh import Placement
 from kinject.training.partition import hold
-from kinject.training.step import Program, split_program
+from kinject.training.step import Program, plugged_in, split_program
 from kinject.tree import Flat
 
 WINDOW_CHARACTERS = 1 << 20
@@ -125,13 +126,20 @@ class Engine:
         known = self._models.get(id(plugin))
         if known is not None and known[0] is plugin:
             return known[1]
-        program, params = split_program(self._hosts[""].loaded.host, plugin, self.task)
-        program = replace(program, precision=self.precision)
-        made = program, hold({}, params, self.precision, self.place, program.tables)[1]
+        made = program, params = self._alone
+        if plugin is not None:
+            program, own = plugged_in(program, plugin)
+            made = program, params | hold({}, own, self.precision, self.place, program.tables)[1]
         while len(self._models) >= MODELS_KEPT:
             self._models.pop(next(iter(self._models)))
         self._models[id(plugin)] = plugin, made
         return made
+
+    @cached_property
+    def _alone(self) -> tuple[Program, Flat]:
+        """As `model`, of the host without any plugin: split and put onto the devices once, whatever is plugged in."""
+        program, params = split_program(self._hosts[""].loaded.host, None, self.task)
+        return replace(program, precision=self.precision), hold({}, params, self.precision, self.place)[1]
 
     def ask(
         self,

@@ -8,7 +8,7 @@ weight gradient for the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,13 +74,18 @@ class Program:
 def split_program(host: Host, plugin: Plugin | None, task: Task) -> tuple[Program, Flat]:
     """NNX modules -> (program, flat parameters `host/…`, `plugin/…`)."""
     graph, state = nnx.split(host)
-    params = flatten(nnx.to_pure_dict(state), "host")
-    plugin_graph, tables = None, frozenset()
-    if plugin is not None:
-        plugin_graph, plugin_state = nnx.split(plugin)
-        params |= flatten(nnx.to_pure_dict(plugin_state), "plugin")
-        tables = frozenset(f"plugin/{path}" for path in table_paths(plugin))
-    return Program(graph, plugin_graph, task, tables), params
+    program, params = Program(graph, None, task), flatten(nnx.to_pure_dict(state), "host")
+    if plugin is None:
+        return program, params
+    program, own = plugged_in(program, plugin)
+    return program, params | own
+
+
+def plugged_in(program: Program, plugin: Plugin) -> tuple[Program, Flat]:
+    """(The program with this plugin in the place of its own, the plugin's flat parameters `plugin/…`)."""
+    graph, state = nnx.split(plugin)
+    tables = frozenset(f"plugin/{path}" for path in table_paths(state))
+    return replace(program, plugin=graph, tables=tables), flatten(nnx.to_pure_dict(state), "plugin")
 
 
 Logged = dict[str, jax.Array]
