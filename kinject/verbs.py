@@ -26,6 +26,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("kinject.train", "train hosts and knowledge plugins as a config file says"),
     "evaluate": Verb("kinject.evaluate", "compare host alone, host + plugins and the shuffled control"),
     "predict": Verb("kinject.predict", "answer texts with a host and plugins"),
+    "demo": Verb("kinject.demo.__main__", "show in a browser what plugins change, and why"),
     "plugins": Verb("kinject.artefacts", "list, show, verify and export plugin folders"),
     "sweep": Verb("kinject.sweep", "run configs with several seeds and gather one table"),
     "leaderboard": Verb("kinject.leaderboard", "answer the questions of a FewRel leaderboard"),

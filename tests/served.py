@@ -3,14 +3,17 @@
 import itertools
 
 from tiny import random_host
-from tiny_world import VOCABULARY, vectors, write_base, write_tokenizer
+from tiny_world import CITIES, LANDS, VOCABULARY, vectors, write_base, write_tokenizer
 
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
+from kinject.memory.store import Passage, build_memory
 from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
-from kinject.plugins.store import NO_KNOWLEDGE, make_plugin, save_plugin
+from kinject.plugins.store import NO_KNOWLEDGE, load_plugin, make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity, open_host
+from kinject.stages.passages import PassageEncoder
 
+PLUGLM = {"name": "pluglm", "layers": [0], "heads": 2, "key_size": 8, "top_k": 2, "query_from": "embeddings"}
 MORE = ["@", "Q", "A", ":", "near"]
 
 
@@ -55,6 +58,15 @@ class Served:
         identity = open_host(self.host() if task == "cloze" else self.folder / f"host_{task}_0").identity
         about = NO_KNOWLEDGE if base is None else knowledge_identity(base)
         return save_plugin(folder, made, host=identity, knowledge=about, config={}, metrics={"loss": 0.5})
+
+    def memory(self, plugin):
+        """A memory of one passage a city, for a PlugLM plugin of the cloze host."""
+        folder = self.folder / f"{plugin.name}_facts"
+        if not folder.exists():
+            encoder = PassageEncoder(open_host(self.host()), load_plugin(plugin).plugin, 8, "is")
+            facts = [Passage(f"city{i} is in land{i % LANDS} .", f"Q{i}") for i in range(CITIES)]
+            build_memory(folder, facts, encoder, name="facts", **encoder.about()).close()
+        return folder
 
     def other_base(self, low=50, dim=5):
         """Cities from `low` on, and others, with other vectors, of another size unless it is 8."""

@@ -7,16 +7,12 @@ import sys
 
 import pytest
 from fact_world import write_facts
-from served import Served
-from tiny_world import CITIES, LANDS, question
+from served import PLUGLM, Served
+from tiny_world import question
 
 from kinject.data.lines import LONGEST_LINE
-from kinject.memory.store import Passage, build_memory
-from kinject.plugins.store import load_plugin
 from kinject.predict import main, parse, run
 from kinject.serving.questions import read_lines
-from kinject.stages.base import open_host
-from kinject.stages.passages import PassageEncoder
 
 
 @pytest.fixture(scope="module")
@@ -114,18 +110,12 @@ def test_names_are_linked(served):
     assert alone[0]["entities"] == [{"start": 0, "end": 5, "entity": "Q7", "plugin": None}]
 
 
-def test_passages_are_shown(served, tmp_path):
-    method = {"name": "pluglm", "layers": [0], "heads": 2, "key_size": 8, "top_k": 2, "query_from": "embeddings"}
-    folder = served.plugin("memory_plugin", knowledge=None, method=method)
-    host = open_host(served.host())
-    plugin = load_plugin(folder).plugin
-    encoder = PassageEncoder(host, plugin, 8, "is")
-    facts = [Passage(f"city{i} is in land{i % LANDS} .", f"Q{i}") for i in range(CITIES)]
-    memory = build_memory(tmp_path / "memory", facts, encoder, name="facts", **encoder.about())
-    memory.close()
+def test_passages_are_shown(served):
+    folder = served.plugin("memory_plugin", knowledge=None, method=PLUGLM)
+    memory = served.memory(folder)
     with pytest.raises(Exception, match="it answers from a memory of passages"):
         predict(served, [asked(3)], "--plugin", folder)
-    _, out = predict(served, [asked(3), asked(4)], "--plugin", folder, "--memory", tmp_path / "memory", "--explain")
+    _, out = predict(served, [asked(3), asked(4)], "--plugin", folder, "--memory", memory, "--explain")
     passages = out[0]["explain"]["passages"]
     assert out[0]["explain"]["entities"] == [] and len(passages) == 2
     assert sum(one["weight"] for one in passages) == pytest.approx(1, abs=1e-4)

@@ -50,6 +50,11 @@ class Plugin:
         """
         return cls(load_plugin(Path(folder)))
 
+    @property
+    def reads_memory(self) -> bool:
+        """Whether it answers from a memory of passages (PlugLM)."""
+        return isinstance(self.stored.plugin, PlugLM)
+
     def __repr__(self) -> str:
         about = self.manifest["knowledge"].get("name")
         return f"Plugin({self.name!r}, {self.method}, knowledge {about!r}, {self.stored.folder})"
@@ -81,10 +86,9 @@ def fit(
         plugin, or for a method that reads none.
     """
     stored, made = plugin.stored, nnx.merge(*nnx.split(plugin.stored.plugin))
-    reads_memory = isinstance(made, PlugLM)
-    identity = None if reads_memory and knowledge is None else knowledge_identity(knowledge)
+    identity = None if plugin.reads_memory and knowledge is None else knowledge_identity(knowledge)
     check_fits(stored.folder, stored.manifest, host.identity, identity)
-    if reads_memory:
+    if plugin.reads_memory:
         if not memories:
             problem = "it answers from a memory of passages, and none is given"
             raise InputError(stored.folder, problem, "name the memory's folder (memory=…, --memory)")
