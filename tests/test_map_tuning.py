@@ -92,6 +92,25 @@ def test_residual_mlp_starts_as_the_affine_map_and_learns_more():
     np.testing.assert_allclose(gained, exact.sum(1, keepdims=True).repeat(HIDDEN, 1), rtol=1e-4, atol=1e-5)
 
 
+def test_each_hidden_layer_more_is_one_more_in_the_formula():
+    plugin = map_tuning(mapper="residual_mlp", width=4, depth=3)
+    plugin.down.kernel[...] = jnp.ones_like(plugin.down.kernel[...])
+    drawn = np.random.default_rng(0).normal(size=(6, DIM)).astype(np.float32)
+    hidden = drawn
+    for layer in (plugin.up, *plugin.between):
+        hidden = hidden @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+        hidden = np.asarray(jax.scipy.stats.norm.cdf(hidden) * hidden)
+    gained = np.asarray(plugin.map(drawn) - plugin.mapper(drawn))
+    np.testing.assert_allclose(gained, hidden.sum(1, keepdims=True).repeat(HIDDEN, 1), rtol=1e-4, atol=1e-5)
+    sizes = {"/".join(map(str, path)): leaf[...].size for path, leaf in nnx.to_flat_state(nnx.state(plugin, nnx.Param))}
+    affine, up, between = DIM * HIDDEN + HIDDEN, DIM * 4 + 4, 2 * (4 * 4 + 4)
+    assert sum(sizes.values()) == affine + up + between + 4 * HIDDEN and "between/1/kernel" in sizes
+    one = nnx.state(map_tuning(mapper="residual_mlp", width=4), nnx.Param)
+    assert {path[0] for path, _ in nnx.to_flat_state(one)} == {"mapper", "up", "down"}, "as folders of before have it"
+    with pytest.raises(InputError, match="depth 0: both are 1 or more"):
+        map_tuning(mapper="residual_mlp", depth=0)
+
+
 def test_the_slot_gets_the_mapped_vector_as_its_word_embedding_and_nothing_else(host, knowledge):
     """Hidden state 0 by hand: words, of which the slot's is replaced, plus position and type, then LayerNorm."""
     batch = batch_of(host, knowledge, [sentence(1, 2), sentence(3, 3)], "mention_masked_lm")
@@ -187,6 +206,20 @@ def test_ridge_is_sklearns(penalty):
 def test_ridge_needs_pairs():
     with pytest.raises(InputError, match="at least 2 pairs, there are 1"):
         fit_ridge(np.ones((1, 3)), np.ones((1, 2)))
+
+
+def test_drawn_starts_are_what_they_say():
+    feed = host = None  # they read neither examples nor host
+    plugin = make_plugin({"name": "map_tuning"}, hidden_size=300, knowledge_dim=64, seed=0)
+    initialise(plugin, "normal", feed, host, 0.1, "initialise", seed=1)
+    kernel = np.array(plugin.mapper.kernel[...])
+    assert abs(kernel.std() - 0.02) < 1e-3 and abs(kernel.mean()) < 1e-3 and not plugin.mapper.bias[...].any()
+    initialise(plugin, "normal", feed, host, 0.1, "initialise", seed=2)
+    assert not np.array_equal(plugin.mapper.kernel[...], kernel)
+    initialise(plugin, "zero", feed, host, 0.1, "initialise")
+    assert not plugin.map(np.ones((2, 64), np.float32)).any()
+    with pytest.raises(InputError, match="unknown start 'ridge_lable'; did you mean ridge_label"):
+        initialise(plugin, "ridge_lable", feed, host, 0.1, "initialise")
 
 
 @pytest.mark.parametrize("target", ["ridge_label", "ridge_mention"])

@@ -45,19 +45,23 @@ class MapTuning(Plugin):
         """Which map.
 
         Attributes:
-          mapper: "affine" is the paper's. "residual_mlp" adds a two-layer perceptron to it whose second layer starts at
-            zero, so that it starts as the affine map. "identity" is affine and starts as the identity matrix (cut or
+          mapper: "affine" is the paper's. "residual_mlp" adds a perceptron to it whose last layer starts at zero, so
+            that it starts as the affine map. "identity" is affine and starts as the identity matrix (cut or
             padded with zeros when k != D) with bias 0: for vectors that live in the host's input space already, as
             PELT's do.
-          width: hidden units of the residual perceptron.
+          width: hidden units of each hidden layer of the residual perceptron.
+          depth: its hidden layers.
           dropout: on the mapped vector, in training.
         """
 
         mapper: Literal["affine", "residual_mlp", "identity"] = "affine"
         width: int = 256
+        depth: int = 1
         dropout: float = 0.0
 
         def __post_init__(self) -> None:
+            if self.width < 1 or self.depth < 1:
+                raise ValueError(f"width is {self.width}, depth {self.depth}: both are 1 or more")
             if not 0 <= self.dropout < 1:
                 raise ValueError(f"dropout is {self.dropout}: a rate is in [0, 1)")
 
@@ -69,17 +73,21 @@ class MapTuning(Plugin):
             self.mapper.kernel[...] = jnp.eye(knowledge_dim, hidden_size, dtype=jnp.float32)
             self.mapper.bias[...] = jnp.zeros((hidden_size,), jnp.float32)
         if self.config.mapper == "residual_mlp":
-            self.up = nnx.Linear(knowledge_dim, self.config.width, rngs=rngs)
-            self.down = nnx.Linear(
-                self.config.width, hidden_size, kernel_init=nnx.initializers.zeros, use_bias=False, rngs=rngs
-            )
+            width = self.config.width
+            self.up = nnx.Linear(knowledge_dim, width, rngs=rngs)
+            if self.config.depth > 1:  # a folder of one hidden layer has no such parameters
+                self.between = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(self.config.depth - 1)])
+            self.down = nnx.Linear(width, hidden_size, kernel_init=nnx.initializers.zeros, use_bias=False, rngs=rngs)
         self.dropout = Dropout(self.config.dropout)
 
     def map(self, vectors: jax.Array) -> jax.Array:
         """Entity vectors [..., k] -> the host's input space, float32 [..., D]."""
         mapped = self.mapper(vectors)
         if self.config.mapper == "residual_mlp":
-            mapped = mapped + self.down(jax.nn.gelu(self.up(vectors.astype(jnp.float32)), approximate=False))
+            hidden = jax.nn.gelu(self.up(vectors.astype(jnp.float32)), approximate=False)
+            for layer in self.between if self.config.depth > 1 else ():
+                hidden = jax.nn.gelu(layer(hidden), approximate=False)
+            mapped = mapped + self.down(hidden)
         return mapped
 
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:

@@ -1,7 +1,9 @@
-"""Closed-form starts of a mapping network from the training examples: see plugins/ridge.py for why."""
+"""Starts of a mapping network: drawn, or in closed form from the training examples (plugins/ridge.py says why)."""
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kinject.data.pipeline import Batch, Feed
@@ -11,25 +13,48 @@ from kinject.plugins.base import Plugin
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.ridge import fit_ridge
 
-TARGETS = ("ridge_label", "ridge_mention")
+DRAWN, FITTED = ("zero", "normal"), ("ridge_label", "ridge_mention")
+DEVIATION = 0.02  # of "normal": what BERT's own weights are drawn with
 
 
-def initialise(plugin: Plugin, target: str, feed: Feed, host: Host, penalty: float, where: str) -> None:
-    """Sets the affine part of a map-tuning plugin by ridge regression.
+def is_start(name: str) -> bool:
+    """Whether it is, or is meant as, a start that `initialise` knows; anything else names a plugin's folder."""
+    return name in DRAWN or name.startswith("ridge_")
+
+
+def initialise(plugin: Plugin, start: str, feed: Feed, host: Host, penalty: float, where: str, seed: int = 0) -> None:
+    """Sets the affine part of a map-tuning plugin.
 
     Args:
       plugin: a map-tuning plugin; its affine map is replaced.
-      target: "ridge_label" aims at the word embedding of the piece that the example asks for (it uses the labels of the
-        training examples), "ridge_mention" at the mean word embedding of the entity's own name.
+      start: "zero": every entity is the zero vector. "normal": weights from N(0, 0.02^2), as BERT's own, bias 0.
+        "ridge_label" aims by ridge regression at the word embedding of the piece that the example asks for (it uses the
+        labels of the training examples), "ridge_mention" at the mean word embedding of the entity's own name.
       feed: the training examples.
       host: whose word embeddings are aimed at.
       penalty: of the regression.
       where: config key for messages.
+      seed: of "normal".
+
+    Raises:
+      InputError: an unknown start, another method, or examples without what a regression aims at.
     """
-    if target not in TARGETS:
-        raise InputError(where, f"unknown start {target!r}", did_you_mean(target, ("random", *TARGETS)))
+    if start not in (*DRAWN, *FITTED):
+        raise InputError(where, f"unknown start {start!r}", did_you_mean(start, ("random", *DRAWN, *FITTED)))
     if not isinstance(plugin, MapTuning):
-        raise InputError(where, f"{target} is a start of map_tuning, not of {plugin.name}", "use random")
+        raise InputError(where, f"{start} is a start of map_tuning, not of {plugin.name}", "use random")
+    mapper = plugin.mapper
+    if start in FITTED:
+        kernel, bias = _fitted(start, feed, host, penalty, where)
+    else:
+        scale = DEVIATION if start == "normal" else 0.0
+        kernel = scale * jax.random.normal(jax.random.key(seed), mapper.kernel.shape)
+        bias = jnp.zeros(mapper.bias.shape)
+    mapper.kernel[...], mapper.bias[...] = kernel, bias
+
+
+def _fitted(target: str, feed: Feed, host: Host, penalty: float, where: str) -> tuple[jax.Array, jax.Array]:
+    """Kernel float32 [k, D] and bias float32 [D] of the regression."""
     table = np.asarray(host.encoder.embeddings.word.embedding[...], np.float32)
     aim = _label_vectors if target == "ridge_label" else _mention_vectors
     with_slots = [bucket for bucket in feed.examples.buckets if bucket["entity_ids"].shape[1]]
@@ -37,9 +62,7 @@ def initialise(plugin: Plugin, target: str, feed: Feed, host: Host, penalty: flo
         raise InputError(where, f"{target} needs entities that have a vector, and the data set has none")
     rows, targets = zip(*(aim(bucket, table, where) for bucket in with_slots), strict=True)
     vectors, found = feed.gather(np.concatenate(rows))
-    kernel, bias = fit_ridge(vectors[found], np.concatenate(targets)[found], penalty)
-    plugin.mapper.kernel[...] = kernel
-    plugin.mapper.bias[...] = bias
+    return fit_ridge(vectors[found], np.concatenate(targets)[found], penalty)
 
 
 def _label_vectors(bucket: Batch, table: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:

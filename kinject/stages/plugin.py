@@ -27,7 +27,7 @@ from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, read_m
 from kinject.plugins.thunlp import load_released_affine
 from kinject.stages.base import ReadyHost, knowledge_identity, open_host
 from kinject.stages.heads import as_it_is, trained_head
-from kinject.stages.initialise import initialise
+from kinject.stages.initialise import initialise, is_start
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
 from kinject.tasks.base import Task, make_task
 from kinject.training.loop import Fit, FitResult
@@ -39,9 +39,10 @@ from kinject.tree import Flat, flatten, unflatten
 class PluginConfig(TrainingConfig):
     """Which plugin, on which host and knowledge base.
 
-    `method` is `{"name": …, **its settings}`. `initialise` is "random", a closed-form start ("ridge_label": towards the
-    word vector of the answer, which uses the training labels; "ridge_mention": towards the mean word vector of the
-    mention), or the folder of a plugin, or an authors' `Affine_*.bin`. `parts` are the folders of the plugins that the
+    `method` is `{"name": …, **its settings}`. `initialise` is "random" (the method's own), "zero", "normal", a
+    closed-form start ("ridge_label": towards the word vector of the answer, which uses the training labels;
+    "ridge_mention": towards the mean word vector of the mention), or the folder of a plugin, or an authors'
+    `Affine_*.bin`. `parts` are the folders of the plugins that the
     method is made of, by name, where it is made of others. `fresh_head` puts a new head for the task on a host that has
     none; rules must train it.
 
@@ -95,7 +96,7 @@ class PluginStage(TrainingStage):
             raise InputError(f"{self.where}.knowledge", "it is missing", f"{cls.name} reads entity vectors: name it")
         check_read(self.config.vectors, cls, f"{self.where}.vectors")
         start = self.config.initialise
-        if start != "random" and not start.startswith("ridge_"):
+        if start != "random" and not is_start(start):
             self.run.check(start, f"{self.where}.initialise")
         for name, reference in self.config.parts.items():
             self.run.check(reference, f"{self.where}.parts.{name}")
@@ -201,10 +202,9 @@ class PluginStage(TrainingStage):
     def initialise(self, plugin: Plugin, host: ReadyHost, knowledge: KnowledgeBase | None, feed: Feed) -> None:
         """Sets a fresh plugin to the start that the config names."""
         config = self.config
-        if config.initialise.startswith("ridge_"):
-            initialise(
-                plugin, config.initialise, feed, host.loaded.host, config.ridge_penalty, f"{self.where}.initialise"
-            )
+        if is_start(config.initialise):
+            where = f"{self.where}.initialise"
+            initialise(plugin, config.initialise, feed, host.loaded.host, config.ridge_penalty, where, self.seed)
         elif config.initialise.endswith(".bin"):
             path = self.run.path(config.initialise, f"{self.where}.initialise")
             load_released_affine(path, plugin, f"{self.where}.initialise")
