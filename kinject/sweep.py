@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import statistics
 import subprocess
@@ -17,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kinject import plots
 from kinject.command import Parser, exit_code
 from kinject.errors import InputError
+from kinject.page import write_report
+from kinject.results import run_folder
 
 EXAMPLES = """\
 examples:
@@ -30,7 +32,7 @@ examples:
 
 Each run has a workdir of its own below --workdir. The same command again resumes what was cut short and skips what is
 done. The table is written to results.md, results.csv and results.parquet: one row a config and measure, mean and
-standard deviation over the seeds.
+standard deviation over the seeds; with matplotlib, report.html shows it with plots.
 """
 
 
@@ -83,9 +85,7 @@ def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str
         if not Path(config.partition(":")[0]).is_file():
             raise InputError(f"--config {config}", f"there is no file {config.partition(':')[0]}")
     return [
-        SweepRun(config, seed, workdir / f"{_slug(config)}-seed{seed}", overrides)
-        for config in configs
-        for seed in numbers
+        SweepRun(config, seed, run_folder(workdir, config, seed), overrides) for config in configs for seed in numbers
     ]
 
 
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def gather(runs: Sequence[SweepRun], folder: Path) -> str:
-    """Writes `results.{md,csv,parquet}` from the runs that are done, and returns the Markdown.
+    """Writes `results.{md,csv,parquet}` and `report.html` from the runs that are done, and returns the Markdown.
 
     Raises:
       InputError: no run is done.
@@ -127,6 +127,8 @@ def gather(runs: Sequence[SweepRun], folder: Path) -> str:
     pyarrow.parquet.write_table(table, folder / "results.parquet")
     text = markdown(rows)
     (folder / "results.md").write_text(text)
+    if plots.available():
+        write_report(folder)
     return text
 
 
@@ -175,12 +177,6 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             numbers += " | " + ("" if row["published"] is None else f"{row['published']:.4g}")
         lines.append(f"| {row['config']} | {row['measure']} | {numbers} |")
     return "\n".join(lines) + "\n"
-
-
-def _slug(config: str) -> str:
-    """A folder's name for a config: its file's stem and its argument."""
-    file, _, arg = config.partition(":")
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", Path(file).stem + (f"-{arg}" if arg else ""))
 
 
 if __name__ == "__main__":

@@ -122,11 +122,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
     config = read_config(arguments.config, overrides)
     if cluster is not None:
         cluster.join()
-    experiment = Experiment.open(config, arguments.workdir, devices=arguments.devices, quiet=arguments.quiet)
+    options = {"devices": arguments.devices, "quiet": arguments.quiet, "command": command}
+    experiment = Experiment.open(config, arguments.workdir, **options)
     with experiment:
         for stage in experiment.choose(arguments.stage):
             experiment.execute(stage)
-        experiment.report(command, seconds=time.monotonic() - started)
+        experiment.report(seconds=time.monotonic() - started)
     return json.loads((arguments.workdir / "results.json").read_text())
 
 

@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
     "demo": Verb("kinject.demo.__main__", "show in a browser what plugins change, and why"),
     "plugins": Verb("kinject.artefacts", "list, show, verify and export plugin folders"),
     "sweep": Verb("kinject.sweep", "run configs with several seeds and gather one table"),
+    "report": Verb("kinject.report", "write a run or a sweep as one HTML file"),
     "leaderboard": Verb("kinject.leaderboard", "answer the questions of a FewRel leaderboard"),
     "knowledge": Verb(
         "kinject.knowledge.__main__", "build a knowledge base of tables, triples or vectors; inspect one"

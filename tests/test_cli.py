@@ -72,7 +72,8 @@ def test_what_a_run_says(done):
 def test_what_a_run_leaves(done, config):
     _, workdir, _ = done
     names = {path.name for path in workdir.iterdir()} - {".lock"}
-    written = {"config.json", "results.json", "metrics.jsonl", "results.md", "results.png", "checkpoints", "plugin"}
+    written = {"config.json", "results.json", "metrics.jsonl", "results.md", "results.png", "results.svg"}
+    written |= {"provenance.jsonl", "report.html", "checkpoints", "plugin"}
     assert names == written
     results = json.loads((workdir / "results.json").read_text())
     assert set(results) == {"plugin", "table", "seconds"} and set(results["seconds"]) == {"plugin", "table", "total"}
@@ -104,7 +105,7 @@ def test_a_done_run_only_reports(done, capsys):
     assert f"done already in {workdir}: plugin, table" in output and "host + plugin" in output
     assert "trained" not in output
     changed = {name for name, digest in contents(workdir).items() if before[name] != digest}
-    assert changed <= {"results.md", "results.png"}
+    assert changed <= {"results.md", "results.png", "results.svg", "report.html"}
 
 
 def test_help_teaches(capsys):

@@ -26,6 +26,7 @@ from kinject.stages.memory_plugin import MemoryPluginStage, PassagesStage
 from kinject.stages.memory_update import MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
 from kinject.stages.plugins import PluginsStage
+from kinject.stages.provenance import note
 from kinject.stages.together import TogetherStage
 from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
@@ -57,15 +58,21 @@ RESERVED = ("checkpoints", "seconds", "total")  # other things in the workdir an
 class Experiment:
     """A config bound to a workdir; `with experiment:` holds the workdir's lock."""
 
-    def __init__(self, run: Run, config: Mapping[str, Any]):
-        self.run, self.config = run, config
+    def __init__(self, run: Run, config: Mapping[str, Any], command: str = ""):
+        self.run, self.config, self.command = run, config, command
         self._lock: Any = None
 
     @classmethod
     def open(
-        cls, config: Mapping[str, Any], workdir: Path, *, devices: int | None = None, quiet: bool = False
+        cls,
+        config: Mapping[str, Any],
+        workdir: Path,
+        *,
+        devices: int | None = None,
+        quiet: bool = False,
+        command: str = "",
     ) -> Experiment:
-        """Checks the whole config before anything is run or written.
+        """Checks the whole config before anything is run or written; `command` is what is noted of how it was run.
 
         Raises:
           InputError: a bad config, or a workdir that holds the run of another config.
@@ -89,7 +96,7 @@ class Experiment:
         for name, stage in stages.items():
             if name not in run.results:
                 STAGES[stage.kind](name, stage, run).check()
-        return cls(run, settled)
+        return cls(run, settled, command)
 
     def __enter__(self) -> Experiment:
         on_first(self._lock_workdir)  # of several processes the first holds it for all
@@ -144,15 +151,19 @@ class Experiment:
         seconds = self.run.results.setdefault("seconds", {})
         seconds[name] = round(time.monotonic() - started, 2)
         seconds["total"] = round(sum(value for key, value in seconds.items() if key != "total"), 2)
-        on_first(lambda: write_json(self.run.workdir / "results.json", self.run.results))  # what follows may read it
+        on_first(lambda: self._keep(name, seconds[name]))  # what follows may read it
         self.run.reporter.say(f"{name}: done in {seconds[name]:.1f} s")
 
-    def report(self, command: str, seconds: float) -> None:
+    def _keep(self, stage: str, seconds: float) -> None:
+        write_json(self.run.workdir / "results.json", self.run.results)
+        note(self.run.workdir, stage, self.command, seconds)
+
+    def report(self, seconds: float) -> None:
         """Prints and saves what a person wants to see at the end."""
         from kinject.stages.report import report
 
         if first():
-            report(self.run, self.config, command, seconds)
+            report(self.run, self.config, self.command, seconds)
 
 
 def read_stages(config: Mapping[str, Any]) -> dict[str, StageConfig]:
