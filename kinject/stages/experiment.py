@@ -52,7 +52,13 @@ STAGES: dict[str, type[Stage]] = {
     "compare": CompareStage,
 }
 TOP = ("name", "seed", "stages", "published", "mesh")
-RESERVED = ("checkpoints", "seconds", "total")  # other things in the workdir and in results.json
+RESERVED = (
+    "checkpoints",
+    "tensorboard",
+    "wandb",
+    "seconds",
+    "total",
+)  # other things in the workdir and in results.json
 
 
 class Experiment:

@@ -17,6 +17,7 @@ from kinject.tasks.base import Task
 from kinject.training.loop import Fit, FitConfig, FitResult
 from kinject.training.partition import describe
 from kinject.training.step import split_program
+from kinject.training.trackers import check_trackers
 from kinject.training.vectors import Table
 from kinject.tree import Flat
 
@@ -44,6 +45,10 @@ class TrainingStage(Stage):
 
     everywhere = True
     config: TrainingConfig
+
+    def check(self) -> None:
+        super().check()
+        check_trackers(self.config.fit.trackers, f"{self.where}.fit.trackers")
 
     def feeds(
         self, task: Task, host: ReadyHost, knowledge: KnowledgeBase | None, plugin: Plugin | None

@@ -40,6 +40,7 @@ from kinject.training.step import (
     make_train_step,
 )
 from kinject.training.timing import Timing
+from kinject.training.trackers import Name as Tracked
 from kinject.training.vectors import TABLE, Table
 from kinject.tree import Flat
 
@@ -55,8 +56,8 @@ class FitConfig(Section):
     except on a CPU (portions.py); what is dropped depends on it.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere. `profile` writes a trace of some steps to
-    `<workdir>/profile/<stage>`. `timings` writes what steps take, of all processes, to `<workdir>/timings.jsonl`; a run
-    may go on with or without.
+    `<workdir>/profile/<stage>`. `timings` writes what steps take, of all processes, to `<workdir>/timings.jsonl`.
+    `trackers` get what `metrics.jsonl` gets (trackers.py). A run may go on with or without these two.
     """
 
     batch_size: int = Field(32, ge=1)
@@ -75,6 +76,7 @@ class FitConfig(Section):
     micro_batch: MicroBatch = "auto"
     profile: ProfileConfig | None = None
     timings: bool = Field(False, exclude=True)
+    trackers: tuple[Tracked, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> FitConfig:
@@ -146,7 +148,7 @@ class Fit:
         self.refresh_every, self.refresh = self._refreshing(train)
         self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
         self.best = Checkpoints(workdir / "checkpoints" / name / "best", keep=None)
-        self.metrics = MetricsFile(workdir / "metrics.jsonl", kept=first())
+        self.metrics = MetricsFile(workdir / "metrics.jsonl", kept=first(), trackers=config.trackers)
         self.timing = Timing(workdir / "timings.jsonl" if config.timings else None)
         self.progress = Progress()
         self.saved_best_step = -1
@@ -294,6 +296,7 @@ class Fit:
     def end_early(self) -> None:
         """Closes what was kept and says so."""
         self.profiler.close()
+        self.metrics.close()
         self.checkpoints.close()
         self.best.close()
         kept = self.checkpoints.manager.latest_step() or 0
@@ -303,6 +306,7 @@ class Fit:
         """What was trained, once `done`."""
         self.profiler.close()
         result = self._result(self.step)
+        self.metrics.close()
         self.checkpoints.close()
         self.best.close()
         return result
