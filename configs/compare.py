@@ -2,6 +2,7 @@
 
     python -m kinject.train --config configs/compare.py --workdir runs/compare
     python -m kinject.sweep --config configs/compare.py --seeds 0,1,2 --workdir runs/compare_seeds
+    python -m kinject.sweep --config configs/compare.py:base=runs/quickstart,steps=60 --workdir runs/compare_small
 
 The host is the quickstart's: MiniLM-L6, tuned on questions without knowledge, then frozen. Every method is trained
 through it on the quickstart's plugin questions, eight epochs in batches of 25 with Adam, and asked about entities that
@@ -11,6 +12,9 @@ facts that hold the answer; and for a host that was tuned with such texts, on th
 K-Adapter is cut to the host (three units of one layer, 128 wide, where the paper's has two of 768). PlugLM has one
 memory layer, the last, and finds by names as in configs/pluglm.py; its passages are the domain's triples as sentences,
 without those between cities. Learning rates were not searched; map-tuning's was, for the quickstart.
+
+`base=DIR` is the small one, of minutes: methods of one domain (`domain=geography`), `steps` steps through the host of
+a finished run of the quickstart, on its knowledge and questions, without PlugLM and hosts with texts.
 """
 
 from quickstart import DOMAINS, host, knowledge, plugin
@@ -93,9 +97,49 @@ def compared(domain):
     return {"knowledge": f"@{domain}/knowledge", "data": (f"@{domain}/records/test.jsonl",), "methods": rows}
 
 
+def settings_of(arg):
+    settings = {"base": None, "domain": "geography", "steps": 60}
+    for part in filter(None, arg.split(",")):
+        name, _, value = part.partition("=")
+        if name not in settings or not value:
+            raise ValueError(f"unknown setting {part!r}; there is {', '.join(settings)}")
+        settings[name] = int(value) if name == "steps" else value
+    if arg and settings["base"] is None:
+        raise ValueError("domain and steps are of the small comparison: name a run of the quickstart, base=DIR")
+    return settings
+
+
+def of_base(value, base, domain):
+    """Settings with what the quickstart's workdir holds in the place of stages."""
+    if isinstance(value, dict):
+        return {key: of_base(one, base, domain) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(of_base(one, base, domain) for one in value)
+    of_quickstart = isinstance(value, str) and (value == "@host" or value.startswith(f"@{domain}/"))
+    return f"{base}/{value[1:]}" if of_quickstart else value
+
+
+def small(base, domain, steps):
+    """The methods that train in seconds, and texts, which train nothing."""
+    stages = {f"{domain}_{method}": trained(domain, method) for method in METHODS}
+    for stage in stages.values():
+        del stage["fit"]["epochs"]
+        stage["fit"]["steps"] = steps
+    rows = {row: one for row, one in compared(domain)["methods"].items() if "host" not in one and "memory" not in one}
+    stages["compare"] = {
+        **{"kind": "compare", "task": "cloze", "host": "@host", "repeats": 3, "timed": 100},
+        "domains": {domain: compared(domain) | {"methods": rows}},
+    }
+    return {"name": f"compare_small:{domain}", "seed": 0, "stages": of_base(stages, base, domain)}
+
+
+ARGUMENTS = ("base=runs/quickstart",)
+
+
 def get_config(arg=""):
-    if arg:
-        raise ValueError(f"unknown argument {arg!r}; there is none")
+    settings = settings_of(arg)
+    if settings["base"] is not None:
+        return small(**settings)
     return {
         "name": "compare",
         "seed": 0,
