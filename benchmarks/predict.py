@@ -20,20 +20,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from rows import row, write
 
 import kinject
 from kinject.data.records import Mention, Record
@@ -263,20 +263,31 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.json.exists():
         raise InputError(arguments.json, "it exists", "choose another file; nothing was overwritten")
-    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
-    made = {
-        "settings": settings,
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "device": str(jax.devices()[0]),
-        "versions": {"kinject": kinject.__version__, "jax": jax.__version__, "python": platform.python_version()},
-    }
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "memory_mb")}
+    about = {"settings": settings, "device": str(jax.devices()[0])}
     if arguments.memory_mb:
-        made["memory"] = memory(arguments.memory_mb, arguments.window)
+        found = memory(arguments.memory_mb, arguments.window)
+        rows = [
+            row(f"predict, peak memory on {one['input_mb']:.0f} MB", one["peak_rss_mb"], None, "MB", **one, **about)
+            for one in found
+        ]
     else:
-        made["throughput"] = throughput(arguments)
-    arguments.json.write_text(json.dumps(made, indent=2) + "\n")
-    print(json.dumps(made, indent=2))
+        rows = list(rate_rows(throughput(arguments), about))
+    write(arguments.json, rows)
+
+
+def rate_rows(found: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of CPU time, with those of the clock in them; ratios are the medians of those within rounds."""
+    cpu, wall = found.pop("cpu"), found.pop("wall")
+    unit, rates = "texts a second of CPU time, texts to labels", cpu["texts_a_second"]
+    for name, ratio in cpu["kinject_faster_than"].items():
+        more = {"range": ratio, "wall": wall["kinject_faster_than"][name], **found, **about}
+        yield {
+            **row(f"predict, kinject / {name}", rates["kinject"], rates[name], unit, **more),
+            "ratio": ratio["median"],
+        }
+    more = {"added_percent": cpu["plugin_added_percent"], "wall": wall["plugin_added_percent"], **found, **about}
+    yield row("predict, with a plugin (a slot more a text) / without", rates["plugin"], rates["kinject"], unit, **more)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,8 @@ def main() -> None:
     row = {
         "name": "vectors_on_the_devices",
         "ratio": found["device"]["steps_a_second"] / found["host"]["steps_a_second"],
+        "ours": found["device"]["steps_a_second"],
+        "theirs": found["host"]["steps_a_second"],
         "unit": "steps a second, table on the devices over gathered on the host",
         **found,
         "entities": arguments.entities,

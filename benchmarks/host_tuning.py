@@ -1,0 +1,206 @@
+"""Tuning a host: sentences a second of full fine-tuning and of LoRA beside the same steps in torch with transformers.
+
+    python benchmarks/host_tuning.py --json OUT                             (MiniLM's shape)
+    python benchmarks/host_tuning.py --layers 12 --hidden 768 --json OUT    (bert-base's)
+
+Sequence classification with two labels on made-up sentences of FewRel's lengths (map_tuning.py's), random weights, the
+same ones in all arms, AdamW, no dropout anywhere. LoRA has rank 4 at queries and keys, and trains the output layer.
+Ours: length buckets, in float32 and with products in bfloat16. Theirs: `BertForSequenceClassification` with SDPA, in
+random order padded to a batch's longest, and sorted by length, each in float32 and under bfloat16 autocast; LoRA is
+that of `peft` (`pip install -e '.[test,benchmarks]'`). Arms run in turns; told are medians over rounds, and mean losses
+of a pass at a learning rate so small that every pass has the same: they must agree, or the script ends with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from made_up import SPECIAL, random_host, shape_of, tokenizer_folder
+from map_tuning import Arm, interleaved, sentences
+from rows import row, write
+
+from kinject.data.pipeline import Feed
+from kinject.data.records import parse_record
+from kinject.models.heads import Host
+from kinject.models.saving import save_host
+from kinject.models.tuning import Full, Lora, attach, rules_for
+from kinject.models.tuning_base import Tuning
+from kinject.stages.base import open_host
+from kinject.tasks.base import make_task
+from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.partition import hold, label_parameters, split
+from kinject.training.step import initial_state, make_train_step, split_program
+
+LABELS, RATE, RANK = ("no", "yes"), 1e-8, 4
+TUNINGS: dict[str, Callable[[], Tuning]] = {
+    "full fine-tuning": Full,
+    "LoRA": lambda: Lora(rank=RANK, alpha=float(RANK), sites=("query", "key")),
+}
+Row = dict[str, np.ndarray]
+
+
+class World:
+    """A host's folder and encoded sentences with labels."""
+
+    def __init__(self, folder: Path, layers: int, hidden: int, count: int, buckets: int):
+        config = shape_of(layers, hidden, 30_522)
+        config = replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        words = config.vocab_size - len(SPECIAL)
+        about = {"task": "sequence_classification", "labels": list(LABELS)}
+        tokenizer = tokenizer_folder(folder / "tokenizer", words)
+        save_host(
+            random_host(config, "classification", 2), folder / "host", tokenizer_files_from=tokenizer, host_json=about
+        )
+        self.folder, ready = folder / "host", open_host(folder / "host")
+        self.task = make_task("sequence_classification", labels=LABELS).for_host(ready.loaded, "benchmark")
+        lines = [{**line, "mentions": [], "label": LABELS[i % 2]} for i, line in enumerate(sentences(count, words))]
+        records = [parse_record(line, f"made up:{i}") for i, line in enumerate(lines)]
+        self.feed = Feed(self.task.bare_examples(records, ready.encoder(128), None, buckets=buckets))
+
+    def host(self) -> Host:
+        return open_host(self.folder).loaded.host
+
+    def rows(self) -> list[Row]:
+        """Every sentence by itself, without padding."""
+        made = []
+        for batch in self.feed.evaluation(1):
+            real = batch["segment_ids"][0] > 0
+            made.append({"token_ids": batch["token_ids"][0][real], "label": batch["labels"][0]})
+        return made
+
+
+def ours(world: World, tuning: Tuning, precision: str, size: int) -> Arm:
+    """One pass over the sentences by the step of `kinject.training`."""
+    host = world.host()
+    attach(host, tuning, nnx.Rngs(0))
+    program, params = split_program(host, None, world.task)
+    program = replace(program, precision=precision)
+    labels = label_parameters(params, list(rules_for(tuning, "classification")))
+    train, frozen = hold(*split(params, labels), precision)
+    optimizer = make_optimizer(OptimizerConfig(name="adamw", learning_rate=RATE, weight_decay=0.01), labels, 1_000)
+    step = make_train_step(program, optimizer, labels, seed=0, dropout=False)
+
+    def run() -> tuple[int, float]:
+        state, losses = initial_state(jax.tree.map(jnp.copy, train), optimizer, labels), []
+        for batch in islice(world.feed.training(size, 0), max(1, world.feed.examples.size // size)):
+            state, logged = step(state, frozen, {name: values for name, values in batch.items() if name != "index"})
+            losses.append(logged["loss"])
+        return len(losses) * size, float(np.mean([float(loss) for loss in losses]))
+
+    return run
+
+
+def in_torch(world: World, name: str, size: int, *, order: str, half: bool) -> Arm:
+    """The same by transformers, and peft."""
+    import torch
+
+    model = torch_model(world, name)
+    rows = world.rows()
+    if order == "sorted":
+        rows = sorted(rows, key=lambda one: len(one["token_ids"]))
+    else:
+        np.random.default_rng(1).shuffle(rows)
+    trained = [leaf for leaf in model.parameters() if leaf.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
+
+    def run() -> tuple[int, float]:
+        losses = []
+        for start in range(0, len(rows) - size + 1, size):
+            batch = padded(rows[start : start + size])
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = model(**batch).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        return len(losses) * size, float(torch.stack(losses).float().mean())
+
+    return run
+
+
+def torch_model(world: World, name: str) -> Any:
+    """The host by transformers with our weights, without dropout, and what trains of it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = AutoModelForSequenceClassification.from_pretrained(world.folder, attn_implementation="sdpa")
+    if name == "LoRA":
+        from peft import LoraConfig, get_peft_model
+
+        settings = {"r": RANK, "lora_alpha": RANK, "target_modules": ["query", "key"], "task_type": "SEQ_CLS"}
+        model = get_peft_model(model, LoraConfig(**settings))  # B is zero: the same loss, whatever A was drawn
+    return model.eval()  # nothing is dropped: peft's and the head's dropout have rates of their own
+
+
+def padded(rows: list[Row]) -> dict[str, Any]:
+    """Sentences side by side, padded to the longest."""
+    import torch
+
+    length = max(len(one["token_ids"]) for one in rows)
+    ids, mask = np.zeros((2, len(rows), length), np.int64)
+    for number, one in enumerate(rows):
+        ids[number, : len(one["token_ids"])], mask[number, : len(one["token_ids"])] = one["token_ids"], 1
+    labels = np.array([one["label"] for one in rows], np.int64)
+    arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {key: torch.from_numpy(values) for key, values in arrays.items()}
+
+
+def compare(world: World, name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of one way of tuning."""
+    mine = ("float32", "bfloat16_dots")
+    arms = {one: ours(world, TUNINGS[name](), one, arguments.batch) for one in mine}
+    for half in (False, True):
+        for order in ("random", "sorted"):
+            arm = in_torch(world, name, arguments.batch, order=order, half=half)
+            arms[f"{order}{', bfloat16 autocast' if half else ''}"] = arm
+    rates, losses = interleaved(arms, arguments.rounds)
+    for one, loss in losses.items():
+        if abs(loss - losses["random"]) > 0.02:
+            raise SystemExit(f"{name}, {one}: the loss is {loss:.4f}, not {losses['random']:.4f}")
+    shape = f"{arguments.layers} x {arguments.hidden}, batch {arguments.batch}, {arguments.sentences} sentences"
+    unit, more = "sentences a second, training step", {"shape": shape, "rounds": arguments.rounds}
+    return [
+        row(
+            f"host_tuning, {name}, {one} / {other}",
+            rates[one],
+            rates[other],
+            unit,
+            loss={"ours": losses[one], "theirs": losses[other]},
+            **more,
+        )
+        for one in mine
+        for other in arms
+        if other not in mine
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sentences", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--buckets", type=int, default=4, help="padded lengths of ours")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder), arguments.layers, arguments.hidden, arguments.sentences, arguments.buckets)
+        rows = [one for name in TUNINGS for one in compare(world, name, arguments)]
+    write(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()
