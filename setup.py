@@ -25,6 +25,7 @@ CORE = [
     "rich>=13,<16",
     "conllu>=6,<7",
     "absl-py>=2,<3",
+    "lazy_loader>=0.4,<1",
 ]
 # The quickstart's model is not among these: it is a folder of weights, but declares sentence-transformers, hence torch
 # and gigabytes of CUDA. The README installs it with --no-deps.
@@ -36,8 +37,10 @@ TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2,<3"], "wandb": ["wandb>=0.20,<0
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
 BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2", "peft>=0.20,<0.22"]  # to compare with
 DEMO = ["starlette>=1.0,<2", "uvicorn>=0.50,<1"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"]
 TEST = [
     *QUICKSTART,
+    *DOCS,
     *DEMO,
     *RETRIEVAL,
     *INDEX,
@@ -74,6 +77,7 @@ setup(
         "demo": DEMO,
         "plots": PLOTS,
         **TRACKERS,
+        "docs": DOCS,
         "retrieval": RETRIEVAL,
         "test": TEST,
         "cuda": ["jax[cuda13]>=0.10,<0.12"],

@@ -5,11 +5,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from kinject.errors import InputError
+
 if TYPE_CHECKING:
     from kinject.serving import Host, Plugin, Prediction
 
 __version__ = "0.1.0"
-__all__ = ["Host", "Plugin", "Prediction", "__version__"]
+__all__ = ["Host", "InputError", "Plugin", "Prediction", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ right there, it does not owe to the knowledge. A plugin of another host or knowl
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
         prog="python -m kinject.evaluate",
         description="Host alone, host with plugins, and the control that tells knowledge from parameters.",

@@ -31,6 +31,7 @@ A plugin that reads no entity vectors needs no --knowledge.
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
         prog="python -m kinject.leaderboard",
         description="Answer the questions of a FewRel leaderboard.",

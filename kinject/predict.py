@@ -37,6 +37,7 @@ cannot be answered is told with its line on standard error and as {"error", "lin
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
         prog="kinject predict",
         description="Answer texts with a host and plugins: JSON lines from standard input to standard output.",
@@ -131,6 +132,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: io.TextIOBase) -> 
 
 
 def load(arguments: argparse.Namespace) -> Host:
+    """The host that the arguments name; raises InputError as `Host.load` does."""
     from kinject.serving import Host
 
     options = {"labels": arguments.labels} if arguments.labels else None
@@ -211,6 +213,7 @@ class Counted:
         self.stream, self.read = stream, 0
 
     def readline(self, limit: int) -> bytes:
+        """The next line, at most `limit` bytes of it."""
         line = self.stream.readline(limit)
         self.read += len(line)
         return line

@@ -21,6 +21,7 @@ Plots need matplotlib: pip install 'kinject[plots]'. Without it the report has t
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(prog="kinject report", description="Write a run or a sweep as one HTML file.", epilog=EXAMPLES)
     parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="a run's --workdir, or a gathered sweep's")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a new file (default WORKDIR/report.html, made anew)")

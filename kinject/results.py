@@ -75,6 +75,7 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
+        """What the run is called."""
         return str(self.config.get("name", self.folder.name))
 
     def of_kind(self, *kinds: str) -> dict[str, Any]:

@@ -47,11 +47,13 @@ class SweepRun:
 
     @property
     def command(self) -> list[str]:
+        """The arguments of Python that run it."""
         flags = [f"--config.seed={self.seed}", *(f"--config.{override}" for override in self.overrides)]
         return ["-m", "kinject.train", "--config", self.config, *flags, "--workdir", str(self.workdir)]
 
     @property
     def results(self) -> Path:
+        """Where its results will be."""
         return self.workdir / "results.json"
 
 

@@ -3,3 +3,13 @@
 `python -m kinject.datasets prepare NAME --manual-dir D --data-dir E` turns the published files into random-access
 records; `kinject.datasets.records.read_dataset("tfds:NAME/CONFIG@E?split=train")` reads them. One file a data set.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "records": ["Dataset", "read_dataset"],
+        "builder": ["RecordBuilder"],
+    },
+)

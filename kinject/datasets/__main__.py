@@ -22,6 +22,7 @@ A prepared data set is named tfds:NAME/CONFIG@DATA_DIR?split=SPLIT wherever a co
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
         prog="python -m kinject.datasets",
         description="Prepare data sets from their published files.",

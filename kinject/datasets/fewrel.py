@@ -39,6 +39,7 @@ class FewrelConfig(tfds.core.BuilderConfig):
 
     @property
     def file(self) -> str:
+        """The name of the published file."""
         return f"{self.name}.json"
 
 

@@ -141,11 +141,13 @@ def read_labels(path: Path) -> list[str]:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def short(value: object) -> str:
+    """A value for a message: its type and its beginning."""
     return f"{type(value).__name__} {reprlib.repr(value)}"
 
 

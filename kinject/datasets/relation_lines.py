@@ -82,6 +82,7 @@ def subject_object_record(
 
 
 def overlap(left: Span, right: Span) -> bool:
+    """Whether two stretches, ends exclusive, share a place."""
     return left[0] < right[1] and right[0] < left[1]
 
 

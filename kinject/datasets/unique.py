@@ -23,6 +23,7 @@ class Ids:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as this object)
 
     def add(self, one: str) -> None:
+        """Notes one id."""
         self._file.write(_hash(one))
 
     def repeated(self) -> set[bytes]:

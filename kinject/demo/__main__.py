@@ -27,6 +27,7 @@ reaches the port may ask. Needs the extra: pip install 'kinject[demo]'. Ctrl-C e
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
         prog="kinject demo",
         description="A page in the browser: a sentence, the linked entities, the host's answers before and after.",

@@ -32,6 +32,7 @@ class Offer:
     linker: AliasLinker | None
 
     def to_json(self) -> dict[str, Any]:
+        """What the page shows of it."""
         about = None
         if self.knowledge is not None:
             about = {"name": self.knowledge.name, "entities": self.knowledge.size}

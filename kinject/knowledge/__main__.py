@@ -47,6 +47,7 @@ A line that cannot be used ends the command with its file, line and field. Nothi
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
         prog="kinject knowledge", description="Build a knowledge base folder, or tell what one holds.", epilog=EXAMPLES
     )

@@ -79,6 +79,7 @@ class KnowledgeBase:
 
     @property
     def name(self) -> str:
+        """What it was called when it was written."""
         return self.manifest["name"]
 
     @property
@@ -98,7 +99,11 @@ class KnowledgeBase:
 
     @property
     def relations(self) -> list[dict[str, str]]:
-        """The relations in index order as {"id", "label"}; empty without triples."""
+        """The relations in index order as {"id", "label"}; empty without triples.
+
+        Raises:
+          InputError: the file is damaged.
+        """
         path = self.folder / layout.RELATIONS
         if layout.RELATIONS not in self.manifest["files"]:
             return []

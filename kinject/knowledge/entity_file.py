@@ -73,6 +73,7 @@ class EntityFile:
 
     @property
     def ids(self) -> list[str]:
+        """All ids, in the order of their rows."""
         return list(self.row_of)
 
     def words(self, field: str) -> Column:

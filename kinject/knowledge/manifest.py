@@ -70,6 +70,7 @@ class Fingerprint:
         self._hash.update("".join(f"{one}\n" for one in ids).encode())
 
     def hexdigest(self) -> str:
+        """The digest of what was added so far, in hexadecimal digits."""
         return self._hash.hexdigest()
 
 
@@ -81,6 +82,7 @@ def blocks(count: int, row_bytes: int) -> Iterator[slice]:
 
 
 def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

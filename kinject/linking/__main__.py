@@ -44,6 +44,7 @@ be.
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(prog="kinject link", description="Find the entities that texts name.", epilog=EXAMPLES)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="texts (default: standard input)")
     parser.add_argument("--knowledge", required=True, metavar="KB", help="knowledge base folder")

@@ -48,6 +48,7 @@ class Surface(NamedTuple):
     places: list[int] | None
 
     def original(self, position: int) -> int:
+        """The position in the text of a position in its folded form."""
         return position if self.places is None else self.places[position]
 
 

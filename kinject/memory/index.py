@@ -73,7 +73,7 @@ class MemoryIndex:
         return partial.replace(path)
 
     def update(self, rows: np.ndarray) -> None:
-        """Takes over edited rows, as `PassageMemory.take_changes` names them."""
+        """Takes over edited rows, int [n], as `PassageMemory.take_changes` names them."""
         for row in np.asarray(rows).tolist():
             if row in self.index:
                 self.index.remove(row)

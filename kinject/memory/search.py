@@ -59,7 +59,8 @@ def sharded_top_k(
 ) -> tuple[jax.Array, jax.Array]:
     """`top_k` where keys and alive are split over a mesh axis: each device searches its rows, then k a device travel.
 
-    N must be a multiple of the axis' size. The results are the same on all devices, and the same as `top_k`'s.
+    Queries are [B, d], keys [N, d], alive bool [N]; scores and rows come back as [B, k]. N must be a multiple of the
+    axis' size. The results are the same on all devices, and the same as `top_k`'s.
     """
 
     @partial(

@@ -202,6 +202,7 @@ class PassageMemory:
 
     @property
     def capacity(self) -> int:
+        """C, how many rows its arrays have; tombstones and spare ones count."""
         return self.manifest["capacity"]
 
     @property

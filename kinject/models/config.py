@@ -49,6 +49,7 @@ class EncoderConfig:
 
     @property
     def head_dim(self) -> int:
+        """Dh, the numbers of one attention head."""
         return self.hidden_size // self.num_attention_heads
 
     @property

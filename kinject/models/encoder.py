@@ -136,7 +136,7 @@ class Encoder(nnx.Module):
         plugin: Plugin | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns what the head reads: the last hidden state, through the plugin's `outputs`."""
+        """Returns what the head reads, [B, L, D]: the last hidden state, through the plugin's `outputs`."""
         last = hidden_states[-1]
         if plugin is None:
             return last

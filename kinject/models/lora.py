@@ -125,6 +125,7 @@ class Lora(Tuning):
 
     @property
     def scale(self) -> float:
+        """What the product of the two factors is multiplied by."""
         return self.alpha / self.rank
 
     def attach(self, host: Host, rngs: nnx.Rngs) -> None:

@@ -139,7 +139,7 @@ class Plugin(nnx.Module):
         raise InputError("parts", f"{cls.name} is not made of other plugins: {', '.join(parts)}", "leave parts out")
 
     def refresh(self, encoder: Encoder) -> dict[str, jax.Array]:
-        """Tables that follow what is trained, made anew: {path: array}. Called every `refresh_every` steps."""
+        """Tables that follow what is trained, made anew: {path: [N, …]}. Called every `refresh_every` steps."""
         del encoder
         return {}
 

@@ -88,7 +88,7 @@ class Unit(nnx.Module):
 
 @register("k_adapter")
 class KAdapter(Plugin):
-    """One adapter."""
+    """K-Adapter: small transformers beside the host that read some of its hidden states, and their join."""
 
     @dataclass(frozen=True)
     class Config:

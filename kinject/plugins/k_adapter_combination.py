@@ -25,7 +25,7 @@ from kinject.plugins.k_adapter import Join, Joining, KAdapter
 
 @register("k_adapter_combination")
 class KAdapterCombination(Plugin):
-    """Adapters by name, and what joins them."""
+    """Several K-Adapters by name, and what joins them."""
 
     @dataclass(frozen=True)
     class Config:

@@ -48,7 +48,7 @@ KEYS, VALUES, KEPT = "kformer_keys", "kformer_values", "kformer_kept"
 
 @register("kformer")
 class Kformer(Plugin):
-    """Two projections a layer."""
+    """Kformer: facts as extra neurons of the upper feed-forwards, two projections a layer."""
 
     reads_sequence = False  # what it adds at a position depends on that position alone
 

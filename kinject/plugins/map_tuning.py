@@ -38,7 +38,7 @@ class Affine(nnx.Module):
 
 @register("map_tuning")
 class MapTuning(Plugin):
-    """The mapping network and its slot."""
+    """Map-tuning: the map from entity vectors to the host's input space, and the slots that it fills."""
 
     @dataclass(frozen=True)
     class Config:

@@ -143,7 +143,7 @@ def cosine(one: jax.Array, other: jax.Array) -> jax.Array:
 
 @register("pluglm")
 class PlugLM(Plugin):
-    """The passage encoder, and a reader for each memory layer.
+    """PlugLM: a memory of passages; the passage encoder, and a reader for each memory layer.
 
     Attributes:
       live: whether the passages found are encoded anew, with gradient, from their tokens; else stored ones are read.
@@ -223,7 +223,11 @@ class PlugLM(Plugin):
         return min(self.config.layers) + 1
 
     def before(self, encoder: Encoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Gives the seams the host's embedding layer: passages are read with it, and queries may be."""
+        """Gives the seams the host's embedding layer: passages are read with it, and queries may be.
+
+        Raises:
+          InputError: the host has fewer layers than the method names.
+        """
         if max(self.config.layers) >= len(encoder.layers):
             problem = f"layer {max(self.config.layers)} of a host with {len(encoder.layers)}"
             raise InputError("method.layers", problem, "layers count from 0")
@@ -301,7 +305,7 @@ class PlugLM(Plugin):
         return self.to_key(pooled), self.to_value(pooled)
 
     def refresh(self, encoder: Encoder) -> dict[str, jax.Array]:
-        """Keys and values of all passages by the parameters as they are now."""
+        """Keys [N, d] and values [N, D] of all passages by the parameters as they are now."""
         count, block = self.tokens.shape[0], REFRESHED_AT_A_TIME
         padded = jnp.pad(self.tokens[...], ((0, -count % block), (0, 0)), constant_values=-1)
         blocks = padded.reshape(-1, block, padded.shape[1])

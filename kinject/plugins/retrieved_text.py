@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @register("retrieved_text")
 class RetrievedText(Plugin):
-    """Appends facts."""
+    """Facts in words, put behind the input; nothing is trained."""
 
     @dataclass(frozen=True)
     class Config:

@@ -9,7 +9,18 @@ with host.unplugged():
 """
 
 from kinject.serving.answers import Contribution, Explanation, Label, Linked, Prediction, Refused
+from kinject.serving.export import export_map
 from kinject.serving.host import Host
 from kinject.serving.plugin import Plugin
 
-__all__ = ["Contribution", "Explanation", "Host", "Label", "Linked", "Plugin", "Prediction", "Refused"]
+__all__ = [
+    "Contribution",
+    "Explanation",
+    "Host",
+    "Label",
+    "Linked",
+    "Plugin",
+    "Prediction",
+    "Refused",
+    "export_map",
+]

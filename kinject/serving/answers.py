@@ -25,6 +25,7 @@ class Label(NamedTuple):
     score: float
 
     def to_json(self) -> dict[str, Any]:
+        """As in a line of `kinject predict`."""
         return {"label": self.label, "score": short(self.score)}
 
 
@@ -47,6 +48,7 @@ class Linked:
     plugin: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """As in a line of `kinject predict`."""
         return {
             "start": self.start,
             "end": self.end,
@@ -73,6 +75,7 @@ class Contribution:
     gradient: float | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """As in a line of `kinject predict --explain`."""
         gradient = None if self.gradient is None else short(self.gradient)
         return {"entity": self.entity, "without": short(self.without), "gradient": gradient}
 
@@ -91,6 +94,7 @@ class Explanation:
     passages: tuple[tuple[str, str, float], ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """As in a line of `kinject predict --explain`."""
         made: dict[str, Any] = {"entities": [one.to_json() for one in self.contributions]}
         if self.passages is not None:
             made["passages"] = [
@@ -126,6 +130,7 @@ class Prediction:
 
     @property
     def score(self) -> float | None:
+        """The best answer's score; None where there is no answer."""
         return self.labels[0].score if self.labels else None
 
     def to_json(self) -> dict[str, Any]:
@@ -155,4 +160,5 @@ class Refused:
     id: Any = field(default=None)
 
     def to_json(self) -> dict[str, Any]:
+        """The output line of `kinject predict` in the place of an answer."""
         return {**({} if self.id is None else {"id": self.id}), "error": self.error, "line": self.line}

@@ -141,10 +141,12 @@ class Arrangement:
 
     @property
     def reads_slots(self) -> bool:
+        """Whether entities get slots."""
         return self.plugin is not None and self.plugin.reads_slots
 
     @property
     def memories(self) -> tuple[PassageMemory, ...]:
+        """The memories that the one plugin reads; none where there are several plugins."""
         return self.plugged[0].memories if len(self.plugged) == 1 else ()
 
     def readers(self, entities: Sequence[str]) -> list[tuple[str, str] | None]:

@@ -114,4 +114,5 @@ def described(one: Outline, where: Slice, cost: Cost) -> str:
 
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as text for a file."""
     return json.dumps(rows, indent=2) + "\n"

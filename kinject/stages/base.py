@@ -55,6 +55,7 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
 
     def folder(self, stage: str) -> Path:
+        """Where a stage puts what it makes."""
         return self.workdir / stage
 
     def seed_of(self, stage: str) -> int:
@@ -110,6 +111,7 @@ class Run:
         return list(read_datasets(found, require))
 
     def knowledge(self, reference: str, where: str) -> KnowledgeBase:
+        """Opens the knowledge base that a reference names; raises InputError where there is none."""
         return KnowledgeBase.open(self.path(reference, where))
 
 
@@ -122,12 +124,14 @@ class ReadyHost:
 
     @property
     def identity(self) -> HostIdentity:
+        """What plugins are pinned to."""
         lineage = self.loaded.manifest.get("extra", {}).get("lineage", [])
         return HostIdentity(
             self.loaded.fingerprint, (self.loaded.encoder_fingerprint, *lineage), self.loaded.config.hidden_size
         )
 
     def encoder(self, max_length: int | None) -> EntityEncoder:
+        """Encodes texts for this host, of at most so many tokens; None = as many as it has positions."""
         return EntityEncoder(self.tokenizer, max_length)
 
 

@@ -135,7 +135,11 @@ class Experiment:
             self._lock.close()
 
     def choose(self, names: Sequence[str] | None) -> list[str]:
-        """The stages to run: those named, or all; without those that are done."""
+        """The stages to run: those named, or all; without those that are done.
+
+        Raises:
+          InputError: the config has no stage of that name.
+        """
         for name in names or ():
             if name not in self.run.stages:
                 raise InputError(f"--stage {name}", "the config has no such stage", did_you_mean(name, self.run.stages))

@@ -194,6 +194,7 @@ class MemoryPluginStage(TrainingStage):
         return memory.size
 
     def passages(self) -> Iterator[Passage]:
+        """Streams the passages of all files."""
         for reference in self.config.passages:
             yield from read_passages(self.run.path(reference, f"{self.where}.passages"))
 

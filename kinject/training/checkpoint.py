@@ -177,9 +177,11 @@ class Checkpoints:
             self.manager.delete(earlier)
 
     def wait(self) -> None:
+        """Returns when what was saved last is on disk."""
         self.manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for what is being saved and lets the folder go."""
         self.manager.close()
 
 

@@ -41,6 +41,7 @@ class DomainsProgress(Progress):
 
     @classmethod
     def of(cls, names: tuple[str, ...]) -> DomainsProgress:
+        """The beginning, for domains of these names."""
         fresh = {"best_step": -1, "metrics": {}, "stale": 0, "steps": None, "loss": math.nan}
         return cls(domains={name: dict(fresh) for name in names})
 

@@ -73,6 +73,7 @@ class Placement:
 
     @classmethod
     def single(cls) -> Placement:
+        """Everything on one device."""
         return cls()
 
     @classmethod
@@ -110,6 +111,7 @@ class Placement:
 
     @property
     def devices(self) -> int:
+        """How many devices there are, over all processes."""
         return 1 if self.mesh is None else self.mesh.size
 
     @property
@@ -211,7 +213,7 @@ class Placement:
         """A batch onto the devices, rows split over `data`.
 
         Args:
-          batch: the rows of `share(rows)`, first axis of every array.
+          batch: the rows of `share(rows)`, [n, …] of every array.
           rows: how many the whole batch has, all processes' together; None where there is one process.
         """
         if self.rows is None or self.rows.is_fully_addressable:

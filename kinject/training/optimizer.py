@@ -59,6 +59,9 @@ def make_optimizer(config: OptimizerConfig, labels: Mapping[str, str], steps: in
     `set_to_zero` does not. The train step hands it `optax.MaskedNode()` in the place of frozen leaves (see
     `mask_frozen`), so no zeros of the host's size are ever made. Clipping stands inside the train branch: frozen
     gradients would shrink the step.
+
+    Raises:
+      InputError: `no_decay` is no regular expression.
     """
     schedule = make_schedule(config, steps)
     try:

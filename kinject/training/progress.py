@@ -24,10 +24,12 @@ class Progress:
     unlogged: list[dict[str, float]] = field(default_factory=list)  # of the steps since the last line of metrics
 
     def to_json(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
         return {**vars(self), "best_metric": None if self.best_step < 0 else self.best_metric}
 
     @classmethod
     def from_json(cls, meta: Mapping[str, Any]) -> Progress:
+        """What `to_json` wrote."""
         fields = {name: meta[name] for name in vars(cls())}
         return cls(**{**fields, "best_metric": -math.inf if meta["best_metric"] is None else meta["best_metric"]})
 

@@ -29,6 +29,7 @@ class MetricsFile:
         self.opened: list[Tracker] = []
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds one line: the stage, the step and its values."""
         if not self.kept:
             return
         with self.path.open("a") as file:
@@ -74,6 +75,7 @@ class Reporter:
         self.quiet = quiet
 
     def say(self, text: str) -> None:
+        """Prints a text, unless it is quiet."""
         if not self.quiet:
             self.console.print(text, markup=False)
 

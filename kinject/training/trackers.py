@@ -54,10 +54,12 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder), purge_step=after + 1, filename_suffix=suffix)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of one step."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Writes what is waiting and lets the files go."""
         self.writer.close()
 
 
@@ -84,7 +86,9 @@ class WeightsAndBiases:
         self.run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of one step."""
         self.run.log({"step": step, **values})
 
     def close(self) -> None:
+        """Ends the run there."""
         self.run.finish()

@@ -40,6 +40,7 @@ class TableShape:
 
     @classmethod
     def of(cls, knowledge: KnowledgeBase) -> TableShape:
+        """The shape of a knowledge base's table."""
         return cls(knowledge.size, knowledge.dim, knowledge.vectors.dtype.name)
 
     def held(self, place: Placement) -> tuple[int, int]:

@@ -19,6 +19,18 @@ from kinject.knowledge.importers.wikipedia2vec import import_wikipedia2vec
 from kinject.knowledge.importers.word2vec import import_word2vec
 from kinject.knowledge.write import refuse_existing
 
+__all__ = [
+    "import_biggraph",
+    "import_knowledge",
+    "import_npy",
+    "import_openke",
+    "import_pykeen",
+    "import_table",
+    "import_umls",
+    "import_wikipedia2vec",
+    "import_word2vec",
+]
+
 IMPORTERS: dict[str, Callable[..., Path]] = {
     "biggraph": import_biggraph,
     "glove": import_word2vec,
