@@ -1,4 +1,4 @@
-"""Plugins as folders: `kinject plugins list|show|verify|export`."""
+"""Plugins as folders: `kinject plugins list|show|verify|export|push|pull`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ examples, after the quickstart:
   kinject plugins verify runs/quickstart/biology_plugin --host runs/quickstart/host \\
       --knowledge runs/quickstart/biology/knowledge
   kinject plugins export runs/quickstart/biology_plugin --safetensors biology.safetensors
+  kinject plugins push runs/quickstart/biology_plugin me/biology
+  kinject plugins pull me/biology biology_plugin --revision main --host runs/quickstart/host
 
+push and pull speak to Hugging Face's hub (hf auth login; HF_ENDPOINT names another). Nothing is sent or kept that does
+not load strictly; pull takes no file that plugin.json does not name, and with --host and --knowledge only what fits.
 verify reads every byte: 0 all is as it was written and fits, 2 something is not (one line says what).
 """
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
         prog="kinject plugins", description="Look at plugin folders, check and export them.", epilog=EXAMPLES
     )
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="list|show|verify|export", parser_class=Parser
+        dest="action", required=True, metavar="list|show|verify|export|push|pull", parser_class=Parser
     )
     every = actions.add_parser("list", help="every plugin below some folders")
     every.add_argument("folders", nargs="+", type=Path, metavar="DIR")
@@ -45,6 +50,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     export = actions.add_parser("export", help="write a map-tuning plugin as one file without kinject")
     export.add_argument("folder", type=Path, metavar="FOLDER")
     export.add_argument("--safetensors", required=True, type=Path, metavar="OUT", help="a new file")
+    push = actions.add_parser("push", help="upload a plugin to Hugging Face's hub")
+    push.add_argument("folder", type=Path, metavar="FOLDER")
+    push.add_argument("repository", metavar="OWNER/NAME", help="made where there is none")
+    push.add_argument("--revision", metavar="BRANCH", help="default: the main branch")
+    push.add_argument("--private", action="store_true", help="make a private repository")
+    pull = actions.add_parser("pull", help="download a plugin from the hub, and verify it")
+    pull.add_argument("repository", metavar="OWNER/NAME")
+    pull.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    pull.add_argument("--revision", metavar="REVISION", help="branch, tag or commit (default: the main branch)")
+    pull.add_argument("--host", metavar="DIR", help="the host that it shall fit")
+    pull.add_argument("--knowledge", metavar="DIR", help="the knowledge base that it shall fit")
     return parser.parse_args(argv)
 
 
@@ -56,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """Does what is asked; raises InputError for what is wrong with a plugin."""
-    {"list": show_list, "show": show_one, "verify": verify, "export": export}[arguments.action](arguments)
+    actions = {"list": show_list, "show": show_one, "verify": verify, "export": export, "push": push, "pull": pull}
+    actions[arguments.action](arguments)
 
 
 def show_list(arguments: argparse.Namespace) -> None:
@@ -117,7 +134,9 @@ def about(folder: Path) -> dict[str, Any]:
 
 
 def show_one(arguments: argparse.Namespace) -> None:
-    from kinject.plugins.store import card, read_manifest
+    """Prints a plugin's card, or its whole manifest."""
+    from kinject.plugins.card import card
+    from kinject.plugins.store import read_manifest
 
     manifest = read_manifest(arguments.folder)
     print(json.dumps(manifest, indent=2, ensure_ascii=False) if arguments.json else card(manifest), end="\n")
@@ -147,10 +166,32 @@ def verify(arguments: argparse.Namespace) -> None:
 
 
 def export(arguments: argparse.Namespace) -> None:
+    """Writes a map as one file, and prints its name."""
     from kinject.plugins.store import load_plugin
     from kinject.serving.export import export_map
 
     print(export_map(load_plugin(arguments.folder), arguments.safetensors))
+
+
+def push(arguments: argparse.Namespace) -> None:
+    """Uploads a plugin, and prints where it is."""
+    from kinject import hub
+
+    print(hub.push(arguments.folder, arguments.repository, revision=arguments.revision, private=arguments.private))
+
+
+def pull(arguments: argparse.Namespace) -> None:
+    """Downloads a plugin, and prints where it is and which commit it is."""
+    from kinject import hub
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.stages.base import knowledge_identity, open_host
+
+    host = None if arguments.host is None else open_host(arguments.host).identity
+    knowledge = None if arguments.knowledge is None else knowledge_identity(KnowledgeBase.open(arguments.knowledge))
+    folder, commit = hub.pull(
+        arguments.repository, arguments.folder, revision=arguments.revision, host=host, knowledge=knowledge
+    )
+    print(f"{folder}: {arguments.repository} at {commit}, as it was written")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("kinject.evaluate", "compare host alone, host + plugins and the shuffled control"),
     "predict": Verb("kinject.predict", "answer texts with a host and plugins"),
     "demo": Verb("kinject.demo.__main__", "show in a browser what plugins change, and why"),
-    "plugins": Verb("kinject.artefacts", "list, show, verify and export plugin folders"),
+    "plugins": Verb("kinject.artefacts", "list, show, verify, export, push and pull plugins"),
     "sweep": Verb("kinject.sweep", "run configs with several seeds and gather one table"),
     "report": Verb("kinject.report", "write a run or a sweep as one HTML file"),
     "leaderboard": Verb("kinject.leaderboard", "answer the questions of a FewRel leaderboard"),

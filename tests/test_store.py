@@ -116,7 +116,14 @@ def test_the_card_says_what_a_reader_needs(saved):
     size = DIM * HIDDEN + HIDDEN + DIM * 4 + 4 + 4 * HIDDEN
     for part in (f"`map_tuning`, {size} parameters", "hidden size 16", "vectors of 8", "sha256:tuned", "f" * 64):
         assert part in card
-    for part in ("cities", "60 entities", "licence: CC0", "| loss | 0.25", "kinject", "holds no entity vectors"):
+    for part in (
+        "cities",
+        "60 entities",
+        "Licence of the knowledge: CC0",
+        "| loss | 0.25",
+        "kinject",
+        "holds no entity vectors",
+    ):
         assert part in card
 
 

@@ -25,6 +25,7 @@ from flax import nnx
 from kinject.config import build_dataclass
 from kinject.errors import InputError, first_line
 from kinject.plugins.base import Plugin, plugin_class
+from kinject.plugins.card import card
 from kinject.tree import flatten, unflatten
 
 FORMAT_VERSION, WITH_HEAD = 1, 2  # a folder without a head is what version 1 always was
@@ -58,6 +59,7 @@ class HostIdentity:
 
     @property
     def encoder_fingerprint(self) -> str:
+        """The fingerprint of the encoder as it is now."""
         return self.lineage[0]
 
 
@@ -360,30 +362,3 @@ def check_fits(
                 f"this one is {knowledge['fingerprint'][:19]}…",
                 "vectors of another embedding space mean nothing to it: train a plugin for this knowledge base",
             )
-
-
-def card(manifest: Mapping[str, Any]) -> str:
-    """The plugin's README: what it is, what it fits, how it did."""
-    knowledge, host = manifest["knowledge"], manifest["host"]
-    size = sum(int(np.prod(leaf["shape"])) for leaf in manifest["parameters"].values())
-    metrics = "\n".join(f"| {name} | {value:.4g} |" for name, value in manifest["metrics"].items())
-    license_line = f" Its licence: {knowledge['license']}." if knowledge.get("license") else ""
-    return (
-        f"# Knowledge plugin: {knowledge.get('name', 'unnamed')}\n\n"
-        f"Method `{manifest['method']}`, {size:,} parameters, for a host with hidden size {manifest['hidden_size']} "
-        f"and entity vectors of {manifest['knowledge_dim']} numbers.\n\n"
-        f"- Host encoder: `{host['encoder_fingerprint']}`\n"
-        f"- Knowledge base: {knowledge.get('name')} (`{knowledge.get('fingerprint')}`), "
-        f"{knowledge.get('count', 0):,} entities.{license_line}\n"
-        f"- Made with: {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}\n\n"
-        f"| metric in training | value |\n|---|---|\n{metrics}\n\n"
-        f"{_head_line(manifest)}The plugin holds no entity vectors: it needs the knowledge base named above.\n"
-    )
-
-
-def _head_line(manifest: Mapping[str, Any]) -> str:
-    head = manifest.get("head")
-    if head is None:
-        return ""
-    outputs = f" of {head['num_labels']} outputs" if head.get("num_labels") else ""
-    return f"The `{head['kind']}` head{outputs} that was trained with it, for `{head['task']}`, is in `head/`. "

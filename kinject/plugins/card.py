@@ -1,0 +1,45 @@
+"""A plugin's card: its README, made of its manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """The plugin's README: what it is, what it fits, what it was trained on, how it did, under which licence."""
+    knowledge, host, config = manifest["knowledge"], manifest["host"], manifest.get("config", {})
+    size = sum(math.prod(leaf["shape"]) for leaf in manifest["parameters"].values())
+    metrics = "\n".join(f"| {name} | {value:.4g} |" for name, value in manifest["metrics"].items())
+    source = f" Source: {knowledge['source']}." if knowledge.get("source") else ""
+    made_with = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
+    return (
+        f"# Knowledge plugin: {knowledge.get('name', 'unnamed')}\n\n"
+        f"Method `{manifest['method']}`, {size:,} parameters, for a host with hidden size {manifest['hidden_size']} "
+        f"and entity vectors of {manifest['knowledge_dim']} numbers.\n\n"
+        f"- Host encoder: `{host['encoder_fingerprint']}`\n"
+        f"- Knowledge base: {knowledge.get('name')} (`{knowledge.get('fingerprint')}`), "
+        f"{knowledge.get('count', 0):,} entities.{source}\n"
+        f"- Licence of the knowledge: {knowledge.get('license') or 'not stated'}\n"
+        f"- Trained on: {_data_line(config)}\n"
+        f"- Made with: {made_with}\n\n"
+        f"| metric in training | value |\n|---|---|\n{metrics}\n\n"
+        f"{_head_line(manifest)}The plugin holds no entity vectors: it needs the knowledge base named above.\n"
+    )
+
+
+def _data_line(config: Mapping[str, Any]) -> str:
+    """The data and the task, as the config named them; `@` is what another stage of its run made."""
+    data = [f"`{one}`" for one in config.get("data", ())]
+    if not data:
+        return "not stated"
+    return ", ".join(data) + (f", for the task `{config['task']}`" if config.get("task") else "")
+
+
+def _head_line(manifest: Mapping[str, Any]) -> str:
+    head = manifest.get("head")
+    if head is None:
+        return ""
+    outputs = f" of {head['num_labels']} outputs" if head.get("num_labels") else ""
+    return f"The `{head['kind']}` head{outputs} that was trained with it, for `{head['task']}`, is in `head/`. "
