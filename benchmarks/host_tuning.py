@@ -9,13 +9,16 @@ Ours: length buckets, in float32 and with products in bfloat16. Theirs: `BertFor
 random order padded to a batch's longest, and sorted by length, each in float32 and under bfloat16 autocast; LoRA is
 that of `peft` (`pip install -e '.[test,benchmarks]'`). Arms run in turns; told are medians over rounds, and mean losses
 of a pass at a learning rate so small that every pass has the same: they must agree, or the script ends with an error.
+Rates are by the clock; each row has the ratio of CPU time beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -157,6 +160,18 @@ def padded(rows: list[Row]) -> dict[str, Any]:
     return {key: torch.from_numpy(values) for key, values in arrays.items()}
 
 
+def watched(arm: Arm, seconds: list[float]) -> Arm:
+    """The arm, which notes its CPU time too: on a machine with other work the clock says little."""
+
+    def run() -> tuple[int, float]:
+        began = time.process_time()
+        found = arm()
+        seconds.append(time.process_time() - began)
+        return found
+
+    return run
+
+
 def compare(world: World, name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of one way of tuning."""
     mine = ("float32", "bfloat16_dots")
@@ -165,7 +180,9 @@ def compare(world: World, name: str, arguments: argparse.Namespace) -> list[dict
         for order in ("random", "sorted"):
             arm = in_torch(world, name, arguments.batch, order=order, half=half)
             arms[f"{order}{', bfloat16 autocast' if half else ''}"] = arm
-    rates, losses = interleaved(arms, arguments.rounds)
+    seconds: dict[str, list[float]] = {one: [] for one in arms}
+    rates, losses = interleaved({one: watched(arm, seconds[one]) for one, arm in arms.items()}, arguments.rounds)
+    cpu = {one: statistics.median(some[1:]) for one, some in seconds.items()}
     for one, loss in losses.items():
         if abs(loss - losses["random"]) > 0.02:
             raise SystemExit(f"{name}, {one}: the loss is {loss:.4f}, not {losses['random']:.4f}")
@@ -178,6 +195,7 @@ def compare(world: World, name: str, arguments: argparse.Namespace) -> list[dict
             rates[other],
             unit,
             loss={"ours": losses[one], "theirs": losses[other]},
+            ratio_of_cpu_time=cpu[other] / cpu[one],
             **more,
         )
         for one in mine
