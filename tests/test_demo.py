@@ -15,15 +15,13 @@ import pytest
 from served import PLUGLM, Served
 from tiny_world import question, write_records
 
-import kinject
 from kinject.demo.__main__ import main
 from kinject.demo.demo import ALONE, NOTHING_READ, Demo
 from kinject.demo.server import LONGEST_BODY, PAGE, address, listen, make_server
 from kinject.errors import InputError
-from kinject.linking import AliasLinker
 
 TEXT = "city3 is in [MASK] ."
-TWO = "far of other Q55 is city3 in [MASK] ."
+TWO = "other Q55 is city3 in [MASK]"  # all texts are short, so that one padded length is compiled
 NASTY = "bio <img src=x>"  # a folder's name is no markup
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -104,18 +102,16 @@ def test_what_can_be_chosen(url):
     assert about["examples"] == [question(i)["text"] for i in range(4)]
 
 
-def test_an_answer_is_what_the_api_says(url, served):
-    """The page has no second way: the same host and plugin, loaded apart, give the same answer."""
-    host = kinject.Host.load(served.host(), batch_size=1, window=1)
-    alone = next(host.predict(TEXT))
-    knowledge = kinject.serving.plugin.KnowledgeBase.open(served.knowledge)
-    host.plug(served.plugin(), knowledge=knowledge, linker=AliasLinker(knowledge))
-    expected = next(host.predict(TEXT, compare=True, explain=True)).to_json()
+def test_an_answer_is_what_the_api_says(url, demo):
+    """The page has no second way: `Host.predict` of the same host, with the same plugin in, says the same."""
     status, answer = ask(url, TEXT, "geo")
     assert status == 200 and answer["notice"] is None and answer["plugins"] == ["geo"]
+    expected = next(demo.host.predict(TEXT, compare=True, explain=True)).to_json()
     assert {name: answer[name] for name in expected} == expected
     assert answer["entities"][0]["name"] == "city3" and answer["explain"]["entities"][0]["without"]
-    assert answer["before"] == [one.to_json() for one in alone.labels] != answer["labels"]
+    with demo.host.unplugged():
+        alone = next(demo.host.predict(TEXT)).to_json()
+    assert answer["before"] == alone["labels"] != answer["labels"]
 
 
 def test_plugins_are_switched(url):
@@ -263,7 +259,7 @@ def test_type_and_switch_the_plugin_and_the_answer_changes(browser, url):
 @needs_browser
 def test_errors_are_shown_and_no_text_becomes_markup(browser, url):
     page = Page(browser, url)
-    text = "<b>city3</b> <img src=x> 😀 city4 [MASK]"
+    text = "<b>city3 😀 city4 [MASK]"
     browser.execute_script("document.getElementById('text').value = arguments[0]", text)  # the driver types no 😀
     page.all("#ask")[0].click()
     assert page.done().texts("#marked") == [text]
