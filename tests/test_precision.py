@@ -29,6 +29,23 @@ def test_product_rounds_its_factors_and_nothing_else():
     assert float(np.abs(found - np.einsum("abd,dhk->abhk", inputs, kernel)).max()) > 1e-4  # it does round
 
 
+@pytest.mark.parametrize("leading", [(1,), (1, 1, 1)])
+def test_a_single_row_is_multiplied_as_any(leading):
+    """It takes another way, as CPUs want; the numbers are those of the first of three rows."""
+    draw = np.random.default_rng(0)
+    rows, kernel = draw.normal(size=(3, 24)).astype(np.float32), draw.normal(size=(24, 2, 5))
+    kernel = jnp.asarray(kernel, jnp.bfloat16)
+
+    def of(rows):
+        return rounded_dot(rows, kernel, (((rows.ndim - 1,), (0,)), ((), ())))
+
+    one = jnp.asarray(rows[:1].reshape(*leading, 24))
+    assert of(one).shape == (*leading, 2, 5)
+    np.testing.assert_allclose(of(one).reshape(2, 5), of(jnp.asarray(rows))[0], rtol=1e-6)
+    slope, slopes = (jax.grad(lambda rows: (of(rows) ** 2).sum())(each) for each in (one, jnp.asarray(rows)))
+    np.testing.assert_allclose(slope.reshape(24), slopes[0], rtol=1e-5)
+
+
 def test_gradients_are_products_of_rounded_factors():
     rng = np.random.default_rng(1)
     inputs, kernel = rng.normal(size=(3, 2, 4)).astype("float32"), rng.normal(size=(2, 4, 6)).astype("float32")
