@@ -3,9 +3,10 @@
     python benchmarks/domain_parallel.py --json domain_parallel.json
 
 The host has MiniLM's shape (6 layers of 384) and random weights, the task is the quickstart's: a cloze of 14 tokens
-with one slot, map-tuning with Adam. Two ratios, kept apart:
+with one slot, map-tuning with Adam. In each precision, two ratios, kept apart:
 
-- `step`: compiled steps only, sentences a second of 8 domains at once over those of one domain at a time.
+- `step`: compiled steps only, sentences a second of 8 domains at once over those of one domain at a time, which is
+  granted the precision that is faster for it.
 - `run`: what a person waits for, `--sentences` a domain: start of Python and JAX, compilation and steps, 8 runs of
   `kinject.train` against one. A persistent compilation cache would spare seven of the eight compilations; the third
   ratio, `run_cached`, grants it that.
@@ -21,7 +22,9 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -29,6 +32,7 @@ from flax import nnx
 
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
+from kinject.models.precision import Precision
 from kinject.models.shapes import SHAPES
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
@@ -45,12 +49,13 @@ LENGTH, DIM = 14, 64
 class Bench:
     """One host and D plugins, ready to step alone or together."""
 
-    def __init__(self, shape: str, domains: int):
+    def __init__(self, shape: str, domains: int, precision: Precision):
+        self.precision = precision
         self.config, self.domains, self.task = SHAPES[shape], domains, make_task("cloze")
         host = Host(Encoder(self.config, rngs=nnx.Rngs(0)), build_head("masked_lm", self.config, rngs=nnx.Rngs(0)))
         plugins = [self._plugin(seed) for seed in range(domains)]
         made = [split_program(host, plugin, self.task) for plugin in plugins]
-        self.program, self.params = made[0][0], [params for _, params in made]
+        self.program, self.params = replace(made[0][0], precision=precision), [params for _, params in made]
         self.labels = label_parameters(self.params[0], RULES)
         self.optimizer = make_optimizer(OptimizerConfig(clip=1.0), self.labels, 1000)
 
@@ -74,14 +79,14 @@ class Bench:
 
     def alone(self, rows: int):
         """(seconds to compile, function of one step of one domain)."""
-        train, frozen = hold(*split(self.params[0], self.labels), "float32")
+        train, frozen = hold(*split(self.params[0], self.labels), self.precision)
         state, batch = initial_state(train, self.optimizer, self.labels), jax.device_put(self.batch(rows, 0))
         step = make_train_step(self.program, self.optimizer, self.labels, seed=0, dropout=False)
         return stepper(step, state, frozen, batch)
 
     def together(self, rows: int):
         """The same of all domains at once."""
-        train, frozen = hold(*split(stack_plugins(self.params), self.labels), "float32")
+        train, frozen = hold(*split(stack_plugins(self.params), self.labels), self.precision)
         batches = [self.batch(rows, seed) for seed in range(self.domains)]
         batch = jax.device_put({name: np.stack([each[name] for each in batches]) for name in batches[0]})
         seeds = range(self.domains)
@@ -114,22 +119,28 @@ def start_up_seconds() -> float:
     return time.perf_counter() - began
 
 
-def measure(bench: Bench, rows: int, repetitions: int, seconds: float) -> dict:
-    compile_alone, alone = bench.alone(rows)
-    compile_together, together = bench.together(rows)
-    few = max(2, round(seconds / alone(2))), max(2, round(seconds / together(2)))
-    pairs = [(alone(few[0]), together(few[1])) for _ in range(repetitions)]
-    one, all_at_once = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return {
-        "rows": rows,
-        "one_step_ms": 1e3 * one,
-        "all_step_ms": 1e3 * all_at_once,
-        "sentences_a_second_one_after_another": rows / one,
-        "sentences_a_second_at_once": rows * bench.domains / all_at_once,
-        "step_ratio": bench.domains * one / all_at_once,
-        "compile_one_s": compile_alone,
-        "compile_all_s": compile_together,
-    }
+def measure(benches: list[Bench], rows: int, repetitions: int, seconds: float) -> list[dict]:
+    """What steps take, a row a precision."""
+    sides = [side(rows) for bench in benches for side in (bench.alone, bench.together)]
+    counts = [max(2, round(seconds / run(2))) for _, run in sides]
+    times = [[run(count) for (_, run), count in zip(sides, counts, strict=True)] for _ in range(repetitions)]
+    medians = [statistics.median(each) for each in zip(*times, strict=True)]
+    one, domains = min(medians[::2]), benches[0].domains
+    return [
+        {
+            "precision": bench.precision,
+            "rows": rows,
+            "one_step_ms": 1e3 * one,
+            "one_step_of_this_precision_ms": 1e3 * medians[2 * number],
+            "all_step_ms": 1e3 * medians[2 * number + 1],
+            "sentences_a_second_one_after_another": rows / one,
+            "sentences_a_second_at_once": rows * domains / medians[2 * number + 1],
+            "step_ratio": domains * one / medians[2 * number + 1],
+            "compile_one_s": sides[2 * number][0],
+            "compile_all_s": sides[2 * number + 1][0],
+        }
+        for number, bench in enumerate(benches)
+    ]
 
 
 def add_runs(row: dict, domains: int, sentences: int, start: float) -> None:
@@ -146,37 +157,39 @@ def main() -> None:
     parser.add_argument("--shape", default="minilm-l6", choices=sorted(SHAPES))
     parser.add_argument("--domains", type=int, default=8)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 25], help="rows a domain and step")
+    parser.add_argument("--precision", nargs="+", default=["float32", "bfloat16_dots"], choices=get_args(Precision))
     parser.add_argument("--sentences", type=int, default=3000, help="of a run, a domain (the quickstart's 3 epochs)")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.4, help="about, of one repetition of one side")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    bench = Bench(arguments.shape, arguments.domains)
+    benches = [Bench(arguments.shape, arguments.domains, precision) for precision in arguments.precision]
     start = statistics.median(start_up_seconds() for _ in range(3))
     device, cores = jax.devices()[0], len(os.sched_getaffinity(0))
     hardware = f"{device.device_kind} ({device.platform}), {cores} {platform.machine()} cores, jax {jax.__version__}"
     print(f"{arguments.shape}, {arguments.domains} domains, {hardware}; start-up {start:.1f} s")
-    print("rows  sentences/s alone   at once   steps   whole run   with a compilation cache")
+    print("rows  precision      sentences/s alone   at once   steps   whole run   with a compilation cache")
     found = []
     for rows in arguments.rows:
-        row = measure(bench, rows, arguments.repetitions, arguments.seconds)
-        add_runs(row, arguments.domains, arguments.sentences, start)
-        found.append(
-            {
-                "name": f"domain_parallel, {arguments.domains} domains, {rows} rows each, steps alone",
-                "ratio": row["step_ratio"],
-                "ours": row["sentences_a_second_at_once"],
-                "theirs": row["sentences_a_second_one_after_another"],
-                "unit": "sentences a second, at once / one after another",
-            }
-            | {**row, "start_s": start, "hardware": hardware}
-            | {"shape": arguments.shape, "domains": arguments.domains, "sentences": arguments.sentences}
-        )
-        print(
-            f"{rows:4d}  {row['sentences_a_second_one_after_another']:17.1f} {row['sentences_a_second_at_once']:9.1f}"
-            f"   {row['step_ratio']:4.2f}x   {row['run_ratio']:8.2f}x   {row['run_cached_ratio']:8.2f}x",
-            flush=True,
-        )
+        for row in measure(benches, rows, arguments.repetitions, arguments.seconds):
+            add_runs(row, arguments.domains, arguments.sentences, start)
+            found.append(
+                {
+                    "name": f"domain_parallel, {arguments.domains} domains, {rows} rows, {row['precision']}",
+                    "ratio": row["step_ratio"],
+                    "ours": row["sentences_a_second_at_once"],
+                    "theirs": row["sentences_a_second_one_after_another"],
+                    "unit": "sentences a second, at once / one after another",
+                }
+                | {**row, "start_s": start, "hardware": hardware}
+                | {"shape": arguments.shape, "domains": arguments.domains, "sentences": arguments.sentences}
+            )
+            print(
+                f"{rows:4d}  {row['precision']:13s}  {row['sentences_a_second_one_after_another']:17.1f}"
+                f" {row['sentences_a_second_at_once']:9.1f}   {row['step_ratio']:4.2f}x"
+                f"   {row['run_ratio']:8.2f}x   {row['run_cached_ratio']:8.2f}x",
+                flush=True,
+            )
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
