@@ -3,10 +3,12 @@
     python benchmarks/fewrel_evaluation.py --json fewrel.json
     python benchmarks/fewrel_evaluation.py --layers 12 --hidden 768 --episodes 2 --torch      (bert-base's shape)
 
-5-way 1-shot, 5 queries a class, made-up sentences. Ours: batches of queries in length buckets, in float32 and with
-products in bfloat16. Theirs: one forward a query and class, as the authors' code calls its model, in float32: by the
-same jitted program, padded to one length (or it would compile for each), and by transformers in torch, unpadded. All
-include the composition of their pairs, and run in turns; medians. Scores and choices are compared with one by one.
+5-way 1-shot, 5 queries a class, made-up sentences. Ours: `kinject.training.evaluation.evaluate`, which computes the
+pairs of many queries in batches of like lengths, shared by all devices (of a CPU: a device a core, `--devices`), in
+float32 and with products in bfloat16. Theirs: one forward a query and class, as the authors' code calls its model, in
+float32 and with all cores: by the same jitted program, padded to one length (or it would compile for each), and by
+transformers in torch, unpadded. All include the composition of their pairs, and run in turns; medians. Scores and
+choices are compared with one by one.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ from kinject.models.config import EncoderConfig
 from kinject.models.heads import Host
 from kinject.models.precision import Precision
 from kinject.tasks.base import Task, make_task
+from kinject.training.compiled import split_cpu
+from kinject.training.evaluation import evaluate
+from kinject.training.mesh import Placement
 from kinject.training.partition import hold
-from kinject.training.portions import side_by_side
-from kinject.training.step import split_program
-from kinject.tree import Flat
+from kinject.training.step import make_evaluation_step, split_program
 
 WORDS = words(1000)
 RELATIONS, INSTANCES = 16, 40
@@ -57,22 +60,13 @@ def sentences(tokens: int) -> list[Record]:
 
 
 def ours(task: Task, feed: Feed, host: Host, rows: int, precision: Precision) -> Callable[[], np.ndarray]:
-    """Scores of all queries, float32 [n, N], on batches of `rows` queries in length buckets."""
+    """Scores of all queries, float32 [n, N], by the product's evaluation on batches of `rows` queries."""
+    place = Placement.over()
     program, params = split_program(host, None, task)
-    program = dataclasses.replace(program, precision=precision)
-    _, params = hold({}, params, precision)
-
-    @jax.jit
-    def step(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return side_by_side(lambda rows: program.outputs(params, rows, None), batch, program.micro_batch)
-
-    def run() -> np.ndarray:
-        found = np.zeros((feed.examples.size, task.setting.n_way), np.float32)
-        for batch in feed.evaluation(rows):
-            found[batch["index"]] = np.asarray(step(params, _device(batch)))
-        return found
-
-    return run
+    program = dataclasses.replace(program, precision=precision, row_parts=place.row_parts)
+    _, params = hold({}, params, precision, place, program.tables)
+    step = make_evaluation_step(program)
+    return lambda: evaluate(program, params, feed, rows, place, step)[1]["logits"]
 
 
 def one_by_one(task: Task, feed: Feed, host: Host, queries: int) -> Callable[[], np.ndarray]:
@@ -150,12 +144,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--tokens", type=int, default=25, help="words a sentence, on average")
-    parser.add_argument("--batch", type=int, default=25, help="queries a batch of ours")
+    parser.add_argument("--batch", type=int, default=25, help="queries a batch of ours: 5 pairs each")
     parser.add_argument("--buckets", type=int, default=6, help="padded lengths of ours")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
     parser.add_argument("--torch", action="store_true", help="one by one through transformers' BERT too")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
+    split_cpu(arguments.devices)
     config = shape_of(arguments.layers, arguments.hidden, len(SPECIAL) + len(WORDS))
     host = random_host(config, "pair_score")
     task = make_task("few_shot_relations", protocol="thunlp", evaluation_episodes=arguments.episodes).for_evaluation()

@@ -45,7 +45,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, and its get_config(ARG)")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
     parser.add_argument("--stage", action="append", metavar="NAME", help="run only this stage (may be repeated)")
-    parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all)")
+    parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all); of a CPU, N parts")
     parser.add_argument(
         "--no-compilation-cache", action="store_true", help="keep no compiled programs (default: in ~/.cache/kinject)"
     )
@@ -113,10 +113,12 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
     cluster = Cluster.read(arguments.coordinator, arguments.processes, arguments.process_id, arguments.distributed)
     from kinject.config import read_config
     from kinject.stages.experiment import Experiment
-    from kinject.training.compiled import keep_compiled
+    from kinject.training.compiled import keep_compiled, split_cpu
     from kinject.training.preemption import listen
 
     listen()
+    if arguments.devices is not None and cluster is None:
+        split_cpu(arguments.devices)
     if not arguments.no_compilation_cache:
         keep_compiled()
     config = read_config(arguments.config, overrides)

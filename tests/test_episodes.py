@@ -1,5 +1,6 @@
 """Few-shot episodes: drawn as the authors draw them, their pairs put together right, all of them in one program."""
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tiny import fast_jit
 from tiny_world import as_device
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
-from kinject.data.pipeline import Feed
+from kinject.data.pipeline import Feed, even
 from kinject.data.records import parse_record
 from kinject.errors import InputError
 from kinject.models.forward import logits
@@ -28,7 +29,7 @@ from kinject.tasks.few_shot_relations import FewShotRelations
 from kinject.tasks.pairs import PairTable
 from kinject.tasks.protocol import PROTOCOLS, support_first
 from kinject.tasks.rows import PER_EXAMPLE
-from kinject.training.evaluation import evaluate
+from kinject.training.evaluation import evaluate, step_feed
 from kinject.training.mesh import Placement
 from kinject.training.step import split_program
 
@@ -240,6 +241,36 @@ def test_all_pairs_of_many_episodes_are_one_program(tiny, protocol):
     assert metrics["loss"] == pytest.approx(-np.log(jax.nn.softmax(outputs)[np.arange(24), right]).mean(), rel=1e-4)
     several = evaluate(program, params, feed, 7, Placement.over(2))[0]
     assert several["loss"] == pytest.approx(metrics["loss"], rel=1e-5)
+
+
+@steady
+@given(st.lists(st.integers(3, 40), min_size=1, max_size=60), st.integers(1, 9))
+def test_lengths_are_raised_to_those_of_their_batch(lengths, rows):
+    lengths = np.array(lengths)
+    raised = even(lengths, rows)
+    assert (raised >= lengths).all() and raised.max() == lengths.max()
+    values, counts = np.unique(raised, return_counts=True)
+    assert (counts[:-1] % rows == 0).all() and set(values) <= set(lengths)
+    assert np.sort(raised)[::rows].sum() >= np.sort(lengths)[::rows].sum()
+
+
+def test_an_evaluation_computes_pairs_beside_those_of_like_lengths(tiny):
+    host, knowledge = tiny
+    task = FewShotRelations(3, 2, 2, evaluation_episodes=4).for_evaluation()
+    examples = task.examples(records_of(), host.encoder(None), knowledge, buckets=4)
+    feed = Feed(examples, knowledge.gather)
+    read, rows = step_feed(feed, 2, Placement.single())
+    assert rows == 2 * 6 and read.examples.size == 24 * 6
+
+    def rows_of(feed, size):
+        dealt = [zip(batch["index"], batch["token_ids"], strict=True) for batch in feed.evaluation(size)]
+        return dict(itertools.chain(*dealt))
+
+    whole, pairs = rows_of(feed, 2), rows_of(read, rows)
+    for index, row in pairs.items():
+        assert row[row > 0].tolist() == [id for id in whole[index // 6][index % 6 // 2, index % 2] if id > 0]
+    padded = [sum(b["token_ids"].size for b in f.evaluation(n)) for f, n in ((feed, 2), (read, rows))]
+    assert padded[1] < padded[0]
 
 
 def test_rows_are_the_sentences_that_the_episodes_name(tiny):

@@ -21,6 +21,15 @@ def test_the_least_count_that_divides_the_rows_and_keeps_to_the_size(rows, size,
     assert portion_count(batch_of(rows), size) == count
 
 
+@pytest.mark.parametrize(
+    ("rows", "size", "parts", "count"), [(12, 48, 2, 2), (12, 20, 2, 6), (12, 20, 4, 3), (8, 1, 4, 2)]
+)
+def test_devices_have_as_many_rows_of_every_portion(rows, size, parts, count):
+    assert portion_count(batch_of(rows), size, parts) == count
+    assert rows // count % parts == 0
+    assert portion_count(batch_of(256 * parts), "auto", parts) == 2
+
+
 @pytest.mark.parametrize("size", ["whole", 48, 16, 8])
 def test_rows_come_back_in_their_order(size):
     batch = batch_of(12)
@@ -49,7 +58,7 @@ def test_each_portion_has_a_key_of_its_own():
     def compute(rows, key):
         return jax.nn.one_hot(jax.random.bits(key) % 997, 997)
 
-    drawn = added_up(compute, batch_of(12), jax.random.key(0), 16)
+    drawn = added_up(compute, batch_of(12), jax.random.key(0), 16, row_parts=4)  # as on one device
     assert drawn.sum() == 6
     assert drawn.max() == 1
 

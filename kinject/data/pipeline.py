@@ -51,6 +51,31 @@ def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Parts:
+    """How examples of several texts are evaluated text by text, so that texts of like lengths share a batch.
+
+    Attributes:
+      each: how many parts an example has.
+      make: (examples, rows of a batch) -> their parts as examples: those of the first example, of the second, ….
+    """
+
+    each: int
+    make: Callable[[Examples, int], Examples]
+
+
+def even(lengths: np.ndarray, rows: int) -> np.ndarray:
+    """Lengths int [n], each raised to that of the longest of the `rows` of like length that will share its batch.
+
+    Buckets of these lengths hold whole batches, so that evaluating them fills up one batch and not one a bucket.
+    """
+    order = np.argsort(lengths, kind="stable")
+    last = np.minimum((np.arange(len(order)) // rows + 1) * rows, len(order)) - 1
+    raised = np.empty_like(lengths)
+    raised[order] = lengths[order[last]]
+    return raised
+
+
+@dataclass(frozen=True)
 class Examples:
     """Examples ready for the device, one dict of arrays a bucket; every array's first axis counts examples.
 
@@ -60,6 +85,7 @@ class Examples:
     Attributes:
       lengths: padded length of each bucket.
       complete: makes the arrays that are too large to be kept for all examples at once.
+      parts: how an evaluation takes the examples apart; None = it computes them as they are.
       redraw: draws what is random in an example, such as which words are masked, from a seed a row.
       ordered: train in the given order, not in a shuffled one.
       made_of: int [n], of which of the records each example was made; None = the i-th of the i-th, or of several.
@@ -71,6 +97,7 @@ class Examples:
     buckets: tuple[Batch, ...]
     lengths: tuple[int, ...] = ()
     complete: Complete | None = None
+    parts: Parts | None = None
     redraw: Redraw | None = None
     ordered: bool = False
     made_of: np.ndarray | None = None

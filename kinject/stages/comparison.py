@@ -22,7 +22,7 @@ from kinject.stages.base import ReadyHost, Run, open_host
 from kinject.stages.feeding import give_knowledge, record_of, task_examples
 from kinject.stages.heads import with_head
 from kinject.tasks.base import Task, make_task
-from kinject.training.evaluation import evaluate
+from kinject.training.evaluation import evaluate, step_feed
 from kinject.training.mesh import Placement
 from kinject.training.partition import hold
 from kinject.training.step import Program, make_evaluation_step, split_program
@@ -144,7 +144,8 @@ class Comparison:
         feed = Feed(examples) if plugin is None else self._given(examples, plugin, knowledge, records)
         prepared = time.perf_counter() - started
         step, params = self._program(plugin)
-        batches = [self.placement.batch(batch) for batch in feed.evaluation(self.placement.round_up(self.batch_size))]
+        read, rows = step_feed(feed, self.batch_size, self.placement)
+        batches = [self.placement.batch(batch) for batch in read.evaluation(rows)]
 
         def run() -> float:
             started = time.perf_counter()
@@ -182,6 +183,7 @@ class Comparison:
     def _program(self, plugin: Plugin | None) -> tuple[Any, Flat]:
         """The compiled evaluation step and the parameters on the devices."""
         program, params = split_program(self.host.loaded.host, plugin, self.task)
+        program = replace(program, row_parts=self.placement.row_parts)
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
         return self._steps[program], hold({}, params, self.precision, self.placement, program.tables)[1]

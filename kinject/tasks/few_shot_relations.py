@@ -9,16 +9,18 @@ examples is one program over B * N * K rows, of however many episodes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from kinject.data.encode import EntityEncoder, Passage
-from kinject.data.pipeline import Batch, Examples, make_examples
+from kinject.data.pipeline import Batch, Examples, Parts, even, make_examples
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.episodes import Episode, Setting, check_pool, draw_episode
@@ -165,7 +167,18 @@ class FewShotRelations(Task):
 
         lengths = table.lengths_of(asked, supports).max((1, 2))
         made = make_examples(lengths, arrays, buckets=buckets)
-        return replace(made, complete=complete, ordered=isinstance(self.protocol, Thunlp))
+        parts = Parts(supports[0].size, partial(_pairs_of, lengths_of=table.lengths_of, buckets=buckets))
+        return replace(made, complete=complete, parts=parts, ordered=isinstance(self.protocol, Thunlp))
+
+    def part(self) -> Task:
+        return PairScores()
+
+    def joined(self, predictions: Mapping[str, np.ndarray], examples: Examples) -> tuple[float, dict[str, np.ndarray]]:
+        shape = examples.buckets[0]["supports"].shape[1:]
+        outputs = jnp.asarray(predictions["pair_score"]).reshape(-1, *shape).mean(-1)
+        batch = {"labels": examples.in_order("labels"), "weights": np.ones(len(outputs), np.float32)}
+        found = {name: np.asarray(values) for name, values in self.predict(outputs, batch).items()}
+        return float(self.loss(outputs, batch)[0].mean()), found
 
     def rows(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         return flat_rows(batch)
@@ -189,11 +202,72 @@ class FewShotRelations(Task):
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {"chosen": outputs.argmax(-1), "right": batch["labels"]}
+        return {"chosen": outputs.argmax(-1), "right": batch["labels"], "logits": outputs}
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Accuracy over all queries, which is the micro-F1 that the authors report."""
         return {"accuracy": float((predictions["chosen"] == predictions["right"]).mean())}
+
+
+class PairScores(Task):
+    """What an evaluation step computes of few-shot examples: the score of each pair of texts by itself.
+
+    A query's N * K pairs differ in length. Side by side they are padded to the longest; on their own, pairs of like
+    lengths share a batch, whichever query they are of.
+    """
+
+    head = FewShotRelations.head
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        """Records have no pairs.
+
+        Raises:
+          InputError: always.
+        """
+        raise self.not_served()
+
+    def outputs(
+        self,
+        host: Host,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> jax.Array:
+        """Scores float32 [B]."""
+        return pooled_scores(host, plugin, batch, key, start)[:, 0]
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Nothing: only the pairs of a query together have a loss."""
+        return jnp.zeros_like(outputs), batch["weights"]
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        del batch
+        return {"pair_score": outputs}
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Nothing, as `loss`."""
+        del predictions
+        return {}
+
+
+def _pairs_of(
+    examples: Examples, rows: int, *, lengths_of: Callable[[np.ndarray, np.ndarray], np.ndarray], buckets: int
+) -> Examples:
+    """The pairs of queries as examples of their own, in batches of `rows` of like lengths."""
+    names = ("queries", "supports", "entity_ids")
+    pairs = {name: examples.in_order(name) for name in names}
+    axes, count = pairs["supports"].ndim, pairs["supports"].size
+    pairs = {name: values.reshape(count, *values.shape[axes:]) for name, values in pairs.items()}
+    lengths = even(lengths_of(pairs["queries"], pairs["supports"]), rows)
+
+    def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+        del length
+        return {name: values[index] for name, values in pairs.items()}
+
+    return replace(make_examples(lengths, arrays, buckets=buckets), complete=examples.complete)
 
 
 def _by_relation(records: Sequence[Record]) -> dict[str, list[int]]:

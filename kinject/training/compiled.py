@@ -1,10 +1,11 @@
-"""Compiled programs kept from run to run: a run that was cut short does not compile again before it goes on."""
+"""How programs are compiled, and kept: a run that was cut short does not compile again before it goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -34,6 +35,24 @@ def keep_compiled(folder: Path | None = None) -> Path | None:
     jax.config.update("jax_compilation_cache_max_size", LARGEST)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", SHORTEST)
     return chosen
+
+
+def options(row_parts: int) -> dict[str, bool] | None:
+    """Options of XLA for a step whose rows `row_parts` devices share; None = its own.
+
+    Where a CPU is taken as one device a core, each computes with one thread: with all threads in every device they
+    wait for each other (a fifth of the time, benchmarks/fewrel_evaluation.py).
+    """
+    if row_parts == 1 or jax.default_backend() != "cpu" or jax.local_device_count() < len(os.sched_getaffinity(0)):
+        return None
+    return {"xla_cpu_multi_thread_eigen": False}
+
+
+def split_cpu(count: int) -> None:
+    """Makes `count` devices of the CPU, if JAX has not started and was not told how many; accelerators stay."""
+    if count > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):  # it has started
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def _users_cache() -> Path:

@@ -22,7 +22,26 @@ def evaluate(
     """
     place = placement or Placement.single()
     step = step or make_evaluation_step(program)
-    batch_size = place.round_up(batch_size)
+    read, rows = step_feed(feed, batch_size, place)
+    loss, predictions = _computed(step, params, read, rows, place)
+    if read is not feed:
+        loss, predictions = program.task.joined(predictions, feed.examples)
+    return {"loss": loss, **program.task.score({**predictions, **feed.examples.references})}, predictions
+
+
+def step_feed(feed: Feed, batch_size: int, placement: Placement) -> tuple[Feed, int]:
+    """(what the evaluation step reads, rows of a batch): the feed itself, or the parts of its examples."""
+    rows, parts = placement.round_up(batch_size), feed.examples.parts
+    if parts is None:
+        return feed, rows
+    rows *= parts.each
+    return feed.with_examples(parts.make(feed.examples, rows)), rows
+
+
+def _computed(
+    step: Any, params: Flat, feed: Feed, batch_size: int, place: Placement
+) -> tuple[float, dict[str, np.ndarray]]:
+    """(mean loss, predictions) of a feed's examples, row by row."""
     parts: list[dict[str, np.ndarray]] = []
     loss = weight = 0.0
     for rows in feed.evaluation(batch_size, place.share(batch_size)):
@@ -35,8 +54,7 @@ def evaluate(
     index = np.concatenate([part["index"] for part in parts])
     order = np.argsort(index, kind="stable")
     predictions = {name: _joined([part[name] for part in parts])[order] for name in parts[0] if name != "index"}
-    metrics = program.task.score({**predictions, **feed.examples.references})
-    return {"loss": loss / max(weight, 1e-6), **metrics}, predictions
+    return loss / max(weight, 1e-6), predictions
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -127,8 +127,9 @@ class Fit:
         table: Table | None = None,
     ):
         self.name, self.config, self.seed = name, config, seed
-        self.program = replace(program, precision=config.compute_dtype, micro_batch=config.micro_batch)
         self.place = placement or Placement.single()
+        computed = {"micro_batch": config.micro_batch, "row_parts": self.place.row_parts}
+        self.program = replace(program, precision=config.compute_dtype, **computed)
         self.train_feed, self.dev_feed, self.reporter = train_feed, dev_feed, reporter
         if config.batch_size % self.place.row_parts:
             raise InputError(

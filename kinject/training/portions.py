@@ -21,29 +21,34 @@ MicroBatch = Annotated[int, Field(ge=1)] | Literal["auto", "whole"]  # tokens, a
 CPU_TOKENS = 1024
 
 
-def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch) -> int:
+def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch, row_parts: int = 1) -> int:
     """Into how many portions a batch is cut: the least that divides its rows and leaves no more than `size` tokens.
 
-    A portion is one row at least, however long that is.
+    A portion is one row a device at least, however long that is.
 
     Args:
       batch: any that has `token_ids`, padding included, first axis = rows.
-      size: tokens; "auto" is 1024 on a CPU, and elsewhere, as "whole", no limit.
+      size: tokens; "auto" is 1024 for each of `row_parts` on a CPU, and elsewhere, as "whole", no limit.
+      row_parts: how many devices share the rows, each as many of every portion.
     """
     if size == "auto":
-        size = CPU_TOKENS if jax.default_backend() == "cpu" else "whole"
+        size = CPU_TOKENS * row_parts if jax.default_backend() == "cpu" else "whole"
     if size == "whole":
         return 1
     rows, tokens = batch["token_ids"].shape[0], batch["token_ids"].size
-    dividing = (count for count in range(1, rows + 1) if rows % count == 0)
-    return next(count for count in dividing if tokens <= size * count or count == rows)
+    most = max(rows // row_parts, 1)
+    dividing = (count for count in range(1, most + 1) if most % count == 0)
+    return next(count for count in dividing if tokens <= size * count or count == most)
 
 
 def side_by_side(
-    compute: Callable[[Mapping[str, jax.Array]], Any], batch: Mapping[str, jax.Array], size: MicroBatch
+    compute: Callable[[Mapping[str, jax.Array]], Any],
+    batch: Mapping[str, jax.Array],
+    size: MicroBatch,
+    row_parts: int = 1,
 ) -> Any:
     """What `compute` yields of the whole batch (a tree of arrays, first axis = rows), computed in portions."""
-    count = portion_count(batch, size)
+    count = portion_count(batch, size, row_parts)
     if count == 1:
         return compute(batch)
     found = lax.map(compute, _cut(batch, count))
@@ -59,12 +64,14 @@ def added_up(
     batch: Mapping[str, jax.Array],
     key: jax.Array | None,
     size: MicroBatch,
+    row_parts: int = 1,
 ) -> Any:
     """The sum over portions of what `compute(portion, key)` yields, a tree of arrays.
 
-    A portion's dropout key is its own; a batch that is not cut has the step's.
+    A portion's dropout key is its own; a batch that is not cut has the step's. With a key the portions are those of one
+    device whatever `row_parts` is, so that the same is dropped on any number of devices.
     """
-    count = portion_count(batch, size)
+    count = portion_count(batch, size, row_parts if key is None else 1)
     if count == 1:
         return compute(batch, key)
 

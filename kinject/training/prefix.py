@@ -60,7 +60,7 @@ def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_
             shape = (*rows["token_ids"].shape, -1)
             return {name: states.reshape(shape).astype(jnp.float32) for name, states in found.items()}
 
-        return side_by_side(of, program.with_vectors(params, batch), program.micro_batch)
+        return side_by_side(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
 
     compute = jax.jit(compute)
     batch_size = place.round_up(batch_size)

@@ -21,6 +21,7 @@ from kinject.models.heads import Host
 from kinject.models.precision import Precision, multiplied
 from kinject.plugins.base import Plugin, table_paths
 from kinject.tasks.base import Task
+from kinject.training.compiled import options
 from kinject.training.optimizer import mask_frozen
 from kinject.training.portions import MicroBatch, added_up, side_by_side
 from kinject.training.vectors import TABLE, LookUp
@@ -44,6 +45,7 @@ class Program:
       start: the hidden state from which layers are computed; below it, `batch["prefix"]` holds them (see prefix.py).
       precision: how the host's matrices are multiplied.
       micro_batch: how many tokens are computed at a time (see portions.py).
+      row_parts: how many devices share the rows of a batch.
       vectors: how entity vectors are looked up in a table on the devices; None = the batch brings them.
     """
 
@@ -54,6 +56,7 @@ class Program:
     start: int = 0
     precision: Precision = "float32"
     micro_batch: MicroBatch = "auto"
+    row_parts: int = 1
     vectors: LookUp | None = None
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
@@ -105,7 +108,8 @@ def make_train_step(
     `shardings` are the state's on a mesh (`Placement.shardings`): pinned, or XLA might choose others for the new state.
     """
     step = partial(step_function(program, optimizer, labels, dropout=dropout), seed)
-    return jax.jit(step, donate_argnums=0, out_shardings=None if shardings is None else (shardings, shardings.step))
+    out = None if shardings is None else (shardings, shardings.step)
+    return jax.jit(step, donate_argnums=0, out_shardings=out, compiler_options=options(program.row_parts))
 
 
 def step_function(
@@ -128,7 +132,7 @@ def step_function(
             return jnp.sum(losses * weights), jnp.sum(weights)
 
         slope = partial(jax.value_and_grad(sums, has_aux=True), state.train)
-        (loss, weight), gradients = added_up(slope, batch, key, program.micro_batch)
+        (loss, weight), gradients = added_up(slope, batch, key, program.micro_batch, program.row_parts)
         weight = jnp.maximum(weight, 1e-6)  # all of them may be 0
         loss, gradients = loss / weight, jax.tree.map(lambda leaf: leaf / weight, gradients)
         updates, optimizer_state = optimizer.update(
@@ -146,8 +150,10 @@ def make_evaluation_step(
 ) -> Callable[[Flat, Mapping[str, jax.Array]], dict[str, jax.Array]]:
     """The jitted step (params, batch) -> per-item "loss" and "loss_weights" and the task's predictions, no dropout.
 
-    Parameters are an argument: evaluating another plugin of the same shape compiles nothing.
+    Where the task evaluates examples in parts, those of the parts. Parameters are an argument: evaluating another
+    plugin of the same shape compiles nothing.
     """
+    program = replace(program, task=program.task.part())
 
     def step(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -155,9 +161,9 @@ def make_evaluation_step(
             losses, weights = program.task.loss(outputs, rows)
             return {"loss": losses, "loss_weights": weights, **program.task.predict(outputs, rows)}
 
-        return side_by_side(of, program.with_vectors(params, batch), program.micro_batch)
+        return side_by_side(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
 
-    return jax.jit(step)
+    return jax.jit(step, compiler_options=options(program.row_parts))
 
 
 def make_refresh(program: Program) -> Callable[[Flat], Flat]:
