@@ -106,6 +106,7 @@ class Examples:
 
     @property
     def size(self) -> int:
+        """How many examples there are, over all buckets."""
         return sum(len(bucket["index"]) for bucket in self.buckets)
 
     @property
@@ -114,6 +115,7 @@ class Examples:
         return self.complete is None and self.redraw is None
 
     def with_redraw(self, redraw: Redraw) -> Examples:
+        """The same examples, whose arrays are drawn anew as they are dealt."""
         return replace(self, redraw=redraw)
 
     def with_arrays(self, make: Callable[[Batch], Mapping[str, np.ndarray]]) -> Examples:
@@ -136,7 +138,7 @@ def make_examples(
 
     Args:
       lengths: tokens of each example.
-      arrays: (indices of the examples of one bucket, padded length) -> dict of arrays, first axis = examples.
+      arrays: (indices of the examples of one bucket, padded length) -> dict of arrays [n, …], one row an example.
       buckets: how many bucket lengths at most.
 
     Raises:
@@ -167,7 +169,7 @@ class Feed:
     gather: Gather | None = None
 
     def batch(self, bucket: int, rows: np.ndarray, seeds: np.ndarray | None = None) -> Batch:
-        """The batch of these rows of a bucket, with weight 1 each; without seeds a row's is its own index."""
+        """The batch of these rows (int [B]) of a bucket, weight 1 each; without seeds [B] a row's is its own index."""
         batch = {key: values[rows] for key, values in self.examples.buckets[bucket].items()}
         if self.examples.complete is not None:
             batch = self.examples.complete(batch, self.examples.lengths[bucket])
@@ -181,7 +183,7 @@ class Feed:
     def training(
         self, batch_size: int, seed: int, threads: int = 2, share: np.ndarray | None = None
     ) -> grain.IterDataset:
-        """The batches of `order`, dealt by some threads ahead of time."""
+        """The batches of `order`, dealt by some threads ahead of time; `share` int [n] are the rows of each to make."""
         return deal(self.order(batch_size, seed, share), threads)
 
     def order(self, batch_size: int, seed: int, share: np.ndarray | None = None) -> grain.MapDataset:
@@ -211,7 +213,7 @@ class Feed:
     def evaluation(self, batch_size: int, share: np.ndarray | None = None) -> Iterator[Batch]:
         """Every example once, in a fixed order; the last batch of a bucket is filled up with rows of weight 0.
 
-        With `share`, only those rows of each batch.
+        With `share` (int [n]), only those rows of each batch.
         """
         for number, bucket in enumerate(self.examples.buckets):
             size = len(bucket["index"])
@@ -224,6 +226,7 @@ class Feed:
                 yield batch
 
     def with_examples(self, examples: Examples) -> Feed:
+        """The same feed of other examples."""
         return replace(self, examples=examples)
 
 

@@ -124,18 +124,18 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """(loss of each item, weight of each item); the training loss is their weighted mean over the whole batch."""
+        """(loss of each item, its weight), [B] or [B, P]; training takes their weighted mean over the whole batch."""
 
     @abstractmethod
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """Arrays with one row an example, from which `score` computes metrics."""
+        """Arrays [B, …] with one row an example, from which `score` computes metrics."""
 
     @abstractmethod
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Metrics over a whole evaluation set, fractions in 0..1; holds `self.metric`.
 
-        `predictions` are those of all examples, filled up with -1 where buckets differ in their second axis, and what
-        the examples have for `references`.
+        `predictions` are those of all n examples, [n, …], filled up with -1 where buckets differ in their second axis,
+        and what the examples have for `references`.
         """
 
     def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:

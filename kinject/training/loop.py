@@ -89,6 +89,7 @@ class FitConfig(Section):
         return self
 
     def total_steps(self, examples: int) -> int:
+        """How many steps that makes with so many examples."""
         return self.steps or max(1, math.ceil((self.epochs or 0) * examples / self.batch_size))
 
     def evaluation_steps(self, examples: int) -> int:
@@ -263,10 +264,11 @@ class Fit:
 
     @property
     def done(self) -> bool:
+        """Whether no step is left to take."""
         return self.step >= self.total or self.progress.finished
 
     def next_batch(self) -> dict[str, jax.Array]:
-        """The next step's batch; where it is time, tables that training makes stale are made anew first."""
+        """The next step's batch [B, …]; where it is time, tables that training makes stale are made anew first."""
         if self.refresh_every and self.step % self.refresh_every == 0:
             tables = self.refresh({**self.frozen, **self.state.train})
             for path, new in tables.items():
@@ -275,7 +277,10 @@ class Fit:
         return self.place.batch(self.timing.next(self.iterator), self.config.batch_size)
 
     def take(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
-        """Takes what a step made; returns what there is to show, {} between two logged steps. `keep` comes next."""
+        """Takes what a step made (`logged`: scalars); returns what there is to show, {} between two logged steps.
+
+        `keep` comes next.
+        """
         self.state, shown = state, {}
         self.losses.append(logged)
         self.step += 1

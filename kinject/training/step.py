@@ -69,6 +69,7 @@ class Program:
         return batch if self.vectors is None else self.vectors.give(params[TABLE], batch)
 
     def merge(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
+        """Flat parameters -> the host and the plugin as modules, the plugin None where there is none."""
         tree = unflatten(params)
         host = nnx.merge(self.host, tree["host"])
         return host, None if self.plugin is None else nnx.merge(self.plugin, tree.get("plugin", {}))
@@ -103,9 +104,10 @@ def make_train_step(
     dropout: bool,
     shardings: TrainState | None = None,
 ) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, Logged]]:
-    """The jitted step (state, frozen, batch) -> (state, {"loss", "gradient_norm"}); the state's buffers are donated.
+    """The jitted step (state, frozen, batch [B, …]) -> (state, {"loss", "gradient_norm"} scalars).
 
-    `shardings` are the state's on a mesh (`Placement.shardings`): pinned, or XLA might choose others for the new state.
+    The state's buffers are donated. `shardings` are the state's on a mesh (`Placement.shardings`): pinned, or XLA might
+    choose others for the new state.
     """
     step = partial(step_function(program, optimizer, labels, dropout=dropout), seed)
     out = None if shardings is None else (shardings, shardings.step)
