@@ -84,7 +84,7 @@ class Task(ABC):
         """(mean loss, predictions) of examples that were evaluated in parts, from what `part` predicted of the parts.
 
         Args:
-          predictions: arrays with one row a part, in their given order.
+          predictions: arrays [n, …] with one row a part, in their given order.
           examples: those of which the parts were made.
         """
         raise NotImplementedError(f"{type(self).__name__} has no parts")
