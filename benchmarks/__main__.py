@@ -49,19 +49,19 @@ SCRIPTS = {
     ),
     "step_flops": Script("", ""),
     "cpu_parts": Script("", "--repetitions 3"),
-    "frozen_prefix": Script("--sentences 64 --epochs 3", "--sentences 32 --epochs 3 --hidden 384"),
+    "frozen_prefix": Script("--sentences 64 --epochs 3", "--sentences 32 --epochs 2 --hidden 384"),
     "fewrel_evaluation": Script(
         "--rounds 2 --episodes 20 --theirs 15 --batch 10 --buckets 12 --torch",
         "--rounds 1 --episodes 4 --theirs 4 --batch 10 --buckets 4 --torch",
     ),
-    "predict": Script("--texts 256", "--texts 64 --rounds 3"),
+    "predict": Script("--texts 256", "--texts 48 --rounds 3"),
     "knowledge_open": Script("--entities 1000000", "--entities 1000000 --lookups 200000"),
     "linker": Script("--megabytes 4", "--names 100000 --megabytes 0.5 --repeats 1"),
     "linker_ambiguity": Script("--epochs 8", "--epochs 1"),
     "memory_search": Script(
         "--size 128 --index-passages 100000", "--passages 50000 --size 128 --index-passages 10000 --repeats 1"
     ),
-    "vectors": Script("", "--entities 50000 --steps 4 --repetitions 3"),
+    "vectors": Script("", "--entities 50000 --steps 2 --repetitions 3"),
     "domain_parallel": Script("", "--rows 4 --domains 4 --repetitions 3 --seconds 0.2"),
 }
 COLUMNS = ("benchmark", "what", "ours", "theirs", "ratio", "unit", "goal")

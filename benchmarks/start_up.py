@@ -185,13 +185,14 @@ def swapping(host: Any, plugins: list[Any], base: Any, repeats: int) -> dict[str
     import jax
     from predict import questions
 
-    asked, answers, taken = questions(1), set(), []
+    asked, answers, taken, cpu = questions(1), set(), [], []
     for number in range(repeats + 2):  # the first of each plugin compiles whatever there is to compile
         compiled = host.engine.programs.compiled
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         host.plug(plugins[number % 2], knowledge=base, name="one")
         jax.block_until_ready(host.engine.model(host._arrangement.plugin)[1])
         taken.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - used)
         answers.add(next(host.predict(asked)).labels[0].score)
         if number > 1 and host.engine.programs.compiled != compiled:
             raise SystemExit("a swap compiled a program")
@@ -199,7 +200,8 @@ def swapping(host: Any, plugins: list[Any], base: Any, repeats: int) -> dict[str
         raise SystemExit(f"two plugins gave {len(answers)} answers")
     milliseconds = sorted(1e3 * one for one in taken[2:])
     more = {"compilations": 0, "slowest": milliseconds[-1], "repeats": repeats}
-    return row("serving, swap of a plugin", statistics.median(milliseconds), None, "ms", goal="<= 1", **more)
+    unit = f"ms ({1e3 * statistics.median(cpu[2:]):.2f} ms of CPU time)"
+    return row("serving, swap of a plugin", statistics.median(milliseconds), None, unit, goal="<= 1", **more)
 
 
 def adding(plugged: Any, plain: Any, repeats: int) -> Iterator[dict[str, Any]]:
