@@ -148,6 +148,7 @@ def test_what_cannot_be_answered_is_one_line(url):
     assert ask(url, TEXT, "geo")[0] == 200
 
 
+@pytest.mark.slow  # its answers are those of test_predict.py; here only the way to them
 def test_passages_are_handed_on(served):
     plugin = served.plugin("memory_plugin", knowledge=None, method=PLUGLM)
     with pytest.raises(InputError, match="it answers from a memory of passages"):
