@@ -172,7 +172,7 @@ def shrink(config):
             stage["batch_size"] = rows
         if "fit" in stage:
             small = {"batch_size": rows, "steps": 2, "epochs": None, "log_every": 1, "checkpoint_every": 2}
-            stage["fit"] |= small | {"evaluation_batch_size": rows}
+            stage["fit"] |= small | {"evaluation_batch_size": rows, "buckets": 1}  # a bucket is a compilation
     return config
 
 

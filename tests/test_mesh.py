@@ -19,7 +19,7 @@ from kinject.training.mesh import MeshConfig, Placement
 def trained(world, tmp_path_factory):
     """Workdir of mesh_cases.py, run with four devices."""
     folder = tmp_path_factory.mktemp("meshes")
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"  # the last one counts
     script = Path(__file__).with_name("mesh_cases.py")
     done = subprocess.run(
         [sys.executable, str(script), str(world), str(folder)],
