@@ -51,7 +51,7 @@ SCRIPTS = {
     "cpu_parts": Script("", "--repetitions 3"),
     "frozen_prefix": Script("--sentences 64 --epochs 3", "--sentences 32 --epochs 2 --hidden 384"),
     "fewrel_evaluation": Script(
-        "--rounds 2 --episodes 20 --theirs 15 --batch 10 --buckets 12 --torch",
+        "--rounds 2 --episodes 20 --theirs 15 --batch 12 --buckets 12 --torch",
         "--rounds 1 --episodes 4 --theirs 4 --batch 10 --buckets 4 --torch",
     ),
     "predict": Script("--texts 256", "--texts 48 --rounds 3"),

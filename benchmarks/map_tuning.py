@@ -5,18 +5,19 @@
 
 Mention-masked language modelling (the paper, section 3.3) on made-up sentences of FewRel's lengths, one linked mention
 each, masked; frozen host with random weights, all arms with the same ones; Adam on the map. Ours: length buckets, in
-float32 and with products in bfloat16. Theirs, all in torch on as many threads:
+float32 and with products in bfloat16, rows shared by all devices (of a CPU: a device a core). Theirs, all in torch on
+as many threads:
 
-- authors: as the authors' code composes its input, one mapper call a token, gradients of the frozen weights computed
-  and thrown away;
+- authors: as the authors' code composes its input, one mapper call a token, padded to 64, gradients of the frozen
+  weights computed and thrown away;
 - batches: `BertForMaskedLM` with SDPA, one gather and one mapper call a batch, frozen parameters without gradients,
   batches in random order padded to their longest;
 - sorted: the same on batches of like lengths;
 - sorted, gathered: and the vocabulary projected at masked positions only, which transformers does not do by itself.
 
 The last three also under bfloat16 autocast. Arms run in turns; told are medians over rounds, and mean losses,
-which agree (the authors' arm is timed on a sixth of the sentences, and its mean is theirs). Useful FLOPs count real
-tokens, no weight gradients, the last layer and the head where something is read.
+which agree (the authors' arm is timed on a sixth of the sentences, drawn at random, and its mean is theirs). Useful
+FLOPs count real tokens, no weight gradients, the last layer and the head where something is read.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
+from kinject.training.compiled import split_cpu
 from kinject.training.evaluation import evaluate
+from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.step import TrainState, initial_state, make_train_step, split_program
 
 ENTITIES, DIM = 1_000, 100
 RATE = 1e-6  # so small that every pass has the same loss, and the arms can be compared
@@ -108,21 +111,26 @@ def sentences(count: int, words: int) -> Iterator[dict[str, Any]]:
 
 
 def ours(world: World, precision: str, batch_size: int) -> Arm:
-    """One pass over the sentences by the step of `kinject.training`."""
+    """One pass over the sentences by the step of `kinject.training`, on all devices."""
+    place = Placement.over()
     program, params = split_program(world.host, world.plugin, world.task)
-    program = replace(program, precision=precision)
+    program = replace(program, precision=precision, row_parts=place.row_parts)
     labels = label_parameters(params, RULES)
-    train, frozen = split(params, labels)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), labels, 1_000)
-    train, frozen = hold(train, frozen, precision)
-    step = make_train_step(program, optimizer, labels, seed=0, dropout=False)
+    train, frozen = hold(*split(params, labels), precision, place, program.tables)
+    loss = evaluate(program, {**frozen, **train}, world.feed, batch_size, place)[0]["loss"]
 
-    loss = evaluate(program, {**frozen, **train}, world.feed, batch_size)[0]["loss"]
+    def start() -> TrainState:
+        return place.state(initial_state(jax.tree.map(jnp.copy, train), optimizer, labels))
+
+    pinned = place.shardings(start())
+    step = make_train_step(program, optimizer, labels, seed=0, dropout=False, shardings=pinned)
 
     def run() -> tuple[int, float]:
-        state, batches = initial_state(jax.tree.map(jnp.copy, train), optimizer, labels), 0
+        state, batches = start(), 0
         for batch in islice(world.feed.training(batch_size, 0), max(1, world.feed.examples.size // batch_size)):
-            state, _ = step(state, frozen, {name: values for name, values in batch.items() if name != "index"})
+            read = {name: values for name, values in batch.items() if name != "index"}
+            state, _ = step(state, frozen, place.batch(read))
             batches += 1
         jax.block_until_ready(state)
         return batches * batch_size, loss
@@ -291,7 +299,9 @@ def main() -> None:
     parser.add_argument("--buckets", type=int, default=6, help="padded lengths of ours")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
+    split_cpu(arguments.devices)
     config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), config, arguments.sentences, arguments.buckets)
