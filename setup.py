@@ -45,6 +45,9 @@ TEST = [
     *RETRIEVAL,
     *INDEX,
     MODEL,
+    "nbclient>=0.10,<0.12",  # the notebooks are executed
+    "nbformat>=5.10,<6",
+    "ipykernel>=6.29,<8",
     *TRACKERS["tensorboard"],
     *TRACKERS["wandb"],
     "tensorboard>=2.18,<3",  # its reader, which reads what tensorboardX wrote
@@ -76,6 +79,7 @@ setup(
         "quickstart": QUICKSTART,
         "demo": DEMO,
         "plots": PLOTS,
+        "notebooks": ["jupyterlab>=4,<5", *PLOTS],
         **TRACKERS,
         "docs": DOCS,
         "retrieval": RETRIEVAL,

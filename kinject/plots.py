@@ -120,7 +120,8 @@ def accuracy_over_steps(
     """A measure of `metrics.jsonl` over training steps, with the held-out host alone and control as level lines.
 
     Args:
-      runs: {what they are: runs that differ in their seed only}: a line is their mean, the band their deviation.
+      runs: {what they are: runs that differ in their seed only}: a line is their mean, the band their deviation; the
+        levels are means over all.
       stage: the stage that was trained.
       measure: as it is logged; `fit.evaluate_every` says how often.
 
@@ -135,27 +136,29 @@ def accuracy_over_steps(
         means, deviations = zip(*map(_mean_deviation, points), strict=True)
         axes.plot(steps, means, label=name, **_style(place))
         low, high = ([mean + sign * one for mean, one in zip(means, deviations, strict=True)] for sign in (-1, 1))
-        axes.fill_between(steps, low, high, color=SHADES[place % len(SHADES)], alpha=0.2, linewidth=0)
-    first = next(iter(runs.values()))
+        axes.fill_between(steps, low, high, color=_style(place)["color"], alpha=0.2, linewidth=0)
+    tables = [
+        rows for seeds in runs.values() for run in seeds for each in run.tables().values() for rows in each.values()
+    ]
     for row, line in (("host", LINES[1]), ("shuffled", LINES[2])):
-        level = [
-            rows[row] for run in first for domains in run.tables().values() for rows in domains.values() if row in rows
-        ]
+        level = [100 * rows[row] for rows in tables if row in rows]
         if level:
-            axes.axhline(
-                100 * statistics.fmean(level), color=CONTROL, linestyle=line, label=f"{row_title(row)}, held out"
-            )
+            name = f"{row_title(row)}, held out"
+            axes.axhline(statistics.fmean(level), color=CONTROL, linestyle=line, label=name)
     axes.set(xlabel="step", ylabel=f"{measure.replace('_', ' ')}, %", ylim=(0, 102))
     axes.legend(frameon=False)
     return figure
 
 
-def score_over_steps(sweep: FinishedSweep, place: str, stage: str = "plugin") -> Figure:
+def score_over_steps(
+    sweep: FinishedSweep, place: str, configs: Sequence[str] | None = None, stage: str = "plugin"
+) -> Figure:
     """Held-out score of configs that differ in how long they train: plugin, control and host alone.
 
     Args:
-      sweep: its configs are the points.
+      sweep: the gathered sweep.
       place: `stage.domain` of the table, such as `evaluate.geography`.
+      configs: those that are the points; None takes all.
       stage: whose `steps` are drawn along.
 
     Raises:
@@ -163,7 +166,7 @@ def score_over_steps(sweep: FinishedSweep, place: str, stage: str = "plugin") ->
     """
     figure, (axes,) = _figure(6.4, 4)
     rows = row_names({place: _table_at(sweep, place)})
-    steps = {config: sweep.value(config, f"{stage}.steps") for config in sweep.runs}
+    steps = {config: sweep.value(config, f"{stage}.steps") for config in (sweep.runs if configs is None else configs)}
     for number, row in enumerate(("plugin", "shuffled", "host")):
         points = [
             (found[0], *sweep.value(config, f"{place}.{row}"))
@@ -198,7 +201,8 @@ def ablation_bars(sweep: FinishedSweep, place: str, configs: Mapping[str, str] |
     Raises:
       InputError: the sweep has no such table or config.
     """
-    configs = configs or {config: config.partition(":")[2] or Path(config).stem for config in sweep.runs}
+    if configs is None:
+        configs = {config: config.partition(":")[2] or Path(config).stem for config in sweep.runs}
     missing = [config for config in configs if config not in sweep.runs]
     if missing:
         raise InputError(sweep.folder, f"it has no config {missing[0]}", "see its results.csv")
@@ -307,11 +311,33 @@ def pareto(runs: Sequence[FinishedRun], domain: str | None = None) -> Figure:
         look = {"color": SHADES[0], "markerfacecolor": SHADES[0] if on else "white"}
         axes.errorbar(size, score, deviation, fmt=MARKS[0] if on else MARKS[1], capsize=3, **look)
     _name_points(axes, {name.replace("_", " "): (size, score) for name, (size, score, _) in points.items()})
+    largest = max(size for size, _, _ in points.values())
     axes.set_xscale("symlog", linthresh=1000)
+    axes.set_xticks([0, *(10**power for power in range(3, len(str(largest)) + 1))])
     axes.set(xlabel="trained parameters (0, then a log scale)", ylabel="held-out accuracy, %", ylim=(0, 105))
-    axes.set_xlim(-200, 12 * max(size for size, _, _ in points.values()) + 2000)
+    axes.set_xlim(-200, 12 * largest + 2000)
     axes.set_title(f"{domain} (n={tables[0][domain]['n']})")
     axes.grid(alpha=0.3)
+    return figure
+
+
+def gains(groups: Mapping[str, tuple[int, float, float]]) -> Figure:
+    """What a plugin adds by group of questions, such as a relation: from the host alone to the host with it.
+
+    Args:
+      groups: {name: (questions, accuracy before, accuracy after)}, drawn from the greatest gain to the least.
+    """
+    ordered = sorted(groups.items(), key=lambda item: item[1][2] - item[1][1])
+    figure, (axes,) = _figure(6.8, 0.3 * len(ordered) + 1.4)
+    for place, (_, (_, before, after)) in enumerate(ordered):
+        axes.plot([100 * before, 100 * after], [place, place], color=CONTROL, linewidth=2, zorder=1)
+    places = range(len(ordered))
+    for part, row, fill in ((1, "host", "white"), (2, "plugin", SHADES[0])):
+        at = [100 * one[part] for _, one in ordered]
+        axes.scatter(at, places, marker=MARKS[part], color=fill, edgecolor=SHADES[0], label=row_title(row), zorder=2)
+    axes.set_yticks(places, [f"{name} (n={one[0]})" for name, one in ordered])
+    axes.set(xlabel="accuracy, %", xlim=(-3, 103), ylim=(-0.6, len(ordered) - 0.4))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -321,7 +347,8 @@ def _name_points(axes: Axes, points: Mapping[str, tuple[float, float]], apart: f
     for name, (x, y) in sorted(points.items(), key=lambda item: -item[1][1]):
         at = min(y, taken.get(x, 1e9) - apart)
         taken[x] = at
-        axes.text(x, at, f"   {name}", fontsize=8, va="center")
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.annotate(name, (x, at), (8, 0), textcoords="offset points", fontsize=8, va="center", bbox=behind)
 
 
 def _figure(
