@@ -98,7 +98,7 @@ def test_the_folder_holds_the_plugin_and_nothing_else(saved):
     manifest = json.loads((saved / "plugin.json").read_text())
     assert {path.name for path in saved.iterdir()} == {"plugin.json", "params", "README.md"}
     assert manifest["method"] == "map_tuning"
-    assert manifest["method_config"] == {"mapper": "residual_mlp", "width": 4, "dropout": 0.25}
+    assert manifest["method_config"] == {"mapper": "residual_mlp", "width": 4, "depth": 1, "dropout": 0.25}
     assert manifest["host"] == {"fingerprint": "sha256:host", "encoder_fingerprint": "sha256:tuned"}
     assert manifest["knowledge"] == KNOWLEDGE
     assert set(manifest["versions"]) == {"kinject", "jax", "flax", "optax", "orbax-checkpoint"}
