@@ -87,14 +87,15 @@ def write_files(folder: Path, hidden: int, layers: int, words: int = WORDS) -> N
     )
 
 
-def questions(count: int, words: int = WORDS, seed: int = 0) -> list[Record]:
-    """Texts of 5 to 100 words, most of them short (log-normal around 20), each with one entity somewhere."""
+def questions(count: int, words: int = WORDS, seed: int = 0, long: bool = False) -> list[Record]:
+    """Texts of 5 to 100 words, most of them short (log-normal around 20), or of 150 to 450, each with one entity."""
     draw = np.random.default_rng(seed)
     lengths = np.clip(np.exp(draw.normal(np.log(20), 0.6, count)), 5, 100).astype(int)
+    lengths = draw.integers(150, 450, count) if long else lengths
     made = []
     for number, length in enumerate(lengths):
         some = [f"word{i}" for i in draw.integers(words, size=length)]
-        entity, place = int(draw.integers(ENTITIES)), int(draw.integers(length))
+        entity, place = int(draw.integers(ENTITIES)), int(draw.integers(min(length, 100)))
         start = sum(len(word) + 1 for word in some[:place])
         text = " ".join([*some[:place], f"name{entity}", *some[place:]])
         mention = Mention(start, start + len(f"name{entity}"), f"Q{entity}")
@@ -192,13 +193,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def memory(megabytes: list[int], window: int) -> list[dict[str, Any]]:
+def memory(megabytes: list[int], window: int, long: bool) -> list[dict[str, Any]]:
     """Peak resident memory and seconds of `kinject predict` by size of input."""
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_files(folder, hidden=16, layers=1, words=500)
-        some = [(one.text, one.mentions[0]) for one in questions(5_000, words=500)]
+        some = [(one.text, one.mentions[0]) for one in questions(5_000, words=500, long=long)]
         lines = [
             json.dumps({"text": text, "mentions": [{"start": m.start, "end": m.end, "entity": m.entity}]}) + "\n"
             for text, m in some
@@ -260,13 +261,14 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory-mb", type=int, action="append", default=[])
+    parser.add_argument("--long", action="store_true", help="with --memory-mb: texts of 2 KB, most of which is cut off")
     arguments = parser.parse_args()
     if arguments.json.exists():
         raise InputError(arguments.json, "it exists", "choose another file; nothing was overwritten")
     settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "memory_mb")}
     about = {"settings": settings, "device": str(jax.devices()[0])}
     if arguments.memory_mb:
-        found = memory(arguments.memory_mb, arguments.window)
+        found = memory(arguments.memory_mb, arguments.window, arguments.long)
         rows = [
             row(f"predict, peak memory on {one['input_mb']:.0f} MB", one["peak_rss_mb"], None, "MB", **one, **about)
             for one in found
