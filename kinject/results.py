@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean, first_line
+from kinject.json_file import read_object
 
 ROWS = {
     "majority": "most frequent answer",
@@ -67,7 +68,8 @@ class FinishedRun:
             raise InputError(folder, "it holds no run: there is no config.json", "name a --workdir")
         if not (folder / "results.json").is_file():
             raise InputError(folder, "no stage is finished: there is no results.json", "run it, or wait")
-        config, results = _object(folder / "config.json"), _object(folder / "results.json")
+        mend = "name a --workdir of kinject"
+        config, results = (read_object(folder / name, mend) for name in ("config.json", "results.json"))
         if not isinstance(config.get("stages"), dict):
             raise InputError(folder / "config.json", "it names no stages", "name a --workdir of kinject")
         metrics = tuple(_lines(folder / "metrics.jsonl", ("stage", "step")))
@@ -216,16 +218,6 @@ def _runs_of(folder: Path, config: str) -> Iterator[tuple[int, FinishedRun]]:
         seed = path.name.removeprefix(start)
         if path.name.startswith(start) and seed.isdigit() and (path / "results.json").is_file():
             yield int(seed), FinishedRun.open(path)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"it is not JSON: {first_line(error)}", "name a --workdir of kinject") from None
-    if not isinstance(found, dict):
-        raise InputError(path, "it is no JSON object", "name a --workdir of kinject")
-    return found
 
 
 def _lines(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -187,7 +187,7 @@ def test_bad_input_is_one_line(run, folder, tmp_path, capsys):
     (broken / "metrics.jsonl").write_text("stage 1\n" + metrics)
     assert "metrics.jsonl:1: it is not JSON" in refused(capsys, broken)
     (broken / "results.json").write_text("[1]")
-    assert "results.json: it is no JSON object" in refused(capsys, broken)
+    assert "results.json: it is not a JSON object" in refused(capsys, broken)
     (broken / "results.json").unlink()
     assert "no stage is finished" in refused(capsys, broken)
     bad = Path(shutil.copytree(folder, tmp_path / "bad"))

@@ -57,10 +57,13 @@ class Parts:
     Attributes:
       each: how many parts an example has.
       make: (examples, rows of a batch) -> their parts as examples: those of the first example, of the second, ….
+      join: (arrays [n, …] that the step predicted of the parts, in their order; the examples) -> (mean loss, what is
+        predicted of the examples).
     """
 
     each: int
     make: Callable[[Examples, int], Examples]
+    join: Callable[[Mapping[str, np.ndarray], Examples], tuple[float, dict[str, np.ndarray]]]
 
 
 def even(lengths: np.ndarray, rows: int) -> np.ndarray:

@@ -7,7 +7,6 @@ knows which pieces may go. The literal `[MASK]` means the host's mask token what
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from kinject.errors import InputError
+from kinject.json_file import read_object
 
 MASK_LITERAL = "[MASK]"
 DEFAULT_LENGTH = 512
@@ -146,15 +146,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(file, f"cannot be read ({error})", "copy the host folder again") from error
-    if not isinstance(value, dict):
-        raise InputError(file, "is not a JSON object", "copy the host folder again")
-    return value
+    return read_object(file, "copy the host folder again") if file.is_file() else {}
 
 
 def _backend(folder: Path, settings: dict[str, Any]) -> Tokenizer:

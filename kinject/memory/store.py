@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.json_file import read_object
 
 FORMAT_VERSION = 1
 MANIFEST, TEXTS = "memory.json", "passages.jsonl"
@@ -294,13 +295,10 @@ class PassageMemory:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Reads and checks `memory.json`."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(folder, f"there is no memory here (no {MANIFEST})", "name a memory's folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(path, f"it is not JSON: {error}") from None
-    version = manifest.get("format_version") if isinstance(manifest, dict) else None
+    if not path.is_file():
+        raise InputError(folder, f"there is no memory here (no {MANIFEST})", "name a memory's folder")
+    manifest = read_object(path)
+    version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         mend = "load it with the kinject that wrote it, or a newer one"
         raise InputError(path, f"format_version is {version!r}, this kinject reads {FORMAT_VERSION}", mend)

@@ -24,6 +24,7 @@ from flax import nnx
 
 from kinject.config import build_dataclass
 from kinject.errors import InputError, first_line
+from kinject.json_file import read_object
 from kinject.plugins.base import Plugin, plugin_class
 from kinject.plugins.card import card
 from kinject.tree import flatten, unflatten
@@ -307,14 +308,9 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Reads and checks `plugin.json`."""
     path = Path(folder) / "plugin.json"
-    try:
-        manifest = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(folder, "there is no plugin here (no plugin.json)", "name a plugin's folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(path, f"it is not JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise InputError(path, "it holds no JSON object")
+    if not path.is_file():
+        raise InputError(folder, "there is no plugin here (no plugin.json)", "name a plugin's folder")
+    manifest = read_object(path)
     version = manifest.get("format_version")  # first: another version may have other fields
     if version not in (FORMAT_VERSION, WITH_HEAD):
         mend = "load it with the kinject that wrote it, or a newer one"

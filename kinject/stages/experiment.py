@@ -13,6 +13,7 @@ from typing import Any
 
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
+from kinject.json_file import read_object
 from kinject.stages.base import Run, Stage, StageConfig
 from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
@@ -236,10 +237,7 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         return
     if not any((workdir / name).exists() for name in ("results.json", "checkpoints")):
         return  # nothing was made yet: the config may still be mended
-    try:
-        before = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(path, f"it is not JSON: {error}", "choose another --workdir") from None
+    before = read_object(path, "choose another --workdir")
     now = json.loads(json.dumps(config))
     difference = first_difference(before, now)
     if difference is not None:
@@ -266,9 +264,4 @@ def first_difference(before: Any, now: Any, place: str = "config") -> str | None
 def read_results(workdir: Path) -> dict[str, Any]:
     """`results.json`, or {} where there is none yet."""
     path = workdir / "results.json"
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(path, f"it is not JSON: {error}", "delete it to evaluate again") from None
+    return read_object(path, "delete it to evaluate again") if path.exists() else {}

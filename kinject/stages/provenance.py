@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 
 from kinject.plugins.store import library_versions
 from kinject.results import PROVENANCE
+from kinject.training.compiled import cores
 
 
 def note(workdir: Path, stage: str, command: str, seconds: float) -> None:
@@ -34,7 +34,7 @@ def hardware() -> dict[str, Any]:
     kinds = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "devices": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
         "processes": jax.process_count(),
     }

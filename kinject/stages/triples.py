@@ -15,6 +15,7 @@ from pydantic import Field
 
 from kinject.config import build_dataclass
 from kinject.errors import InputError
+from kinject.json_file import read_object
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.graph import GraphConfig
 from kinject.knowledge.graph_vectors import NORMALISATION, embed_triples
@@ -106,12 +107,7 @@ def read_words(path: Path) -> dict[str, Words]:
     Raises:
       InputError: not JSON, or a field of the wrong type.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read as JSON ({error})", "get the file again") from None
-    if not isinstance(values, dict):
-        raise InputError(path, "it is no JSON object", 'write {"Q90": {"label": "Paris", "description": "…"}}')
+    values = read_object(path, 'write {"Q90": {"label": "Paris", "description": "…"}}')
     return {value.get("wikidata_id") or key: _words(value, f"{path}: {key}") for key, value in _objects(values, path)}
 
 

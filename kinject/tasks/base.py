@@ -80,15 +80,6 @@ class Task(ABC):
         """What the evaluation step computes: this task, unless an example is evaluated in parts (`Examples.parts`)."""
         return self
 
-    def joined(self, predictions: Mapping[str, np.ndarray], examples: Examples) -> tuple[float, dict[str, np.ndarray]]:
-        """(mean loss, predictions) of examples that were evaluated in parts, from what `part` predicted of the parts.
-
-        Args:
-          predictions: arrays [n, …] with one row a part, in their given order.
-          examples: those of which the parts were made.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no parts")
-
     def prepare(self, examples: Examples, records: Sequence[Record], host: Any, max_length: int | None) -> Examples:
         """Adds what must be computed by the frozen host before training (nothing, for most tasks)."""
         del records, host, max_length

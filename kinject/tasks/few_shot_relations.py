@@ -167,13 +167,15 @@ class FewShotRelations(Task):
 
         lengths = table.lengths_of(asked, supports).max((1, 2))
         made = make_examples(lengths, arrays, buckets=buckets)
-        parts = Parts(supports[0].size, partial(_pairs_of, lengths_of=table.lengths_of, buckets=buckets))
+        pairs = partial(_pairs_of, lengths_of=table.lengths_of, buckets=buckets)
+        parts = Parts(supports[0].size, make=pairs, join=self._joined)
         return replace(made, complete=complete, parts=parts, ordered=isinstance(self.protocol, Thunlp))
 
     def part(self) -> Task:
         return PairScores()
 
-    def joined(self, predictions: Mapping[str, np.ndarray], examples: Examples) -> tuple[float, dict[str, np.ndarray]]:
+    def _joined(self, predictions: Mapping[str, np.ndarray], examples: Examples) -> tuple[float, dict[str, np.ndarray]]:
+        """Mean loss and predictions of queries, from the scores of their pairs."""
         shape = examples.buckets[0]["supports"].shape[1:]
         outputs = jnp.asarray(predictions["pair_score"]).reshape(-1, *shape).mean(-1)
         batch = {"labels": examples.in_order("labels"), "weights": np.ones(len(outputs), np.float32)}

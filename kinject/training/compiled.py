@@ -41,11 +41,16 @@ def options(row_parts: int) -> dict[str, bool] | None:
     """Options of XLA for a step whose rows `row_parts` devices share; None = its own.
 
     Where a CPU is taken as one device a core, each computes with one thread: with all threads in every device they
-    wait for each other (a fifth of the time, benchmarks/fewrel_evaluation.py).
+    wait for each other.
     """
-    if row_parts == 1 or jax.default_backend() != "cpu" or jax.local_device_count() < len(os.sched_getaffinity(0)):
+    if row_parts == 1 or jax.default_backend() != "cpu" or jax.local_device_count() < cores():
         return None
     return {"xla_cpu_multi_thread_eigen": False}
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def split_cpu(count: int) -> None:

@@ -24,8 +24,8 @@ def evaluate(
     step = step or make_evaluation_step(program)
     read, rows = step_feed(feed, batch_size, place)
     loss, predictions = _computed(step, params, read, rows, place)
-    if read is not feed:
-        loss, predictions = program.task.joined(predictions, feed.examples)
+    if feed.examples.parts is not None:
+        loss, predictions = feed.examples.parts.join(predictions, feed.examples)
     return {"loss": loss, **program.task.score({**predictions, **feed.examples.references})}, predictions
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from kinject.data.pipeline import Batch, Feed
 from kinject.models.forward import encode_prefix
 from kinject.plugins.base import Plugin
+from kinject.training.compiled import options
 from kinject.training.mesh import Placement, fetch
 from kinject.training.partition import TRAIN
 from kinject.training.portions import side_by_side
@@ -62,7 +63,7 @@ def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_
 
         return side_by_side(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
 
-    compute = jax.jit(compute)
+    compute = jax.jit(compute, compiler_options=options(program.row_parts))
     batch_size = place.round_up(batch_size)
 
     def rows_of(number: int, bucket: Batch) -> dict[str, np.ndarray]:
