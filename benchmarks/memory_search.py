@@ -6,8 +6,8 @@
 argpartition, whose [64, N] scores are whole in memory. `edit`: one passage replaced on disk and in the device tables,
 against making the tables anew from the files. `build`: the memory-mapped folder against its arrays alone by `np.save`;
 the passage encoder draws random numbers, so that what is timed is the store. `index`: usearch against exact
-search, on --index-passages of the keys, with its recall. Keys are random, the worst case for an index: real ones
-cluster. The best of --repeats is told.
+search, on --index-passages of the keys, with its recall, at several `expansion`s (how many candidates a search keeps).
+Keys are random, the worst case for an index: real ones cluster. The best of --repeats is told.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from kinject.plugins.pluglm import PlugLM
 from kinject.stages.passages import sync
 
 KEY, K, QUERIES = 128, 5, 64
+EXPANSIONS = (64, 256, 1024, 4096)
 
 
 def resident_mb() -> float:
@@ -147,7 +148,7 @@ def editing(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def indexed(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """usearch against exact search."""
+    """usearch against exact search, from its default effort upwards."""
     count = min(args.index_passages, args.passages)
     memory, _ = build(folder / "small", count, 8)
     start = time.perf_counter()
@@ -156,11 +157,15 @@ def indexed(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     keys, alive = jnp.asarray(np.asarray(memory.keys, np.float32)), jnp.asarray(memory.alive)
     queries = np.random.default_rng(1).standard_normal((QUERIES, KEY), np.float32)
     search = jax.jit(lambda *given: top_k(*given, K))
-    pairs = zip(index.search(queries, K), np.asarray(search(queries, keys, alive)[1]), strict=True)
-    recall = float(np.mean([len(set(one.tolist()) & set(other.tolist())) / K for one, other in pairs]))
+    right = np.asarray(search(queries, keys, alive)[1])
     exact = best(args.repeats, lambda: jax.block_until_ready(search(queries, keys, alive)))
-    more = {"recall": round(recall, 4), "build_seconds": round(built, 2), "index_passages": count}
-    yield row("index", best(args.repeats, lambda: index.search(queries, K)), exact, **more)
+    more = {"build_seconds": round(built, 2), "index_passages": count}
+    for expansion in EXPANSIONS:
+        index.index.expansion_search = expansion
+        pairs = zip(index.search(queries, K), right, strict=True)
+        recall = float(np.mean([len(set(one.tolist()) & set(other.tolist())) / K for one, other in pairs]))
+        seconds = best(args.repeats, lambda: index.search(queries, K))
+        yield row(f"index, {expansion}", seconds, exact, recall=round(recall, 4), **more)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
