@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -94,7 +95,7 @@ def load_host(
     tuning = saved_tuning(manifest, folder)
 
     def build() -> Host:
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": nnx.Rngs(seed)}
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": _OneKey()}
         encoder = Encoder(config, remat=remat, **options)
         host = Host(encoder, None if kind is None else build_head(kind, config, labels, **options))
         if tuning is not None:
@@ -117,6 +118,16 @@ def load_host(
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
     return LoadedHost(host, config, manifest, folder, **prints, fresh=checkpoint.fresh, unused=checkpoint.unused)
+
+
+class _OneKey:
+    """Stands in for `nnx.Rngs` where only shapes are asked for: its counters would be most of the time of loading."""
+
+    def __init__(self) -> None:
+        self.key = jax.random.key(0)
+
+    def params(self) -> jax.Array:
+        return self.key
 
 
 def _fresh_arrays(head: Head, fresh: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
