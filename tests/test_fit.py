@@ -16,6 +16,7 @@ from kinject.data.records import read_records
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.fingerprint import fingerprint
+from kinject.models.precision import activations
 from kinject.plugins.store import make_plugin
 from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
@@ -35,7 +36,8 @@ class Setting:
     """What a Fit is made of, for one workdir."""
 
     def __init__(self, world: Path, workdir: Path, method=None, rules=PLUGIN_RULES, devices=1, dev=False, **fit):
-        self.host = open_host(world / "host", head="masked_lm", dropout=fit.pop("dropout_rate", None))
+        dtype = activations(fit.get("compute_dtype", "float32"))
+        self.host = open_host(world / "host", head="masked_lm", dropout=fit.pop("dropout_rate", None), dtype=dtype)
         self.knowledge = KnowledgeBase.open(world / "knowledge")
         self.task = make_task("cloze")
         self.plugin = make_plugin(method or {"name": "map_tuning"}, hidden_size=16, knowledge_dim=8, seed=1)
@@ -177,7 +179,7 @@ def test_batch_that_devices_cannot_share_is_refused(world, tmp_path):
 def test_frozen_prefix_changes_no_number(world, tmp_path):
     rules = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
     sgd = {"name": "sgd", "learning_rate": 0.05}  # Adam would blow up the rounding of gradients that are zero
-    plain = Setting(world, tmp_path / "plain", rules=rules, optimizer=sgd, prefix_cache_mb=0)
+    plain = Setting(world, tmp_path / "plain", rules=rules, optimizer=sgd, prefix_cache_mb=0, prefix_disk_mb=0)
     cached = Setting(world, tmp_path / "cached", rules=rules, optimizer=sgd)
     for setting in (plain, cached):
         setting.program, setting.params = split_program(setting.host.loaded.host, None, setting.task)

@@ -102,7 +102,7 @@ class DomainFit(Fit):
             )
         return next(iter(totals.values()))
 
-    def _skip_frozen_prefix(self, train: Flat) -> None:
+    def _skip_frozen_prefix(self, train: Flat, workdir: Path) -> None:
         """Nothing is kept: what it would save is little where a plugin is read at the embeddings."""
         host, plugin = self.program.merge(one_domain({**self.frozen, **train}, 0))
         if self.config.dropout == "trained" and first_trainable_state(self.labels, plugin, len(host.encoder.layers)):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,6 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
-from kinject.models.forward import kept_states
 from kinject.models.precision import Precision
 from kinject.training.checkpoint import Checkpoints, digest
 from kinject.training.evaluation import evaluate
@@ -26,7 +26,8 @@ from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.portions import MicroBatch
 from kinject.training.preemption import watched
-from kinject.training.prefix import attach_prefix, first_trainable_state, prefix_bytes
+from kinject.training.prefix import attach_prefix
+from kinject.training.prefix_plan import plan_prefix
 from kinject.training.processes import Preempted, alone, first, share
 from kinject.training.profiling import ProfileConfig, Profiler
 from kinject.training.progress import Progress
@@ -55,8 +56,10 @@ class FitConfig(Section):
     `micro_batch` is how many tokens of a batch are computed at a time, on all devices together: "auto" is all of them
     except on a CPU (portions.py); what is dropped depends on it.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
-    below are then computed once, without it), or everywhere. `profile` writes a trace of some steps to
-    `<workdir>/profile/<stage>`. `timings` writes what steps take, of all processes, to `<workdir>/timings.jsonl`.
+    below are then computed once, without it), or everywhere. What frozen layers compute is kept in memory, up to
+    `prefix_cache_mb`, else in the workdir, up to `prefix_disk_mb`; `prefix_dtype="bfloat16"` halves it and rounds.
+    `profile` writes a trace of some steps to `<workdir>/profile/<stage>`, `timings` what steps take, of all processes,
+    to `<workdir>/timings.jsonl`.
     `trackers` get what `metrics.jsonl` gets (trackers.py). A run may go on with or without these two.
     """
 
@@ -72,6 +75,8 @@ class FitConfig(Section):
     patience: int | None = Field(None, ge=1)
     buckets: int = Field(2, ge=1, le=16)
     prefix_cache_mb: int = Field(2048, ge=0)
+    prefix_disk_mb: int = Field(16384, ge=0)
+    prefix_dtype: Literal["exact", "bfloat16"] = "exact"
     compute_dtype: Precision = "float32"
     micro_batch: MicroBatch = "auto"
     profile: ProfileConfig | None = None
@@ -142,7 +147,7 @@ class Fit:
         train, self.frozen = hold(train, frozen, config.compute_dtype, self.place, program.tables)
         self._read_vectors(table)
         self._start_alike(train)
-        self._skip_frozen_prefix(train)
+        self._skip_frozen_prefix(train, workdir)
         self._begin(train, make_optimizer(config.optimizer, self.labels, self.total))
         self.profiler = Profiler(config.profile, workdir / "profile" / name)
         self.train_step = self.profiler.watch(self.train_step)
@@ -202,35 +207,27 @@ class Fit:
                 f"{self.name}, process {jax.process_index()}", problem, "give all the same files, versions"
             )
 
-    def _skip_frozen_prefix(self, train: Flat) -> None:
-        """Computes hidden states below all that trains once, where nothing is dropped and memory allows."""
-        host, plugin = self.program.merge({**self.frozen, **train})
-        start = first_trainable_state(self.labels, plugin, len(host.encoder.layers))
-        if start == 0:
-            return
+    def _skip_frozen_prefix(self, train: Flat, workdir: Path) -> None:
+        """Computes hidden states below all that trains once, where nothing is dropped and there is room."""
+        params = {**self.frozen, **train}
         feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
-        if not all(feed.examples.fixed for feed in feeds):  # their tokens are not kept either
-            if self.config.dropout == "trained":
-                problem = "dropout='trained' keeps the frozen layers' states, and this task's examples are too many"
-                raise InputError(f"{self.name}.fit.dropout", problem, "use dropout='all'")
+        plan = plan_prefix(self.name, self.config, self.program, params, self.labels, feeds)
+        if plan is not None:
+            self.reporter.say(f"{self.name}: {plan}")
+        if plan is None or plan.room is None:
             return
-        states = 1 + len(kept_states(plugin, len(host.encoder.layers), start))
-        size = sum(prefix_bytes(feed, host.encoder.config.hidden_size, states) for feed in feeds)
-        fits = size <= self.config.prefix_cache_mb << 20
-        if self.config.dropout == "trained" and not fits:
-            raise InputError(
-                f"{self.name}.fit.prefix_cache_mb",
-                f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB",
-                "raise it, or use dropout='all'",
-            )
-        if self.config.dropout == "all" or not fits:
-            return
-        self.reporter.say(f"{self.name}: layers below {start} are frozen, computed once ({size / 2**20:.0f} MiB)")
-        params, rows = {**self.frozen, **train}, self.config.evaluation_batch_size
-        self.train_feed = attach_prefix(self.program, params, self.train_feed, start, rows, self.place)
-        if self.dev_feed is not None:
-            self.dev_feed = attach_prefix(self.program, params, self.dev_feed, start, rows, self.place)
-        self.program = replace(self.program, start=start)
+        keep = partial(
+            attach_prefix,
+            self.program,
+            params,
+            start=plan.start,
+            batch_size=self.config.evaluation_batch_size,
+            place=self.place,
+            dtype=plan.dtype,
+            folder=workdir if plan.room == "disk" else None,
+        )
+        self.train_feed, self.dev_feed = keep(self.train_feed), self.dev_feed and keep(self.dev_feed)
+        self.program = replace(self.program, start=plan.start)
 
     def run(self) -> FitResult:
         """Trains to the end, from the newest whole checkpoint if there is one.

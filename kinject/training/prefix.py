@@ -2,8 +2,8 @@
 
 Where the lowest trainable parameter (and the lowest seam of a trainable plugin) sits above layer s and nothing is
 dropped below, hidden state s of an example is the same in every epoch. It is computed before training, kept with the
-examples, and the step starts from it. Same numbers, a fraction of the work. A plugin that reads lower hidden states at
-its `outputs` has those of its own kept too.
+examples (prefix_room.py), and the step starts from it. Same numbers, a fraction of the work. A plugin that reads lower
+hidden states at its `outputs` has those of its own kept too.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kinject.data.pipeline import Batch, Feed
@@ -23,8 +23,11 @@ from kinject.training.compiled import options
 from kinject.training.mesh import Placement, fetch
 from kinject.training.partition import TRAIN
 from kinject.training.portions import side_by_side
+from kinject.training.prefix_room import make_room
 from kinject.training.step import Program
 from kinject.tree import Flat
+
+FLOAT32 = np.dtype(np.float32)
 
 
 def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, layers: int) -> int:
@@ -42,15 +45,28 @@ def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, laye
     return start
 
 
-def prefix_bytes(feed: Feed, hidden_size: int, states: int = 1) -> int:
-    """What so many float32 hidden states of all examples would take."""
-    return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * 4 * states
+def prefix_bytes(feed: Feed, hidden_size: int, dtype: np.dtype, states: int = 1) -> int:
+    """What so many hidden states of all examples take."""
+    return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * dtype.itemsize * states
 
 
-def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_size: int, place: Placement) -> Feed:
+def attach_prefix(
+    program: Program,
+    params: Flat,
+    feed: Feed,
+    start: int,
+    batch_size: int,
+    place: Placement,
+    *,
+    dtype: np.dtype = FLOAT32,
+    folder: Path | None = None,
+) -> Feed:
     """The feed with what `encode_prefix` computes for `start` in every batch.
 
-    float32 [B, L, D] each, or [B, …, L, D] of examples of several texts.
+    `dtype` [B, L, D] each, or [B, …, L, D] of examples of several texts; kept in memory, or in files in `folder`.
+
+    Raises:
+      InputError: the folder's disk has no room.
     """
 
     def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -59,7 +75,7 @@ def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_
         def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             found = encode_prefix(host, program.task.rows(rows), plugin, stop=start)
             shape = (*rows["token_ids"].shape, -1)
-            return {name: states.reshape(shape).astype(jnp.float32) for name, states in found.items()}
+            return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
 
         return side_by_side(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
 
@@ -68,12 +84,15 @@ def attach_prefix(program: Program, params: Flat, feed: Feed, start: int, batch_
 
     def rows_of(number: int, bucket: Batch) -> dict[str, np.ndarray]:
         size, share = len(bucket["index"]), place.share(batch_size)
-        parts = []
+        kept: dict[str, np.ndarray] = {}
         for low in range(0, size, batch_size):
             rows = np.minimum(np.arange(low, low + batch_size), size - 1)
             batch = place.batch(feed.batch(number, rows if share is None else rows[share]), batch_size)
-            parts.append(fetch(compute(params, batch)))
-        return {name: np.concatenate([part[name] for part in parts])[:size] for name in parts[0]}
+            for name, states in fetch(compute(params, batch)).items():
+                if name not in kept:
+                    kept[name] = make_room((size, *states.shape[1:]), dtype, folder)
+                kept[name][low : low + batch_size] = states[: size - low]
+        return kept
 
     buckets = tuple({**bucket, **rows_of(number, bucket)} for number, bucket in enumerate(feed.examples.buckets))
     return feed.with_examples(replace(feed.examples, buckets=buckets))

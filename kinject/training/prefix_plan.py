@@ -1,0 +1,73 @@
+"""Whether the frozen prefix of a run is computed once, from which layer on, and where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+from kinject.data.pipeline import Feed
+from kinject.errors import InputError
+from kinject.models.forward import kept_states
+from kinject.training.prefix import first_trainable_state, prefix_bytes
+from kinject.training.prefix_room import Room, choose_room
+from kinject.training.step import Program
+from kinject.tree import Flat
+
+if TYPE_CHECKING:
+    from kinject.training.loop import FitConfig
+
+
+@dataclass(frozen=True)
+class PrefixPlan:
+    """What is frozen below everything that trains, and where its states go.
+
+    Attributes:
+      start: the hidden state that steps start from.
+      dtype: of the kept states.
+      size: what they take, in bytes.
+      room: where they are kept; None = nowhere, every step computes them.
+    """
+
+    start: int
+    dtype: np.dtype
+    size: int
+    room: Room | None
+
+    def __str__(self) -> str:
+        megabytes = f"{self.size / 2**20:.0f} MiB"
+        if self.room is None:
+            return f"layers below {self.start} are frozen, but computed in each step: {megabytes} > fit.prefix_disk_mb"
+        where = "in memory" if self.room == "memory" else "on disk"
+        return f"layers below {self.start} are frozen, computed once ({megabytes} {where})"
+
+
+def plan_prefix(
+    name: str, config: FitConfig, program: Program, params: Flat, labels: Mapping[str, str], feeds: Sequence[Feed]
+) -> PrefixPlan | None:
+    """The plan of a run, or None where every step computes all layers anyway.
+
+    Raises:
+      InputError: the config wants no dropout below what trains, which needs kept states, and they cannot be kept.
+    """
+    host, plugin = program.merge(params)
+    layers, needed = len(host.encoder.layers), config.dropout == "trained"
+    start = first_trainable_state(labels, plugin, layers)
+    if start == 0 or config.dropout == "all":
+        return None
+    if not all(feed.examples.fixed for feed in feeds):  # their tokens are not kept either
+        if needed:
+            problem = "dropout='trained' keeps the frozen layers' states, and this task's examples are too many"
+            raise InputError(f"{name}.fit.dropout", problem, "use dropout='all'")
+        return None
+    dtype = np.dtype(jnp.bfloat16 if config.prefix_dtype == "bfloat16" else host.encoder.dtype)
+    states = 1 + len(kept_states(plugin, layers, start))
+    size = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype, states) for feed in feeds)
+    room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb)
+    if needed and room is None:
+        problem = f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB"
+        raise InputError(f"{name}.fit.prefix_disk_mb", problem, "raise it, or use dropout='all'")
+    return PrefixPlan(start, dtype, size, room)

@@ -1,0 +1,97 @@
+"""Where the states of the frozen prefix are kept: the rule, the file on disk, and a training from each."""
+
+import errno
+import os
+import re
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_fit import Setting
+from tiny_world import same_bits
+
+from kinject.errors import InputError
+from kinject.training.prefix_plan import plan_prefix
+from kinject.training.prefix_room import choose_room, make_room
+from kinject.training.step import split_program
+
+RULES = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
+SGD = {"name": "sgd", "learning_rate": 0.05}
+
+
+@pytest.fixture
+def trained(world, tmp_path):
+    """Trains with these settings of the frozen prefix; returns the fit, as it was made, and its result."""
+
+    def run(name, **settings):
+        setting = Setting(world, tmp_path / name, rules=RULES, optimizer=SGD, dev=True, steps=6, **settings)
+        setting.program, setting.params = split_program(setting.host.loaded.host, None, setting.task)
+        fit = setting.fit()
+        return fit, fit.run()
+
+    return run
+
+
+def test_memory_comes_first_then_the_disk_then_nothing():
+    mebibyte = 1 << 20
+    assert choose_room(mebibyte, 1, 1) == choose_room(mebibyte, 1, 0) == "memory"
+    assert choose_room(mebibyte + 1, 1, 2) == "disk"
+    assert choose_room(2 * mebibyte + 1, 1, 2) is None
+    assert choose_room(1, 0, 0) is None
+
+
+def test_a_file_without_a_name_holds_what_is_written(tmp_path):
+    states = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(jnp.bfloat16)
+    room = make_room(states.shape, states.dtype, tmp_path / "new")
+    assert isinstance(room, np.memmap) and not list((tmp_path / "new").iterdir())
+    room[:3], room[3:] = states[:3], states[3:]
+    some = room[np.array([4, 0, 4])]
+    assert some.tobytes() == states[[4, 0, 4]].tobytes()
+    assert not isinstance(make_room(states.shape, states.dtype, None), np.memmap)
+
+
+def test_a_full_disk_is_an_error_before_anything_is_computed(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(InputError, match=r"kept here: No space left on device; .*fit\.prefix_disk_mb"):
+        make_room((1 << 20, 4), np.dtype(np.float32), tmp_path)
+
+
+def test_states_on_disk_train_as_those_in_memory_bit_for_bit(trained, tmp_path):
+    fit, result = trained("memory")
+    assert not isinstance(fit.train_feed.examples.buckets[0]["prefix"], np.memmap)
+    again, other = trained("disk", prefix_cache_mb=0)
+    assert isinstance(again.train_feed.examples.buckets[0]["prefix"], np.memmap)
+    assert isinstance(again.dev_feed.examples.buckets[0]["prefix"], np.memmap)
+    assert same_bits(result.train, other.train) and result.metrics == other.metrics
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == {"checkpoints", "metrics.jsonl"}
+
+
+def test_bfloat16_halves_what_is_kept_and_rounds_it(trained):
+    fit, result = trained("exact")
+    small, other = trained("rounded", prefix_dtype="bfloat16", prefix_cache_mb=0)
+    states, rounded = (one.train_feed.examples.buckets[0]["prefix"] for one in (fit, small))
+    assert rounded.nbytes * 2 == states.nbytes
+    assert np.array_equal(rounded, states.astype(jnp.bfloat16)) and not np.array_equal(rounded, states)
+    chex.assert_trees_all_close(result.train, other.train, rtol=0.05, atol=5e-3)
+    assert not same_bits(result.train, other.train)
+
+
+def test_a_host_that_computes_in_bfloat16_is_kept_so_exactly(trained):
+    fit, result = trained("memory", compute_dtype="bfloat16")
+    assert fit.train_feed.examples.buckets[0]["prefix"].dtype == jnp.bfloat16
+    _, plain = trained("computed", compute_dtype="bfloat16", prefix_cache_mb=0, prefix_disk_mb=0)
+    chex.assert_trees_all_close(result.train, plain.train, rtol=0.05, atol=5e-3)
+
+
+def test_states_without_room_are_told_of(world, tmp_path):
+    setting = Setting(world, tmp_path, rules=RULES, optimizer=SGD, prefix_cache_mb=0, prefix_disk_mb=0)
+    setting.program, setting.params = split_program(setting.host.loaded.host, None, setting.task)
+    fit = setting.fit()
+    assert fit.program.start == 0 and "prefix" not in fit.train_feed.examples.buckets[0]
+    plan = plan_prefix(fit.name, fit.config, fit.program, setting.params, fit.labels, [fit.train_feed])
+    assert plan.size == sum(bucket["token_ids"].size for bucket in fit.train_feed.examples.buckets) * 16 * 4
+    assert re.fullmatch(r"layers below 2 .* computed in each step: \d+ MiB > fit\.prefix_disk_mb", str(plan))
