@@ -2,11 +2,13 @@
 
     python benchmarks/map_tuning.py --json OUT            (bert-base's shape)
     python benchmarks/map_tuning.py --hidden 384 --layers 6 --json OUT
+    python benchmarks/map_tuning.py --sentences 8192 --batch 256 --their-batches 64 128 256 512 --compile --json OUT
+                                                          (on a GPU, with a CUDA build of torch)
 
 Mention-masked language modelling (the paper, section 3.3) on made-up sentences of FewRel's lengths, one linked mention
-each, masked; frozen host with random weights, all arms with the same ones; Adam on the map. Ours: length buckets, in
-float32 and with products in bfloat16, rows shared by all devices (of a CPU: a device a core). Theirs, all in torch on
-as many threads:
+each, masked; frozen host with random weights, all arms with the same ones; Adam on the map. Ours: length buckets, rows
+shared by all devices (of a CPU: a device a core), in float32 and with products in bfloat16, on a GPU all in bfloat16.
+Theirs, all in torch on the same cores or the same GPU:
 
 - authors: as the authors' code composes its input, one mapper call a token, padded to 64, gradients of the frozen
   weights computed and thrown away;
@@ -15,22 +17,25 @@ as many threads:
 - sorted: the same on batches of like lengths;
 - sorted, gathered: and the vocabulary projected at masked positions only, which transformers does not do by itself.
 
-The last three also under bfloat16 autocast. Arms run in turns; told are medians over rounds, and mean losses,
-which agree (the authors' arm is timed on a sixth of the sentences, drawn at random, and its mean is theirs). Useful
-FLOPs count real tokens, no weight gradients, the last layer and the head where something is read.
+The last three also in bfloat16, and with --compile by `torch.compile`. Each of theirs takes the batch size that is the
+fastest of --their-batches. Arms run in turns; told are medians over rounds, and mean losses, which agree (the authors'
+arm is timed on a sixth of the sentences, drawn at random, and its mean is theirs). Useful FLOPs count real tokens, no
+weight gradients, the last layer and the head where something is read.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,7 +54,7 @@ from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
-from kinject.training.compiled import split_cpu
+from kinject.training.compiled import cores, split_cpu
 from kinject.training.evaluation import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
@@ -58,8 +63,8 @@ from kinject.training.step import TrainState, initial_state, make_train_step, sp
 
 ENTITIES, DIM = 1_000, 100
 RATE = 1e-6  # so small that every pass has the same loss, and the arms can be compared
-AUTHORS_MAX_LEN = 64  # their inputs are padded to it, whatever the batch holds
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
+WAYS = (("batches", "random", False), ("sorted", "sorted", False), ("sorted, gathered", "sorted", True))
 Arm = Callable[[], tuple[int, float]]  # trains on some sentences; (how many, their mean loss)
 
 
@@ -138,119 +143,6 @@ def ours(world: World, precision: str, batch_size: int) -> Arm:
     return run
 
 
-def in_torch(world: World, batch_size: int, *, order: str, gathered: bool, half: bool) -> Arm:
-    """The same by transformers, without a Python loop over tokens."""
-    import torch
-
-    model, mapper = torch_model(world, frozen=True)
-    rows = world.shuffled()
-    if order == "sorted":
-        rows = sorted(rows, key=lambda row: len(row["token_ids"]))
-
-    def loss_of(batch: dict[str, Any]) -> Any:
-        words = model.get_input_embeddings()(batch["token_ids"])
-        mapped = mapper(batch["vectors"])
-        embeds = words.clone()
-        embeds[batch["slot_rows"], batch["slot_places"]] = mapped.to(words.dtype)
-        inputs = {"inputs_embeds": embeds, "attention_mask": batch["mask"]}
-        if not gathered:
-            return torch.nn.functional.cross_entropy(model(**inputs).logits[batch["at"]], batch["labels"])
-        hidden = model.bert(**inputs).last_hidden_state[batch["at"]]
-        return torch.nn.functional.cross_entropy(model.cls(hidden), batch["labels"])
-
-    return torch_pass(rows, batch_size, loss_of, mapper, half=half)
-
-
-def as_the_authors(world: World, batch_size: int, limit: int) -> Arm:
-    """Inputs composed token by token, a mapper call each, padded to `max_len`; every parameter has its gradient."""
-    import torch
-
-    model, mapper = torch_model(world, frozen=False)
-    rows = world.shuffled()[:limit]
-    table = model.get_input_embeddings().weight.detach().clone()
-
-    def embed(row: dict[str, np.ndarray], length: int) -> Any:
-        made = []
-        for token, slot in zip(row["token_ids"], row["entity_slot"], strict=True):
-            made.append(mapper(torch.from_numpy(row["vectors"][slot])) if slot >= 0 else table[int(token)])
-        return torch.stack(made + [table[0]] * (length - len(made)))
-
-    def loss_of(batch: dict[str, Any]) -> Any:
-        length = batch["token_ids"].shape[1]
-        embeds = torch.stack([embed(row, length) for row in batch["rows"]])
-        logits = model(inputs_embeds=embeds, attention_mask=batch["mask"]).logits
-        return torch.nn.functional.cross_entropy(logits[batch["at"]], batch["labels"])
-
-    return torch_pass(rows, batch_size, loss_of, mapper, least=AUTHORS_MAX_LEN)
-
-
-def torch_pass(
-    rows: list[dict[str, np.ndarray]],
-    batch_size: int,
-    loss_of: Callable[[dict[str, Any]], Any],
-    mapper: Any,
-    *,
-    half: bool = False,
-    least: int = 0,
-) -> Arm:
-    """One pass over sentences that trains the map by Adam."""
-    import torch
-
-    optimizer = torch.optim.Adam(mapper.parameters(), lr=RATE)
-
-    def run() -> tuple[int, float]:
-        total, pieces = 0.0, 0
-        for start in range(0, len(rows), batch_size):
-            batch = torch_batch(rows[start : start + batch_size], least)
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = loss_of(batch)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total, pieces = total + float(loss.detach()) * len(batch["labels"]), pieces + len(batch["labels"])
-        return len(rows), total / pieces
-
-    return run
-
-
-def torch_model(world: World, frozen: bool) -> tuple[Any, Any]:
-    """The host by transformers, without dropout, and the map, with our weights."""
-    import torch
-    from transformers import AutoModelForMaskedLM
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = AutoModelForMaskedLM.from_pretrained(world.folder / "host", attn_implementation="sdpa").eval()
-    model.requires_grad_(not frozen)
-    mapper = torch.nn.Linear(DIM, world.config.hidden_size)
-    with torch.no_grad():
-        mapper.weight.copy_(torch.from_numpy(np.array(world.plugin.mapper.kernel[...]).T))
-        mapper.bias.copy_(torch.from_numpy(np.array(world.plugin.mapper.bias[...])))
-    return model, mapper
-
-
-def torch_batch(rows: list[dict[str, np.ndarray]], least: int = 0) -> dict[str, Any]:
-    """Sentences side by side, padded to the longest, or to `least` where that is more."""
-    import torch
-
-    length = max(least, *(len(row["token_ids"]) for row in rows))
-    ids, mask = np.zeros((2, len(rows), length), np.int64)
-    for number, row in enumerate(rows):
-        ids[number, : len(row["token_ids"])], mask[number, : len(row["token_ids"])] = row["token_ids"], 1
-    slots = [(number, int(np.flatnonzero(row["entity_slot"] >= 0)[0])) for number, row in enumerate(rows)]
-    at = [(number, place) for number, row in enumerate(rows) for place in row["positions"]]
-    slot_rows, slot_places = torch.tensor(slots).T
-    return {
-        "rows": rows,
-        "token_ids": torch.from_numpy(ids),
-        "mask": torch.from_numpy(mask),
-        "vectors": torch.from_numpy(np.stack([row["vectors"][0] for row in rows])),
-        "slot_rows": slot_rows,
-        "slot_places": slot_places,
-        "at": tuple(torch.tensor(at).T),
-        "labels": torch.from_numpy(np.concatenate([row["labels"] for row in rows]).astype(np.int64)),
-    }
-
-
 def useful_flops(world: World) -> float:
     """Of one pass over the sentences: forward, and backward for activations, on real tokens only."""
     config, total = world.config, 0.0
@@ -264,8 +156,9 @@ def useful_flops(world: World) -> float:
     return total
 
 
-def roofline(dtype: Any, seconds: float = 2.0, size: int = 2048) -> float:
+def roofline(dtype: Any, seconds: float = 2.0) -> float:
     """FLOP/s of a large matrix product, the best of some."""
+    size = 8192 if jax.default_backend() == "gpu" else 2048
     left, right = (jnp.ones((size, size), dtype) for _ in range(2))
     product = jax.jit(lambda a, b: jnp.dot(a, b, preferred_element_type=jnp.float32))
     jax.block_until_ready(product(left, right))
@@ -289,60 +182,82 @@ def interleaved(arms: dict[str, Arm], rounds: int) -> tuple[dict[str, float], di
     return {name: statistics.median(found[1:]) for name, found in rates.items()}, losses
 
 
+def fastest(make: Callable[[int], Arm], sizes: Sequence[int]) -> tuple[Arm, int]:
+    """The arm of the batch size that trains the most sentences a second, after a pass to warm up."""
+    if len(sizes) == 1:
+        return make(sizes[0]), sizes[0]
+    arms = {str(size): make(size) for size in sizes}
+    rates, _ = interleaved(arms, 1)
+    best = max(rates, key=rates.get)
+    return arms[best], int(best)
+
+
+def of_torch(world: World, arguments: argparse.Namespace) -> dict[str, tuple[Arm, int]]:
+    """The torch arms, and the batch size of each."""
+    from map_tuning_torch import TorchArms  # torch and transformers, which ours do without
+
+    arms = TorchArms(world.folder / "host", world.plugin, world.shuffled(), RATE, jax.default_backend() == "gpu")
+    few = max(arguments.batch, arguments.sentences // 6)
+    made = {"authors": (arms.authors(arguments.batch, few), arguments.batch)}
+    for half, (name, order, gathered) in itertools.product((False, True), WAYS):
+        make = partial(arms.vectorised, order=order, gathered=gathered, half=half)
+        name += ", bfloat16" if half else ""
+        made[name] = fastest(make, arguments.their_batches)
+        if arguments.compile:
+            made[f"{name}, compiled"] = make(made[name][1], compiled=True), made[name][1]
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sentences", type=int, default=192)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--vocabulary", type=int, default=30_522)
-    parser.add_argument("--batch", type=int, default=32, help="sentences a batch, all arms")
+    parser.add_argument("--batch", type=int, default=32, help="sentences a batch, ours and the authors'")
+    parser.add_argument("--their-batches", type=int, nargs="+", default=[8, 16, 32], help="the fastest is taken")
+    parser.add_argument("--compile", action="store_true", help="the torch arms by torch.compile too")
     parser.add_argument("--buckets", type=int, default=6, help="padded lengths of ours")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="ours; of a CPU, a core each")
+    parser.add_argument("--devices", type=int, default=cores(), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     split_cpu(arguments.devices)
+    mine = {"float32": jnp.float32, "bfloat16" if jax.default_backend() == "gpu" else "bfloat16_dots": jnp.bfloat16}
     config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), config, arguments.sentences, arguments.buckets)
-        size, few = arguments.batch, max(arguments.batch, arguments.sentences // 6)
-        arms = {name: ours(world, name, size) for name in ("float32", "bfloat16_dots")}
-        arms["authors"] = as_the_authors(world, size, few)
-        for half in (False, True):
-            ending = ", bfloat16 autocast" if half else ""
-            for name, order, gathered in (
-                ("batches", "random", False),
-                ("sorted", "sorted", False),
-                ("sorted, gathered", "sorted", True),
-            ):
-                arms[name + ending] = in_torch(world, size, order=order, gathered=gathered, half=half)
-        rates, losses = interleaved(arms, arguments.rounds)
+        theirs = of_torch(world, arguments)
+        arms = {name: ours(world, name, arguments.batch) for name in mine}
+        rates, losses = interleaved({**arms, **{name: arm for name, (arm, _) in theirs.items()}}, arguments.rounds)
         per_sentence = useful_flops(world) / len(world.rows())
-    peaks = {"float32": roofline(jnp.float32), "bfloat16_dots": roofline(jnp.bfloat16)}
+    peaks = {name: roofline(dtype) for name, dtype in mine.items()}
     rows = []
-    for mine in ("float32", "bfloat16_dots"):
-        reached = rates[mine] * per_sentence
-        share = {f"share_of_{name}_matmul": reached / peak for name, peak in peaks.items()}
-        of = ", ".join(f"{100 * reached / peak:.0f}% of {name}" for name, peak in peaks.items())
+    for name in mine:
+        reached = rates[name] * per_sentence
+        share = {f"share_of_{peak}_matmul": reached / most for peak, most in peaks.items()}
+        of = ", ".join(f"{100 * reached / most:.0f}% of {peak}" for peak, most in peaks.items())
         print(
-            f"{mine}: {rates[mine]:.1f} sentences/s, loss {losses[mine]:.4f}, {reached / 1e9:.0f} useful GFLOP/s ({of})"
+            f"{name}: {rates[name]:.1f} sentences/s, loss {losses[name]:.4f}, {reached / 1e9:.0f} useful GFLOP/s ({of})"
         )
-        for theirs in [name for name in arms if name not in peaks]:
+        for other, (_, size) in theirs.items():
             rows.append(
                 {
-                    "name": f"map_tuning, {mine} / {theirs}",
-                    "ratio": rates[mine] / rates[theirs],
-                    "ours": rates[mine],
-                    "theirs": rates[theirs],
+                    "name": f"map_tuning, {name} / {other}",
+                    "ratio": rates[name] / rates[other],
+                    "ours": rates[name],
+                    "theirs": rates[other],
                     "unit": "sentences a second, mention-masked LM, training step",
-                    "hardware": f"{jax.default_backend()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+                    "hardware": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores()} cores",
                     "versions": f"jax {jax.__version__}",
-                    "shape": f"{arguments.layers} x {arguments.hidden}, batch {size}",
-                    "loss": {"ours": losses[mine], "theirs": losses[theirs]},
+                    "shape": f"{arguments.layers} x {arguments.hidden}, batches of {arguments.batch}, theirs {size}",
+                    "loss": {"ours": losses[name], "theirs": losses[other]},
                     **share,
                 }
             )
-            print(f"  {rows[-1]['ratio']:6.2f}x of {theirs} ({rates[theirs]:.1f}/s; loss {losses[theirs]:.4f})")
+            told = f"{rates[other]:.1f}/s in batches of {size}; loss {losses[other]:.4f}"
+            print(f"  {rows[-1]['ratio']:6.2f}x of {other} ({told})")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
