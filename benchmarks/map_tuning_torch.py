@@ -32,11 +32,12 @@ class TorchArms:
     def __init__(self, folder: Path, plugin: Plugin, rows: list[Row], rate: float, gpu: bool):
         self.folder, self.plugin, self.rows, self.rate = folder, plugin, rows, rate
         self.device = "cuda" if gpu else "cpu"
+        self.shared: dict[bool, Any] = {}
         torch.set_num_threads(len(os.sched_getaffinity(0)))
 
     def authors(self, batch_size: int, limit: int) -> Run:
         """Inputs composed token by token, a mapper call each, padded to `max_len`; every parameter has its gradient."""
-        model, mapper = self._model(frozen=False)
+        model, mapper = self._model(), self._mapper()
         table = model.get_input_embeddings().weight.detach().clone()
 
         def embed(row: Row, vector: torch.Tensor, length: int) -> torch.Tensor:
@@ -63,9 +64,7 @@ class TorchArms:
           half: bfloat16, by autocast on a CPU; on a GPU the frozen model is held in it, which is faster.
           compiled: by `torch.compile`, for any length.
         """
-        model, mapper = self._model(frozen=True)
-        if half and self.device == "cuda":
-            model.to(torch.bfloat16)
+        model, mapper = self._frozen(half and self.device == "cuda"), self._mapper()
         rows = sorted(self.rows, key=lambda row: len(row["token_ids"])) if order == "sorted" else self.rows
 
         def logits_of(embeds: torch.Tensor, mask: torch.Tensor, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -118,16 +117,24 @@ class TorchArms:
 
         return {name: moved(value) for name, value in batch.items()}
 
-    def _model(self, frozen: bool) -> tuple[Any, torch.nn.Linear]:
-        """The host by transformers, without dropout, and the map, with our weights."""
-        model = AutoModelForMaskedLM.from_pretrained(self.folder, attn_implementation="sdpa").eval()
-        model.requires_grad_(not frozen)
+    def _frozen(self, half: bool) -> Any:
+        """One of each for all arms: it is never changed, and a dozen would not fit."""
+        if half not in self.shared:
+            model = self._model().requires_grad_(False)
+            self.shared[half] = model.to(torch.bfloat16) if half else model
+        return self.shared[half]
+
+    def _model(self) -> Any:
+        """The host by transformers, without dropout."""
+        return AutoModelForMaskedLM.from_pretrained(self.folder, attn_implementation="sdpa").eval().to(self.device)
+
+    def _mapper(self) -> torch.nn.Linear:
         kernel, bias = (np.array(leaf[...]) for leaf in (self.plugin.mapper.kernel, self.plugin.mapper.bias))
         mapper = torch.nn.Linear(*kernel.shape)
         with torch.no_grad():
             mapper.weight.copy_(torch.from_numpy(kernel.T))
             mapper.bias.copy_(torch.from_numpy(bias))
-        return model.to(self.device), mapper.to(self.device)
+        return mapper.to(self.device)
 
 
 def padded(rows: list[Row], least: int = 0) -> dict[str, Any]:
