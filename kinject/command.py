@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from kinject.errors import EXIT_BAD_INPUT, InputError
 
+PRECISIONS = ("float32", "bfloat16", "bfloat16_dots", "int8")  # models/precision.py's, which imports jax
 CHATTY = ("absl", "asyncio")  # Orbax warns through these of what its caller sees as an exception anyway
 
 

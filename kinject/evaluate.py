@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.command import Parser, exit_code
+from kinject.command import PRECISIONS, Parser, exit_code
 from kinject.errors import InputError
 
 EXAMPLES = """\
@@ -41,6 +41,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, action="append", metavar="FILE", help="records, JSON lines")
     parser.add_argument("--task", metavar="NAME", help="task (default: the one in host.json)")
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=PRECISIONS,
+        help="what the host is held and computed in (default float32)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffle (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     return parser.parse_args(argv)
@@ -73,6 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
         host=arguments.host,
         task=task,
         task_options=manifest.get("extra", {}).get("task_options", {}),
+        compute_dtype=arguments.precision,
         domains={name: domain},
     )
     reporter = Reporter()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from kinject.command import Parser, exit_code
+from kinject.command import PRECISIONS, Parser, exit_code
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="W",
         help="texts sorted by length together (default 1024); 1: at once",
     )
-    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "bfloat16_dots"))
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices that share a batch (default 1)")
     parser.add_argument(
         "--no-compilation-cache", action="store_true", help="keep no compiled programs (default: in ~/.cache/kinject)"

@@ -84,10 +84,10 @@ def test_what_each_precision_holds():
     matrix, vector, ids = jnp.ones((2, 2)), jnp.ones(2), jnp.ones(2, jnp.int32)
     leaves = (matrix, vector, ids)
     host = "host/encoder/layers/0/feed_forward/up/kernel"
-    assert [held("bfloat16_dots", host, leaf) for leaf in leaves] == [jnp.bfloat16, jnp.float32, jnp.int32]
-    assert [held("bfloat16", host, leaf) for leaf in leaves] == [jnp.bfloat16, jnp.bfloat16, jnp.int32]
-    assert [held("float32", host, leaf) for leaf in leaves] == [jnp.float32, jnp.float32, jnp.int32]
-    assert held("bfloat16_dots", "plugin/mapper/kernel", matrix) == jnp.float32
+    assert [held("bfloat16_dots", host, leaf).dtype for leaf in leaves] == [jnp.bfloat16, jnp.float32, jnp.int32]
+    assert [held("bfloat16", host, leaf).dtype for leaf in leaves] == [jnp.bfloat16, jnp.bfloat16, jnp.int32]
+    assert [held("float32", host, leaf).dtype for leaf in leaves] == [jnp.float32, jnp.float32, jnp.int32]
+    assert held("bfloat16_dots", "plugin/mapper/kernel", matrix).dtype == jnp.float32
     assert [activations(each) for each in ("float32", "bfloat16", "bfloat16_dots")] == [
         jnp.float32,
         jnp.bfloat16,

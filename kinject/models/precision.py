@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-Precision = Literal["float32", "bfloat16", "bfloat16_dots"]
-"""`float32`; `bfloat16` for all activations and frozen parameters; or `bfloat16_dots`: activations are float32, only
-products with the host's matrices are taken in bfloat16, with float32 sums (models/dense.py)."""
+from kinject.models import int8
+
+if TYPE_CHECKING:
+    from qwix import QArray
+
+Precision = Literal["float32", "bfloat16", "bfloat16_dots", "int8"]
+"""`float32`; `bfloat16` for all activations and frozen parameters; `bfloat16_dots`: activations are float32, only
+products with the host's matrices are taken in bfloat16, with float32 sums (models/dense.py); or `int8`: the same, and
+the frozen ones of these matrices are held in 8 bits (models/int8.py)."""
+
+ROUNDED = ("bfloat16_dots", "int8")  # precisions whose products are taken in bfloat16 between float32 activations
 
 
 def activations(precision: Precision) -> DTypeLike:
@@ -18,23 +26,33 @@ def activations(precision: Precision) -> DTypeLike:
     return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
 
 
-def held(precision: Precision, path: str, leaf: Any) -> DTypeLike:
-    """The dtype in which a frozen parameter is kept on the devices.
+def held(precision: Precision, path: str, leaf: Any) -> jax.Array | QArray:
+    """A frozen parameter as it is kept on the devices.
 
-    With `bfloat16_dots` the host's matrices are bfloat16. Its vectors (biases, norms), which multiply nothing by
-    themselves, stay, and so does a plugin, which is then the same whether it is trained or only used.
+    With `bfloat16_dots` the host's matrices are bfloat16, with `int8` they are 8 bits and scales. Its vectors (biases,
+    norms), which multiply nothing by themselves, stay, and so does a plugin, which is then the same whether it is
+    trained or only used.
+
+    Raises:
+      InputError: `int8` without qwix.
     """
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return leaf.dtype
-    if precision == "bfloat16_dots":
-        return jnp.bfloat16 if leaf.ndim > 1 and path.startswith("host/") else jnp.float32
-    return jnp.dtype(precision)
+        return jnp.asarray(leaf)
+    if precision not in ROUNDED:
+        return jnp.asarray(leaf, precision)
+    matrix = leaf.ndim > 1 and path.startswith("host/")
+    if matrix and precision == "int8" and path.endswith(int8.MATRICES):
+        return int8.quantised(path, jnp.asarray(leaf))
+    return jnp.asarray(leaf, jnp.bfloat16 if matrix else jnp.float32)
 
 
-def multiplied(precision: Precision, path: str, leaf: jax.Array) -> jax.Array:
-    """A trained parameter as a step multiplies it: of the host's kernels a rounded copy, with `bfloat16_dots`.
+def multiplied(precision: Precision, path: str, leaf: jax.Array | QArray) -> jax.Array:
+    """A parameter as a step multiplies it: what is held in 8 bits as bfloat16, and so are trained kernels of the host.
 
-    Embedding tables stay float32: their gradients are sums over many tokens, which bfloat16 would swallow.
+    The latter with `bfloat16_dots` and `int8` only. Trained embedding tables stay float32: their gradients are sums
+    over many tokens, which bfloat16 would swallow.
     """
-    small = precision == "bfloat16_dots" and path.startswith("host/") and path.endswith("/kernel")
+    if int8.is_quantised(leaf):
+        return int8.dequantised(leaf)
+    small = precision in ROUNDED and path.startswith("host/") and path.endswith("/kernel")
     return leaf.astype(jnp.bfloat16) if small else leaf

@@ -13,6 +13,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
+from kinject.models.int8 import check_installed
 from kinject.models.manifest import NO_HEAD, read_json
 from kinject.models.precision import Precision, activations
 from kinject.plugins.store import check_fits, read_head
@@ -78,6 +79,7 @@ class Host:
         for name, value in (("batch_size", batch_size), ("window", window), ("devices", devices)):
             if value < 1:
                 raise InputError(name, f"it is {value}", "give 1 or more")
+        check_installed(precision, "precision")
         if head is not None:
             ready, task, task_options = _under_head(folder, head, task, precision)
             made = _task(folder, task, task_options)

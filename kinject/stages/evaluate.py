@@ -12,6 +12,7 @@ from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.int8 import check_installed
 from kinject.models.precision import Precision
 from kinject.plugins.base import Plugin
 from kinject.plugins.store import load_plugin, read_head
@@ -75,6 +76,7 @@ class EvaluateStage(Stage):
 
     def check(self) -> None:
         super().check()
+        check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
         for name, domain in self.config.domains.items():
             where = f"{self.where}.domains.{name}"
             check_references(self.run, domain, where)

@@ -14,6 +14,7 @@ from kinject.data.pipeline import Feed
 from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.memory.store import PassageMemory
+from kinject.models.int8 import check_installed
 from kinject.models.precision import Precision
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import Stage, StageConfig
@@ -50,6 +51,7 @@ class MemoryEvaluateStage(Stage):
 
     def check(self) -> None:
         super().check()
+        check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
         for name in ("memories", "texts"):
             for row, references in getattr(self.config, name).items():
                 for reference in references:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from kinject.data.pipeline import Feed
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.int8 import check_installed
 from kinject.models.tuning_base import Tuning
 from kinject.plugins.base import Plugin
 from kinject.stages.base import ReadyHost, Stage, StageConfig
@@ -49,6 +50,7 @@ class TrainingStage(Stage):
     def check(self) -> None:
         super().check()
         check_trackers(self.config.fit.trackers, f"{self.where}.fit.trackers")
+        check_installed(self.config.fit.compute_dtype, f"{self.where}.fit.compute_dtype")
 
     def feeds(
         self, task: Task, host: ReadyHost, knowledge: KnowledgeBase | None, plugin: Plugin | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -98,7 +99,7 @@ def compile_step(
     look_up = None if table is None else LookUp(table.dim, place.mesh)
     program = replace(program, precision=fit.compute_dtype, micro_batch=micro_batch, vectors=look_up)
     frozen = {
-        path: leaf if path in program.tables else jax.ShapeDtypeStruct(leaf.shape, held(fit.compute_dtype, path, leaf))
+        path: leaf if path in program.tables else jax.eval_shape(partial(held, fit.compute_dtype, path), leaf)
         for path, leaf in frozen.items()
     }
     optimizer = make_optimizer(fit.optimizer, labels, fit.steps or STEPS)
@@ -107,7 +108,10 @@ def compile_step(
     step = make_train_step(
         program, optimizer, labels, seed=0, dropout=fit.dropout != "none", shardings=place.shardings(state)
     )
-    arguments = {path: _placed(leaf, place.parameter(path, leaf.shape, frozen=True)) for path, leaf in frozen.items()}
+    arguments = {
+        path: jax.tree.map(lambda part, path=path: _placed(part, place.parameter(path, part.shape, frozen=True)), leaf)
+        for path, leaf in frozen.items()
+    }
     if table is not None:
         vectors = jax.ShapeDtypeStruct(table.held(place), table.dtype)
         arguments[TABLE] = _placed(vectors, table_sharding(place.mesh))

@@ -190,7 +190,7 @@ class Fit:
         Raises:
           InputError: a checkpoint could stand between two refreshes; a rerun from it could not make the older tables.
         """
-        every = getattr(self.program.merge({**self.frozen, **train})[1], "refresh_every", 0)
+        every = getattr(self.program.outline({**self.frozen, **train})[1], "refresh_every", 0)
         if every and self.config.checkpoint_every % every:
             problem = f"{self.config.checkpoint_every} is no multiple of refresh_every {every}"
             raise InputError(f"{self.name}.fit.checkpoint_every", problem, "a rerun starts on a refresh")

@@ -10,12 +10,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.models.precision import Precision
-from kinject.models.precision import held as held_dtype
+from kinject.models.precision import Precision, held
 from kinject.training.mesh import Placement, put
 from kinject.tree import Flat
 
@@ -86,21 +86,21 @@ def hold(
 
     Tables keep the dtype that they have. The trainable leaves are copied: the train step donates its buffers, and the
     caller's arrays must survive that.
+
+    Raises:
+      InputError: the library of a precision is not installed.
     """
-
-    def frozen_dtype(path: str, leaf: Any) -> Any:
-        return leaf.dtype if path in tables else held_dtype(precision, path, leaf)
-
     place = place or Placement.single()
-    held = {
+
+    def kept(path: str, leaf: Any) -> Any:
+        made = jnp.asarray(leaf) if path in tables else held(precision, path, leaf)
+        return jax.tree.map(lambda part: put(part, place.parameter(path, part.shape, frozen=True)), made)
+
+    moving = {
         path: put(jnp.array(leaf, jnp.float32, copy=True), place.parameter(path, leaf.shape, frozen=False))
         for path, leaf in train.items()
     }
-    still = {
-        path: put(jnp.asarray(leaf, frozen_dtype(path, leaf)), place.parameter(path, leaf.shape, frozen=True))
-        for path, leaf in frozen.items()
-    }
-    return held, still
+    return moving, {path: kept(path, leaf) for path, leaf in frozen.items()}
 
 
 def describe(params: Mapping[str, Any], labels: Mapping[str, str], tables: Collection[str] = ()) -> str:

@@ -61,7 +61,7 @@ class Program:
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
         """The task's outputs for a batch, from flat parameters `host/…` and `plugin/…`."""
-        host, plugin = self.merge({path: multiplied(self.precision, path, leaf) for path, leaf in params.items()})
+        host, plugin = self.merge(params)
         return self.task.outputs(host, plugin, batch, key, self.start)
 
     def with_vectors(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
@@ -69,10 +69,17 @@ class Program:
         return batch if self.vectors is None else self.vectors.give(params[TABLE], batch)
 
     def merge(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
-        """Flat parameters -> the host and the plugin as modules, the plugin None where there is none."""
-        tree = unflatten(params)
+        """Flat parameters -> the host and the plugin as modules, the plugin None where there is none.
+
+        They hold what a step multiplies (`multiplied`), of a host in 8 bits a copy: made within compiled programs only.
+        """
+        tree = unflatten({path: multiplied(self.precision, path, leaf) for path, leaf in params.items()})
         host = nnx.merge(self.host, tree["host"])
         return host, None if self.plugin is None else nnx.merge(self.plugin, tree.get("plugin", {}))
+
+    def outline(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
+        """As `merge`, with shapes in the place of arrays: for what modules say without computing."""
+        return nnx.eval_shape(self.merge, dict(params))
 
 
 def split_program(host: Host, plugin: Plugin | None, task: Task) -> tuple[Program, Flat]:
