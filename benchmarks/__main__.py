@@ -61,6 +61,7 @@ SCRIPTS = {
     "memory_search": Script(
         "--size 128 --index-passages 100000", "--passages 50000 --size 128 --index-passages 10000 --repeats 1"
     ),
+    "int8": Script("", "--rounds 3"),
     "vectors": Script("", "--entities 50000 --steps 2 --repetitions 3"),
     "domain_parallel": Script("", "--rows 4 --domains 4 --repetitions 3 --seconds 0.2"),
 }
