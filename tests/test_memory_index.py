@@ -47,7 +47,8 @@ def test_it_finds_nearly_what_exact_search_finds_and_follows_edits(folder):
         assert best not in index.search(queries[:1], 5)
         assert recall(index, queries) > 0.95
         index.save()
-        assert recall(MemoryIndex.open(memory), queries) > 0.95
+        again = MemoryIndex.open(memory, expansion_search=256)
+        assert recall(again, queries) > 0.95 and again.index.expansion_search == 256
         assert (index.search(queries[:2], 400)[:, 299:] == -1).all()
         memory.delete([0 if best else 1])
         with pytest.raises(InputError, match="it holds 299 passages, the memory 298; build it again"):

@@ -8,7 +8,7 @@ import pytest
 from cluster import Launched, disturbed, launch, metrics_of, plugin_of, resumed_at, write_config
 
 from kinject.errors import InputError
-from kinject.training.processes import EXIT_AGAIN, Cluster
+from kinject.training.processes import EXIT_AGAIN, Cluster, lost_peer
 
 # Adam would blow up the rounding of gradients that are zero
 SGD = {"timings": True, "optimizer": {"name": "sgd", "learning_rate": 0.05, "clip": 1.0}}
@@ -125,3 +125,21 @@ def test_cluster_of_flags_and_of_the_environment(monkeypatch):
     monkeypatch.setenv("KINJECT_PROCESS_ID", "two")
     with pytest.raises(InputError, match="whole numbers"):
         Cluster.read(None, None, None, "given")
+
+
+def test_a_lost_peer_is_known_by_what_jax_said_however_it_was_wrapped(monkeypatch):
+    import jax
+
+    closed = jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
+
+    def wrapped(cause):
+        try:
+            raise ValueError("could not save") from cause
+        except ValueError as error:
+            return error
+
+    assert not lost_peer(closed), "a process alone has no peer"
+    monkeypatch.setattr("kinject.training.processes.joined", lambda: True)
+    assert lost_peer(closed) and lost_peer(wrapped(closed))
+    assert not lost_peer(wrapped(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")))
+    assert not lost_peer(wrapped(OSError("connection closed")))

@@ -39,7 +39,13 @@ class MemoryIndex:
 
     @classmethod
     def build(cls, memory: PassageMemory, **options: int) -> MemoryIndex:
-        """Adds all passages' keys, in batches, on all cores; `options` are usearch's (`connectivity`, …)."""
+        """Adds all passages' keys, in batches, on all cores.
+
+        Args:
+          memory: it stays as it is.
+          options: usearch's. `expansion_search` (64) is how many candidates a search keeps: more find more, and take
+            longer (docs/pluglm.md).
+        """
         index = _usearch()(ndim=memory.keys.shape[1], metric="ip", dtype="f16", **options)
         made = cls(memory, index)
         rows = np.flatnonzero(memory.alive)
@@ -49,14 +55,14 @@ class MemoryIndex:
         return made
 
     @classmethod
-    def open(cls, memory: PassageMemory) -> MemoryIndex:
-        """Maps the index that `save` wrote.
+    def open(cls, memory: PassageMemory, **options: int) -> MemoryIndex:
+        """Reads the index that `save` wrote; `options` are those of `build`, as a file does not hold `expansion_search`.
 
         Raises:
           InputError: there is none, or it holds another number of passages than the memory.
         """
         path = memory.folder / INDEX
-        index = _usearch()(ndim=memory.keys.shape[1], metric="ip", dtype="f16")
+        index = _usearch()(ndim=memory.keys.shape[1], metric="ip", dtype="f16", **options)
         if not path.exists():
             raise InputError(path, "there is no index", "build it with MemoryIndex.build, and save it")
         index.load(str(path))

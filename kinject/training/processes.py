@@ -190,11 +190,15 @@ def exit_code(error: BaseException) -> int:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether an error is that of a collective whose other end has gone."""
+    """Whether an error is that of a collective whose other end has gone, or was made of one, as Orbax does."""
     import jax
 
-    text = str(error).lower()
-    return isinstance(error, jax.errors.JaxRuntimeError) and joined() and any(sign in text for sign in LOST_PEER)
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    of_jax = [str(one).lower() for one in chain if isinstance(one, jax.errors.JaxRuntimeError)]
+    return joined() and any(sign in text for text in of_jax for sign in LOST_PEER)
 
 
 def leave(code: int, together: bool) -> int:
