@@ -7,7 +7,7 @@
 
 Mention-masked language modelling (the paper, section 3.3) on made-up sentences of FewRel's lengths, one linked mention
 each, masked; frozen host with random weights, all arms with the same ones; Adam on the map. Ours: length buckets, rows
-shared by all devices (of a CPU: a device a core), in float32 and with products in bfloat16, on a GPU all in bfloat16.
+shared by all devices (of a CPU: a device a core), in float32 and with products in bfloat16.
 Theirs, all in torch on the same cores or the same GPU:
 
 - authors: as the authors' code composes its input, one mapper call a token, padded to 64, gradients of the frozen
@@ -18,9 +18,10 @@ Theirs, all in torch on the same cores or the same GPU:
 - sorted, gathered: and the vocabulary projected at masked positions only, which transformers does not do by itself.
 
 The last three also in bfloat16, and with --compile by `torch.compile`. Each of theirs takes the batch size that is the
-fastest of --their-batches. Arms run in turns; told are medians over rounds, and mean losses, which agree (the authors'
-arm is timed on a sixth of the sentences, drawn at random, and its mean is theirs). Useful FLOPs count real tokens, no
-weight gradients, the last layer and the head where something is read.
+fastest of --their-batches. Arms run in turns; told are sentences over seconds of all rounds, and mean losses of what
+was timed, which must agree to 2% (the authors' arm runs on a sixth of the sentences, drawn at random; ours on batches
+of a stream, see `ours`). Useful FLOPs count real tokens, no weight gradients, the last layer and the head where
+something is read. On a GPU ours are computed in bfloat16 only, as torch's bfloat16 arms are.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -51,21 +53,22 @@ from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.config import EncoderConfig
+from kinject.models.precision import activations
+from kinject.models.pretrained import load_host
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.compiled import cores, split_cpu
-from kinject.training.evaluation import evaluate
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import TrainState, initial_state, make_train_step, split_program
+from kinject.training.step import initial_state, make_train_step, split_program
 
 ENTITIES, DIM = 1_000, 100
 RATE = 1e-6  # so small that every pass has the same loss, and the arms can be compared
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
 WAYS = (("batches", "random", False), ("sorted", "sorted", False), ("sorted, gathered", "sorted", True))
-Arm = Callable[[], tuple[int, float]]  # trains on some sentences; (how many, their mean loss)
+Arm = Callable[[], tuple[float, float]]  # trains on some sentences; (how many, their mean loss)
 
 
 class World:
@@ -79,7 +82,7 @@ class World:
         vectors = np.random.default_rng(0).normal(size=(ENTITIES, DIM)).astype(np.float32)
         ids = [f"Q{i}" for i in range(ENTITIES)]
         write_knowledge(folder / "kb", name="names", ids=ids, vectors=vectors, source="made up", license="none")
-        self.host, self.knowledge = host, KnowledgeBase.open(folder / "kb")
+        self.knowledge = KnowledgeBase.open(folder / "kb")
         self.plugin = make_plugin({"name": "map_tuning"}, hidden_size=config.hidden_size, knowledge_dim=DIM)
         self.task = make_task("mention_masked_lm")
         encoder = EntityEncoder(load_tokenizer(tokenizer), 128)
@@ -96,6 +99,25 @@ class World:
             places = {name: batch[name][0][kept] for name in ("positions", "labels")}
             made.append({**one, **places, "vectors": batch["entity_vectors"][0]})
         return made
+
+    def useful_flops(self) -> np.ndarray:
+        """Of each sentence, in their given order: forward, and backward for activations, on real tokens only."""
+        config, found = self.config, np.zeros(self.feed.examples.size)
+        size, inner = config.hidden_size, config.intermediate_size
+        for index, row in zip(
+            (one for batch in self.feed.evaluation(1) for one in batch["index"]), self.rows(), strict=True
+        ):
+            length, read = len(row["token_ids"]), len(row["positions"])
+            layer = 2 * length * (4 * size * size + 2 * size * inner) + 4 * length * length * size
+            last = 2 * length * 2 * size * size + read * (2 * (2 * size * size + 2 * size * inner) + 4 * length * size)
+            head = read * 2 * (size * size + size * config.vocab_size)
+            found[index] = 2 * ((config.num_hidden_layers - 1) * layer + last + head)
+        return found
+
+    def fill(self) -> float:
+        """Which share of the tokens that our steps compute are real ones."""
+        padded = sum(bucket["token_ids"].size for bucket in self.feed.examples.buckets)
+        return sum(len(row["token_ids"]) for row in self.rows()) / padded
 
     def shuffled(self) -> list[dict[str, np.ndarray]]:
         """`rows`, which come bucket by bucket, in an order that has nothing to do with their lengths."""
@@ -116,44 +138,34 @@ def sentences(count: int, words: int) -> Iterator[dict[str, Any]]:
 
 
 def ours(world: World, precision: str, batch_size: int) -> Arm:
-    """One pass over the sentences by the step of `kinject.training`, on all devices."""
+    """Steps of `kinject.training` on all devices, of one stream of batches that goes on from pass to pass.
+
+    A batch is of one length, and a few batches hold other lengths than the sentences do on the whole. So what a pass
+    did is counted in sentences of the mean useful FLOPs, and its loss is that of the steps that were timed.
+    """
     place = Placement.over()
-    program, params = split_program(world.host, world.plugin, world.task)
+    host = load_host(world.folder / "host", head="masked_lm", dtype=activations(precision)).host
+    program, params = split_program(host, world.plugin, world.task)
     program = replace(program, precision=precision, row_parts=place.row_parts)
     labels = label_parameters(params, RULES)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), labels, 1_000)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), labels, 10_000)
     train, frozen = hold(*split(params, labels), precision, place, program.tables)
-    loss = evaluate(program, {**frozen, **train}, world.feed, batch_size, place)[0]["loss"]
+    state = place.state(initial_state(train, optimizer, labels))
+    step = make_train_step(program, optimizer, labels, seed=0, dropout=False, shardings=place.shardings(state))
+    stream, useful = iter(world.feed.training(batch_size, 0)), world.useful_flops()
+    steps = max(1, math.ceil(world.feed.examples.size / batch_size))
 
-    def start() -> TrainState:
-        return place.state(initial_state(jax.tree.map(jnp.copy, train), optimizer, labels))
-
-    pinned = place.shardings(start())
-    step = make_train_step(program, optimizer, labels, seed=0, dropout=False, shardings=pinned)
-
-    def run() -> tuple[int, float]:
-        state, batches = start(), 0
-        for batch in islice(world.feed.training(batch_size, 0), max(1, world.feed.examples.size // batch_size)):
+    def run() -> tuple[float, float]:
+        nonlocal state
+        losses, done = [], 0.0
+        for batch in islice(stream, steps):
+            done += useful[batch["index"]].sum()
             read = {name: values for name, values in batch.items() if name != "index"}
-            state, _ = step(state, frozen, place.batch(read))
-            batches += 1
-        jax.block_until_ready(state)
-        return batches * batch_size, loss
+            state, logged = step(state, frozen, place.batch(read))
+            losses.append(logged["loss"])
+        return done / useful.mean(), statistics.fmean(map(float, losses))
 
     return run
-
-
-def useful_flops(world: World) -> float:
-    """Of one pass over the sentences: forward, and backward for activations, on real tokens only."""
-    config, total = world.config, 0.0
-    size, inner = config.hidden_size, config.intermediate_size
-    for row in world.rows():
-        length, read = len(row["token_ids"]), len(row["positions"])
-        layer = 2 * length * (4 * size * size + 2 * size * inner) + 4 * length * length * size
-        last = 2 * length * 2 * size * size + read * (2 * (2 * size * size + 2 * size * inner) + 4 * length * size)
-        head = read * 2 * (size * size + size * config.vocab_size)
-        total += 2 * ((config.num_hidden_layers - 1) * layer + last + head)
-    return total
 
 
 def roofline(dtype: Any, seconds: float = 2.0) -> float:
@@ -171,15 +183,17 @@ def roofline(dtype: Any, seconds: float = 2.0) -> float:
 
 
 def interleaved(arms: dict[str, Arm], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """(sentences a second, mean loss) of each arm; the first round, which compiles, is not counted."""
-    rates, losses = {name: [] for name in arms}, {}
+    """(sentences a second over all rounds, mean loss) of each arm; the first round, which compiles, is not counted."""
+    done, seconds, losses = ({name: [] for name in arms} for _ in range(3))
     for _ in range(rounds + 1):
         for name, run in arms.items():
             started = time.perf_counter()
-            done, loss = run()
-            rates[name].append(done / (time.perf_counter() - started))
-            losses.setdefault(name, loss)
-    return {name: statistics.median(found[1:]) for name, found in rates.items()}, losses
+            sentences, loss = run()
+            seconds[name].append(time.perf_counter() - started)
+            done[name].append(sentences)
+            losses[name].append(loss)
+    rates = {name: sum(done[name][1:]) / sum(seconds[name][1:]) for name in arms}
+    return rates, {name: statistics.fmean(losses[name][1:]) for name in arms}
 
 
 def fastest(make: Callable[[int], Arm], sizes: Sequence[int]) -> tuple[Arm, int]:
@@ -208,6 +222,14 @@ def of_torch(world: World, arguments: argparse.Namespace) -> dict[str, tuple[Arm
     return made
 
 
+def check_losses(losses: dict[str, float]) -> None:
+    """Raises SystemExit where an arm did not compute what the others did; those of few sentences differ by chance."""
+    middle = statistics.median(losses.values())
+    for name, loss in losses.items():
+        if abs(loss - middle) > 0.02 * middle:
+            raise SystemExit(f"{name} has a mean loss of {loss:.4f}, the others of {middle:.4f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sentences", type=int, default=192)
@@ -224,15 +246,19 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     split_cpu(arguments.devices)
-    mine = {"float32": jnp.float32, "bfloat16" if jax.default_backend() == "gpu" else "bfloat16_dots": jnp.bfloat16}
+    on_gpu = jax.default_backend() == "gpu"
+    mine = {"bfloat16": jnp.bfloat16} if on_gpu else {"float32": jnp.float32, "bfloat16_dots": jnp.bfloat16}
     config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), config, arguments.sentences, arguments.buckets)
         theirs = of_torch(world, arguments)
         arms = {name: ours(world, name, arguments.batch) for name in mine}
         rates, losses = interleaved({**arms, **{name: arm for name, (arm, _) in theirs.items()}}, arguments.rounds)
-        per_sentence = useful_flops(world) / len(world.rows())
+        per_sentence, filled = world.useful_flops().mean(), world.fill()
+        check_losses(losses)
     peaks = {name: roofline(dtype) for name, dtype in mine.items()}
+    print(f"{100 * filled:.0f}% of the tokens in our batches are real; products reach", end=" ")
+    print(", ".join(f"{most / 1e9:.0f} GFLOP/s in {peak}" for peak, most in peaks.items()))
     rows = []
     for name in mine:
         reached = rates[name] * per_sentence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from kinject.plugins.base import Plugin
+from kinject.training.compiled import cores
 
 AUTHORS_MAX_LEN = 64  # their inputs are padded to it, whatever the batch holds
 Row = dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class TorchArms:
         self.folder, self.plugin, self.rows, self.rate = folder, plugin, rows, rate
         self.device = "cuda" if gpu else "cpu"
         self.shared: dict[bool, Any] = {}
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores())
 
     def authors(self, batch_size: int, limit: int) -> Run:
         """Inputs composed token by token, a mapper call each, padded to `max_len`; every parameter has its gradient."""

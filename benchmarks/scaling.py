@@ -29,7 +29,7 @@ BEGIN, END = "<!-- written by benchmarks/scaling.py -->", "<!-- end -->"
 
 def config(host: str, rows: int) -> dict:
     """General map-tuning as configs/paper/general_map_tuning.py has it, in bfloat16."""
-    fit = {"batch_size": rows, "steps": 1000, "compute_dtype": "bfloat16", "prefix_cache_mb": 0, "prefix_disk_mb": 0}
+    fit = {"batch_size": rows, "steps": 1000, "compute_dtype": "bfloat16", "prefix_cache_mb": 0}
     stage = {"kind": "plugin", "task": "mention_masked_lm", "host": f"shape:{host}", "knowledge": f"shape:{DIM}"}
     return {"stages": {"mapper": {**stage, "data": ("absent.jsonl",), "max_length": LENGTH, "fit": fit}}}
 

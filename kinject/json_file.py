@@ -21,7 +21,9 @@ def read_object(path: Path, mend: str = "") -> dict[str, Any]:
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(path, f"it cannot be read: {error.strerror or error}", mend) from None
+    except (ValueError, RecursionError) as error:
         raise InputError(path, f"it is not JSON: {first_line(error)}", mend) from None
     if not isinstance(found, dict):
         raise InputError(path, "it is not a JSON object", mend)

@@ -179,7 +179,7 @@ def test_batch_that_devices_cannot_share_is_refused(world, tmp_path):
 def test_frozen_prefix_changes_no_number(world, tmp_path):
     rules = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
     sgd = {"name": "sgd", "learning_rate": 0.05}  # Adam would blow up the rounding of gradients that are zero
-    plain = Setting(world, tmp_path / "plain", rules=rules, optimizer=sgd, prefix_cache_mb=0, prefix_disk_mb=0)
+    plain = Setting(world, tmp_path / "plain", rules=rules, optimizer=sgd, prefix_cache_mb=0)
     cached = Setting(world, tmp_path / "cached", rules=rules, optimizer=sgd)
     for setting in (plain, cached):
         setting.program, setting.params = split_program(setting.host.loaded.host, None, setting.task)

@@ -287,7 +287,7 @@ def test_hidden_states_that_an_adapter_reads_are_computed_once(world, alone, tmp
     fits, build = [], Fit.__init__
     monkeypatch.setattr(Fit, "__init__", lambda self, *a, **k: (build(self, *a, **k), fits.append(self))[0])
     stage = world.factual()
-    stage["fit"] |= {"prefix_cache_mb": 0, "prefix_disk_mb": 0}
+    stage["fit"] |= {"prefix_cache_mb": 0}
     results = run_experiment({"seed": 3, "stages": {"factual": stage}}, tmp_path)
     assert fits[0].program.start == 0 and "prefix" not in next(fits[0].iterator)
     assert results["factual"]["dev_loss"] == pytest.approx(alone[1]["factual"]["dev_loss"], abs=2e-5)

@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import shutil
+from types import SimpleNamespace
 
 import chex
 import jax.numpy as jnp
@@ -12,8 +14,8 @@ from test_fit import Setting
 from tiny_world import same_bits
 
 from kinject.errors import InputError
-from kinject.training.prefix_plan import plan_prefix
 from kinject.training.prefix_room import choose_room, make_room
+from kinject.training.reporting import Reporter
 from kinject.training.step import split_program
 
 RULES = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
@@ -33,12 +35,18 @@ def trained(world, tmp_path):
     return run
 
 
+@pytest.fixture
+def on_disk(monkeypatch):
+    """States go to the disk, however few they are."""
+    monkeypatch.setattr("kinject.training.prefix_plan.choose_room", lambda *_: "disk")
+
+
 def test_memory_comes_first_then_the_disk_then_nothing():
     mebibyte = 1 << 20
     assert choose_room(mebibyte, 1, 1) == choose_room(mebibyte, 1, 0) == "memory"
     assert choose_room(mebibyte + 1, 1, 2) == "disk"
     assert choose_room(2 * mebibyte + 1, 1, 2) is None
-    assert choose_room(1, 0, 0) is None
+    assert choose_room(1, 0, 1) is None, "no memory: nothing is kept"
 
 
 def test_a_file_without_a_name_holds_what_is_written(tmp_path):
@@ -51,7 +59,7 @@ def test_a_file_without_a_name_holds_what_is_written(tmp_path):
     assert not isinstance(make_room(states.shape, states.dtype, None), np.memmap)
 
 
-def test_a_full_disk_is_an_error_before_anything_is_computed(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -60,10 +68,21 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(tmp_path, monkeypat
         make_room((1 << 20, 4), np.dtype(np.float32), tmp_path)
 
 
-def test_states_on_disk_train_as_those_in_memory_bit_for_bit(trained, tmp_path):
+def test_too_small_a_disk_is_told_before_anything_is_computed(trained, on_disk, monkeypatch):
+    def computed(*_, **__):
+        raise AssertionError("states were computed")
+
+    monkeypatch.setattr("kinject.training.loop.attach_prefix", computed)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5 << 10))
+    with pytest.raises(InputError, match=r"states cannot be kept here: 0 MiB are free; free space, or set fit\.prefix"):
+        trained("full")
+
+
+def test_states_on_disk_train_as_those_in_memory_bit_for_bit(trained, request, tmp_path):
     fit, result = trained("memory")
     assert not isinstance(fit.train_feed.examples.buckets[0]["prefix"], np.memmap)
-    again, other = trained("disk", prefix_cache_mb=0)
+    request.getfixturevalue("on_disk")
+    again, other = trained("disk")
     assert isinstance(again.train_feed.examples.buckets[0]["prefix"], np.memmap)
     assert isinstance(again.dev_feed.examples.buckets[0]["prefix"], np.memmap)
     assert same_bits(result.train, other.train) and result.metrics == other.metrics
@@ -72,7 +91,7 @@ def test_states_on_disk_train_as_those_in_memory_bit_for_bit(trained, tmp_path):
 
 def test_bfloat16_halves_what_is_kept_and_rounds_it(trained):
     fit, result = trained("exact")
-    small, other = trained("rounded", prefix_dtype="bfloat16", prefix_cache_mb=0)
+    small, other = trained("rounded", prefix_dtype="bfloat16")
     states, rounded = (one.train_feed.examples.buckets[0]["prefix"] for one in (fit, small))
     assert rounded.nbytes * 2 == states.nbytes
     assert np.array_equal(rounded, states.astype(jnp.bfloat16)) and not np.array_equal(rounded, states)
@@ -83,15 +102,15 @@ def test_bfloat16_halves_what_is_kept_and_rounds_it(trained):
 def test_a_host_that_computes_in_bfloat16_is_kept_so_exactly(trained):
     fit, result = trained("memory", compute_dtype="bfloat16")
     assert fit.train_feed.examples.buckets[0]["prefix"].dtype == jnp.bfloat16
-    _, plain = trained("computed", compute_dtype="bfloat16", prefix_cache_mb=0, prefix_disk_mb=0)
+    _, plain = trained("computed", compute_dtype="bfloat16", prefix_cache_mb=0)
     chex.assert_trees_all_close(result.train, plain.train, rtol=0.05, atol=5e-3)
 
 
-def test_states_without_room_are_told_of(world, tmp_path):
-    setting = Setting(world, tmp_path, rules=RULES, optimizer=SGD, prefix_cache_mb=0, prefix_disk_mb=0)
-    setting.program, setting.params = split_program(setting.host.loaded.host, None, setting.task)
-    fit = setting.fit()
+def test_states_without_room_are_told_of(trained, monkeypatch):
+    said = []
+    monkeypatch.setattr(Reporter, "say", lambda _, text: said.append(text))
+    monkeypatch.setattr("kinject.training.prefix_plan.choose_room", lambda *_: None)
+    fit, _ = trained("nowhere")
     assert fit.program.start == 0 and "prefix" not in fit.train_feed.examples.buckets[0]
-    plan = plan_prefix(fit.name, fit.config, fit.program, setting.params, fit.labels, [fit.train_feed])
-    assert plan.size == sum(bucket["token_ids"].size for bucket in fit.train_feed.examples.buckets) * 16 * 4
-    assert re.fullmatch(r"layers below 2 .* computed in each step: \d+ MiB > fit\.prefix_disk_mb", str(plan))
+    settings = r"0 MiB are more than fit\.prefix_cache_mb and fit\.prefix_disk_mb allow"
+    assert re.fullmatch(rf"stage: layers below 2 are frozen, but computed in each step: {settings}", said[0])

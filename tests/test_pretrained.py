@@ -377,7 +377,7 @@ def test_bad_files_are_told_in_one_line(rewrite, tmp_path):
     with pytest.raises(InputError, match=r"has no weights; put one of model\.safetensors"):
         load_host(folder)
     (folder / "config.json").write_text('{"model_type": ')
-    with pytest.raises(InputError, match=r"config\.json: is no JSON file"):
+    with pytest.raises(InputError, match=r"config\.json: it is not JSON"):
         load_host(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"config\.json: is missing"):

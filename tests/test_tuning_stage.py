@@ -94,7 +94,7 @@ def test_frozen_layers_below_lora_are_computed_once(world, tmp_path):
     """With and without the cached prefix the same numbers are learned; only the work differs."""
     tuning = {"name": "lora", "layers": [LAST], "sites": ["query", "value", "down"]}
     _, _, cached, losses = made(host_stage(world, tuning), tmp_path / "cached")
-    stage = host_stage(world, tuning, fit={"prefix_cache_mb": 0, "prefix_disk_mb": 0})
+    stage = host_stage(world, tuning, fit={"prefix_cache_mb": 0})
     _, _, computed, expected = made(stage, tmp_path / "computed")
     assert {path.split("/")[2] for path in cached} == {str(LAST)}
     np.testing.assert_allclose(losses, expected, rtol=1e-4)

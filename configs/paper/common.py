@@ -211,7 +211,6 @@ def mention_masked(settings, references, dropout, epochs, learning_rate, max_len
             "epochs": epochs,
             "dropout": "all" if dropout else "none",
             "prefix_cache_mb": 0,
-            "prefix_disk_mb": 0,
             "optimizer": {"name": "adam", "learning_rate": learning_rate},
             **REPORTS,
         },

@@ -56,7 +56,7 @@ class MemoryIndex:
 
     @classmethod
     def open(cls, memory: PassageMemory, **options: int) -> MemoryIndex:
-        """Reads the index that `save` wrote; `options` are those of `build`, as a file does not hold `expansion_search`.
+        """Reads the index that `save` wrote; `options` as of `build`: a file does not hold `expansion_search`.
 
         Raises:
           InputError: there is none, or it holds another number of passages than the memory.

@@ -19,7 +19,7 @@ from kinject.errors import InputError
 if TYPE_CHECKING:
     from qwix import QArray
 
-MATRICES = ("/kernel", "/embedding")  # of a host; what a tuning puts beside a kernel is small
+MATRICES = ("/kernel", "/embedding")  # of a host, adapters among them; what LoRA puts beside a kernel is small
 
 
 def check_installed(precision: str, where: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kinject import __version__
 from kinject.errors import InputError
+from kinject.json_file import read_object
 from kinject.models.fingerprint import of_digests
 
 NAME = "host.json"
@@ -84,16 +85,10 @@ def check_pinned(manifest: Mapping[str, Any], head: str | None, prints: Mapping[
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file, or raises InputError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(path, "is missing", "give a folder in Hugging Face's form") from error
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"is no JSON file ({error})", "get the file again") from error
-    if not isinstance(values, dict):
-        raise InputError(path, "holds no JSON object", "get the file again")
-    return values
+    """Returns the object in a JSON file of a host, or raises InputError."""
+    if not path.is_file():
+        raise InputError(path, "is missing", "give a folder in Hugging Face's form")
+    return read_object(path, "get the file again")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,11 @@ class _OneKey:
     def __init__(self) -> None:
         self.key = jax.random.key(0)
 
-    def params(self) -> jax.Array:
+    def __call__(self) -> jax.Array:
         return self.key
+
+    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
+        return self
 
 
 def _fresh_arrays(head: Head, fresh: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:

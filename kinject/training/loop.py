@@ -28,6 +28,7 @@ from kinject.training.portions import MicroBatch
 from kinject.training.preemption import watched
 from kinject.training.prefix import attach_prefix
 from kinject.training.prefix_plan import plan_prefix
+from kinject.training.prefix_room import check_room
 from kinject.training.processes import Preempted, alone, first, share
 from kinject.training.profiling import ProfileConfig, Profiler
 from kinject.training.progress import Progress
@@ -57,7 +58,8 @@ class FitConfig(Section):
     except on a CPU (portions.py); what is dropped depends on it.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere. What frozen layers compute is kept in memory, up to
-    `prefix_cache_mb`, else in the workdir, up to `prefix_disk_mb`; `prefix_dtype="bfloat16"` halves it and rounds.
+    `prefix_cache_mb` (0: nowhere), else, by one process, in the workdir, up to `prefix_disk_mb`;
+    `prefix_dtype="bfloat16"` halves it and rounds.
     `profile` writes a trace of some steps to `<workdir>/profile/<stage>`, `timings` what steps take, of all processes,
     to `<workdir>/timings.jsonl`.
     `trackers` get what `metrics.jsonl` gets (trackers.py). A run may go on with or without these two.
@@ -216,6 +218,8 @@ class Fit:
             self.reporter.say(f"{self.name}: {plan}")
         if plan is None or plan.room is None:
             return
+        if plan.room == "disk":
+            check_room(workdir, plan.size)
         keep = partial(
             attach_prefix,
             self.program,

@@ -14,6 +14,7 @@ from kinject.errors import InputError
 from kinject.models.forward import kept_states
 from kinject.training.prefix import first_trainable_state, prefix_bytes
 from kinject.training.prefix_room import Room, choose_room
+from kinject.training.processes import alone
 from kinject.training.step import Program
 from kinject.tree import Flat
 
@@ -40,7 +41,8 @@ class PrefixPlan:
     def __str__(self) -> str:
         megabytes = f"{self.size / 2**20:.0f} MiB"
         if self.room is None:
-            return f"layers below {self.start} are frozen, but computed in each step: {megabytes} > fit.prefix_disk_mb"
+            more = "more than fit.prefix_cache_mb and fit.prefix_disk_mb allow"
+            return f"layers below {self.start} are frozen, but computed in each step: {megabytes} are {more}"
         where = "in memory" if self.room == "memory" else "on disk"
         return f"layers below {self.start} are frozen, computed once ({megabytes} {where})"
 
@@ -66,8 +68,10 @@ def plan_prefix(
     dtype = np.dtype(jnp.bfloat16 if config.prefix_dtype == "bfloat16" else host.encoder.dtype)
     states = 1 + len(kept_states(plugin, layers, start))
     size = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype, states) for feed in feeds)
-    room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb)
+    # of several processes each has all states, and all of them one workdir
+    room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb if alone() else 0)
     if needed and room is None:
         problem = f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB"
-        raise InputError(f"{name}.fit.prefix_disk_mb", problem, "raise it, or use dropout='all'")
+        mend = "raise it" + (" or fit.prefix_disk_mb" if alone() else "") + ", or use dropout='all'"
+        raise InputError(f"{name}.fit.prefix_cache_mb", problem, mend)
     return PrefixPlan(start, dtype, size, room)
