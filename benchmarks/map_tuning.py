@@ -35,7 +35,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -48,7 +48,7 @@ import numpy as np
 from made_up import SPECIAL, random_host, shape_of, tokenizer_folder
 
 from kinject.data.encode import EntityEncoder
-from kinject.data.pipeline import Feed
+from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
@@ -155,15 +155,22 @@ def ours(world: World, precision: str, batch_size: int) -> Arm:
     stream, useful = iter(world.feed.training(batch_size, 0)), world.useful_flops()
     steps = max(1, math.ceil(world.feed.examples.size / batch_size))
 
-    def run() -> tuple[float, float]:
+    def train_on(batches: Iterable[Batch]) -> tuple[float, float]:
         nonlocal state
         losses, done = [], 0.0
-        for batch in islice(stream, steps):
+        for batch in batches:
             done += useful[batch["index"]].sum()
             read = {name: values for name, values in batch.items() if name != "index"}
             state, logged = step(state, frozen, place.batch(read))
             losses.append(logged["loss"])
         return done / useful.mean(), statistics.fmean(map(float, losses))
+
+    # compiles the step of each length: a first pass may not meet all of them
+    sizes = [len(bucket["index"]) for bucket in world.feed.examples.buckets]
+    train_on(world.feed.batch(number, np.arange(batch_size) % count) for number, count in enumerate(sizes))
+
+    def run() -> tuple[float, float]:
+        return train_on(islice(stream, steps))
 
     return run
 
