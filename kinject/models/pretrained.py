@@ -24,6 +24,7 @@ from kinject.models.hub import host_folder
 from kinject.models.manifest import NO_HEAD, check_pinned, fingerprints, read_json, read_manifest
 from kinject.models.saving import save_host
 from kinject.models.tuning import attach
+from kinject.models.tuning_base import Tuning
 from kinject.models.tuning_file import read_added, saved_tuning
 from kinject.models.weights import Tensors, open_tensors
 
@@ -94,16 +95,8 @@ def load_host(
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
 
-    def build() -> Host:
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": _OneKey()}
-        encoder = Encoder(config, remat=remat, **options)
-        host = Host(encoder, None if kind is None else build_head(kind, config, labels, **options))
-        if tuning is not None:
-            attach(host, tuning, options["rngs"])
-        return host
-
-    graph, state = nnx.split(nnx.eval_shape(build))  # shapes only: nothing is drawn that the checkpoint has
-    shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+    options = {"dtype": dtype, "param_dtype": param_dtype}
+    graph, shapes = _outline(config, kind, labels, tuning, remat, options)
     sources = [_read_arrays(checkpoint, shapes, config, param_dtype)]
     own = {rule.path for rule in checkpoint.table}
     if added := {path: shape for path, shape in shapes.items() if path not in own}:
@@ -118,6 +111,28 @@ def load_host(
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
     return LoadedHost(host, config, manifest, folder, **prints, fresh=checkpoint.fresh, unused=checkpoint.unused)
+
+
+def _outline(
+    config: EncoderConfig,
+    kind: str | None,
+    labels: int | None,
+    tuning: Tuning | None,
+    remat: bool,
+    options: Mapping[str, DTypeLike],
+) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """A host's graph and its parameters' shapes by path: nothing is drawn that the checkpoint has."""
+
+    def build() -> Host:
+        key = _OneKey()
+        encoder = Encoder(config, remat=remat, **options, rngs=key)
+        host = Host(encoder, None if kind is None else build_head(kind, config, labels, **options, rngs=key))
+        if tuning is not None:
+            attach(host, tuning, key)
+        return host
+
+    graph, state = nnx.split(nnx.eval_shape(build))
+    return graph, {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
 
 
 class _OneKey:
