@@ -35,10 +35,11 @@ from kinject.stages.base import ReadyHost, open_host
 from kinject.stages.feeding import give_knowledge, task_examples
 from kinject.tasks.base import make_task
 from kinject.training.compiled import cores
+from kinject.training.heap import keep_heap
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
-from kinject.training.prefix import attach_prefix, first_trainable_state
+from kinject.training.prefix import attach_prefix, first_trainable_state, stops_at_seam
 from kinject.training.step import initial_state, make_train_step, split_program
 
 LABELS = ("no", "yes")
@@ -78,9 +79,13 @@ def epochs(
     train, frozen = hold(*split(params, labels), "float32")
     seconds = 0.0
     if kept != ANEW:
-        start = first_trainable_state(labels, plugin, len(host.loaded.host.encoder.layers))
-        started, folder = time.perf_counter(), Path(tempfile.gettempdir()) if kept == "disk" else None
-        feed = attach_prefix(program, {**frozen, **train}, feed, start, 96, Placement.single(), folder=folder)
+        layers = len(host.loaded.host.encoder.layers)
+        start = first_trainable_state(labels, plugin, layers)
+        options = {"seam": stops_at_seam(labels, plugin, start, layers), "folder": None}
+        if kept == "disk":
+            options["folder"] = Path(tempfile.gettempdir())
+        started = time.perf_counter()
+        feed = attach_prefix(program, {**frozen, **train}, feed, start, 96, Placement.single(), **options)
         program, seconds = replace(program, start=start), time.perf_counter() - started
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), labels, 1_000)
     step = make_train_step(program, optimizer, labels, seed=0, dropout=False)
@@ -107,6 +112,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="in turns; the first one compiles")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    keep_heap()  # as commands do
     config, rows = shape_of(arguments.layers, arguments.hidden, 5_000 + len(SPECIAL)), []
     records = sentences(arguments.sentences, 5_000)
     with tempfile.TemporaryDirectory() as folder:

@@ -59,6 +59,7 @@ from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.compiled import cores, split_cpu
+from kinject.training.heap import keep_heap
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
@@ -251,6 +252,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--devices", type=int, default=cores(), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
+    keep_heap()  # as commands do; of torch's tensors too
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     split_cpu(arguments.devices)
     on_gpu = jax.default_backend() == "gpu"

@@ -63,9 +63,11 @@ def run(arguments: argparse.Namespace) -> None:
     from kinject.stages.base import Run
     from kinject.stages.evaluate import EvaluateConfig, EvaluateStage
     from kinject.stages.report import table
+    from kinject.training.heap import keep_heap
     from kinject.training.mesh import Placement
     from kinject.training.reporting import Reporter
 
+    keep_heap()
     manifest = read_manifest(Path(arguments.host))
     task = arguments.task or manifest.get("task")
     if task is None:

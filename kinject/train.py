@@ -114,9 +114,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
     from kinject.config import read_config
     from kinject.stages.experiment import Experiment
     from kinject.training.compiled import keep_compiled, split_cpu
+    from kinject.training.heap import keep_heap
     from kinject.training.preemption import listen
 
     listen()
+    keep_heap()
     if arguments.devices is not None and cluster is None:
         split_cpu(arguments.devices)
     if not arguments.no_compilation_cache:

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -160,20 +162,26 @@ def test_what_it_adds_at_the_head_s_positions_is_what_it_adds_everywhere(host, k
     np.testing.assert_allclose(there[:, 0], everywhere[jnp.arange(3), places[:, 0]], atol=1e-5)
 
 
-def test_layers_below_it_may_be_computed_once(host, knowledge):
+@pytest.mark.parametrize("where", ["everywhere", "positions"])
+def test_layers_below_it_may_be_computed_once(host, knowledge, where):
     plugin = randomised()
     assert plugin.first_seam() == 2
     batch = batch_of(host, plugin, asked([3, 4, 9]), knowledge)
-    model = host.loaded.host
-    prefix = fast_jit(lambda batch: encode_prefix(model, batch, plugin, stop=1))(batch)
-    later = fast_jit(lambda batch: encode(model, batch, plugin, start=1))({**batch, **prefix})
-    whole = fast_jit(lambda batch: encode(model, batch, plugin))(batch)
-    np.testing.assert_allclose(later, whole, atol=1e-5)
+    model, positions = host.loaded.host, batch["positions"] if where == "positions" else None
+    whole = fast_jit(lambda batch: encode(model, batch, plugin, positions=positions))(batch)
+    flops = []
+    for seam in (False, True):
+        prefix = fast_jit(
+            partial(lambda batch, seam: encode_prefix(model, batch, plugin, stop=1, seam=seam), seam=seam)
+        )
+        batch |= prefix(batch)
+        later = fast_jit(lambda batch: encode(model, batch, plugin, positions=positions, start=1))
+        np.testing.assert_allclose(later(batch), whole, atol=1e-5)
+        flops.append(later.lower(batch).compile().cost_analysis()["flops"])
+    assert flops[1] < 0.6 * flops[0]  # attention and feed-forward of the layer are not computed again
 
 
 def test_dropout_is_on_the_neurons_and_only_with_a_key(host, knowledge):
-    import jax
-
     plugin = randomised(dropout=0.5)
     batch = batch_of(host, plugin, asked([3, 4]), knowledge)
     read = plugin.before(host.loaded.host.encoder, batch)

@@ -27,7 +27,7 @@ def test_the_least_count_that_divides_the_rows_and_keeps_to_the_size(rows, size,
 def test_devices_have_as_many_rows_of_every_portion(rows, size, parts, count):
     assert portion_count(batch_of(rows), size, parts) == count
     assert rows // count % parts == 0
-    assert portion_count(batch_of(256 * parts), "auto", parts) == 2
+    assert portion_count(batch_of(512 * parts), "auto", parts) == 2
 
 
 @pytest.mark.parametrize("size", ["whole", 48, 16, 8])
@@ -65,4 +65,5 @@ def test_each_portion_has_a_key_of_its_own():
 
 def test_auto_is_whole_where_there_are_few_tokens():
     assert portion_count(batch_of(12), "auto") == 1
-    assert portion_count(batch_of(256), "auto") == 2  # of 2,048 tokens; tests run on CPUs
+    assert portion_count(batch_of(256), "auto") == 1
+    assert portion_count(batch_of(512), "auto") == 2  # of 4,096 tokens; tests run on CPUs

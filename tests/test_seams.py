@@ -272,10 +272,10 @@ def test_remat_changes_no_value_and_no_gradient():
             return jnp.sum(encoder(batch, plugin, key).last[:, :5] ** 3)
 
         lowered = fast_jit(jax.value_and_grad(loss)).lower(nnx.to_pure_dict(state))
-        return "optimization_barrier" in lowered.as_text(), lowered.compile()(nnx.to_pure_dict(state))
+        return lowered.as_text().count("optimization_barrier"), lowered.compile()(nnx.to_pure_dict(state))
 
     (plain, expected), (rematerialised, got) = (gradient(random_host(config, remat=r).encoder) for r in (False, True))
-    assert (plain, rematerialised) == (False, True)
+    assert plain < rematerialised  # attention has some of its own
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(jnp.abs(theirs).max()))
 

@@ -23,10 +23,36 @@ COEFFICIENTS = (
 )
 
 
+@jax.custom_vjp
 def coarse_gelu(values: jax.Array) -> jax.Array:
-    """GELU of float32 values of any shape, to 2e-4; float32. Half a unit of bfloat16 is that much at 0.05 and more."""
+    """GELU of float32 values of any shape, to 2e-4; float32. Half a unit of bfloat16 is that much at 0.05 and more.
+
+    Its slope is written out: derived from the value's program it would cost a CPU half as much again.
+    """
+    return _value(values, _erf(values)[0])
+
+
+def _erf(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """erf(x / sqrt(2)), and its derivative."""
     near = jnp.clip(values, -REACH, REACH)
-    square, factor = near * near, jnp.float32(0)
+    square, factor, slope = near * near, jnp.float32(0), jnp.float32(0)
     for coefficient in reversed(COEFFICIENTS):
+        slope = slope * square + factor
         factor = factor * square + jnp.float32(coefficient)
-    return 0.5 * values * (1 + jnp.clip(near * factor, -1, 1))
+    return jnp.clip(near * factor, -1, 1), jnp.where(jnp.abs(values) < REACH, factor + 2 * square * slope, 0)
+
+
+def _value(values: jax.Array, erf: jax.Array) -> jax.Array:
+    return 0.5 * values * (1 + erf)
+
+
+def _forward(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return coarse_gelu(values), values
+
+
+def _backward(values: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    erf, slope = _erf(values)
+    return (0.5 * gradient * (1 + erf + values * slope),)
+
+
+coarse_gelu.defvjp(_forward, _backward)

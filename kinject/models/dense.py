@@ -80,7 +80,14 @@ def promote(arrays: Sequence[jax.Array | None], *, dtype: DTypeLike | None = Non
 
 
 def dot_general(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions, **options: Any) -> jax.Array:
-    """`lax.dot_general`, rounded where the kernel is held so."""
+    """`lax.dot_general`, rounded where the kernel is held so.
+
+    Several contracted axes are made one: XLA would write a transposed kernel for the gradient of each step.
+    """
+    count = len(dimensions[0][0])
+    if count > 1:
+        inputs, kernel = inputs.reshape(*inputs.shape[:-count], -1), kernel.reshape(-1, *kernel.shape[count:])
+        dimensions = (((inputs.ndim - 1,), (0,)), ((), ()))
     if rounded(inputs, kernel):
         return rounded_dot(inputs, kernel, dimensions)
     return lax.dot_general(inputs, kernel, dimensions, **options)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from kinject.models import attention_products
 from kinject.models.coarse_gelu import coarse_gelu
 from kinject.models.config import ACTIVATIONS, EncoderConfig
 from kinject.models.dense import Dense, FusedProjection, JoinedProjection, rounded
@@ -97,6 +98,7 @@ class Encoder(nnx.Module):
         start: int = 0,
         stop: int | None = None,
         positions: jax.Array | None = None,
+        inner: jax.Array | None = None,
     ) -> list[jax.Array]:
         """Runs layers `start` to `stop` (exclusive; None = all), and returns what each yields.
 
@@ -108,6 +110,8 @@ class Encoder(nnx.Module):
           start: first layer, from 0.
           stop: the layer to stop before.
           positions: int32 [B, P]; the last layer is then computed only there, and yields [B, P, D].
+          inner: [B, L, D], what layer `start`'s feed-forward yields before the plugin speaks, if that is known;
+            `hidden` is then what its attention yields (`to_seam`).
 
         Returns:
           `stop - start` hidden states: number start + 1 to number stop.
@@ -124,10 +128,17 @@ class Encoder(nnx.Module):
         states = []
         for i in range(start, stop):
             here = positions if i == count - 1 else None
-            step = self._step(i, batch, plugin, site(key, FIRST_LAYER + i), here)
+            known = inner if i == start else None
+            step = self._step(i, batch, plugin, site(key, FIRST_LAYER + i), here, known)
             hidden = (jax.checkpoint(step) if self.remat else step)(hidden)
             states.append(hidden)
         return states
+
+    def to_seam(self, i: int, hidden: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Of layer i, what attention and what feed-forward yield of hidden state i, [B, L, D] each, nothing dropped."""
+        layer = self.layers[i]
+        hidden = layer.attention(hidden, batch["segment_ids"], None)
+        return hidden, layer.feed_forward.inner(hidden)
 
     def finish(
         self,
@@ -170,13 +181,24 @@ class Encoder(nnx.Module):
         return EncoderOutput(last, states)
 
     def _step(
-        self, i: int, batch: Batch, plugin: Plugin | None, key: jax.Array | None, positions: jax.Array | None
+        self,
+        i: int,
+        batch: Batch,
+        plugin: Plugin | None,
+        key: jax.Array | None,
+        positions: jax.Array | None,
+        inner: jax.Array | None,
     ) -> Callable[[jax.Array], jax.Array]:
         layer = self.layers[i]
 
         def step(hidden: jax.Array) -> jax.Array:
-            hidden = layer.attention(hidden, batch["segment_ids"], key, positions)
-            output = layer.feed_forward.inner(hidden, key)
+            if inner is None:
+                hidden = layer.attention(hidden, batch["segment_ids"], key, positions)
+                output = layer.feed_forward.inner(hidden, key)
+            elif positions is None:
+                output = inner
+            else:
+                hidden, output = gather_positions(hidden, positions), gather_positions(inner, positions)
             if plugin is not None:
                 changed = plugin.feed_forward(i, hidden, output, batch, site(key, PLUGIN))
                 output = _same_form(changed, output, plugin, "feed_forward")
@@ -250,22 +272,21 @@ class Attention(nnx.Module):
         A padding position (segment 0) attends to nothing in particular: its row is finite and means nothing.
         """
         if positions is None:
-            queries, keys, values = jnp.moveaxis(self.qkv(hidden, site(key, QKV)), 2, 0)
+            queries, keys, values = _parts(self.qkv(hidden, site(key, QKV)))
             own_segment = segment_ids
         else:
-            keys, values = jnp.moveaxis(self.qkv.part(hidden, 1, 3, site(key, QKV)), 2, 0)
+            keys, values = _parts(self.qkv.part(hidden, 1, 3, site(key, QKV)))
             hidden = gather_positions(hidden, positions)
             queries = self.qkv.part(hidden, 0, 1, site(key, QUERIES))[:, :, 0]
             own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
         visible = (own_segment[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
         queries, keys, values = (jnp.swapaxes(each, 1, 2) for each in (queries, keys, values))  # CPUs want heads first
-        scores = jnp.einsum("bhqk,bhmk->bhqm", queries, keys, preferred_element_type=jnp.float32)
-        scores = scores * (queries.shape[-1] ** -0.5)
+        scores = attention_products.scores(queries, keys) * (queries.shape[-1] ** -0.5)
         # the lowest finite number: a row without anything visible becomes uniform, where -inf would give NaN
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
-        context = jnp.swapaxes(jnp.matmul(probabilities, values), 1, 2)
+        context = jnp.swapaxes(attention_products.weighted(probabilities, values), 1, 2)
         context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
         if self.adapter is not None:
             context = self.adapter(context)
@@ -303,6 +324,11 @@ class FeedForward(nnx.Module):
 def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:
     """Returns [B, P, D]: of hidden [B, L, D] what stands at positions int32 [B, P]."""
     return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
+
+
+def _parts(fused: jax.Array) -> list[jax.Array]:
+    """[B, L, c, H, Dh] -> c times [B, L, H, Dh]; split, as the gradient of that is one concatenation."""
+    return [jnp.squeeze(part, 2) for part in jnp.split(fused, fused.shape[2], axis=2)]
 
 
 def site(key: jax.Array | None, number: int) -> jax.Array | None:

@@ -27,8 +27,7 @@ def encode(
 
     Args:
       host: the host.
-      batch: docs/architecture.md; with `start` > 0 also `prefix` [B, L, D], hidden state number `start`, and
-        `state_<i>` of those below it that the plugin reads.
+      batch: docs/architecture.md; with `start` > 0 also what `encode_prefix` makes.
       plugin: the knowledge plugin, None = the bare host.
       key: dropout key, None = no dropout.
       positions: int32 [B, P] where the head reads, None = everywhere.
@@ -44,7 +43,10 @@ def encode(
     early = None if everywhere else positions
     kept = [batch.get(f"state_{i}") for i in range(start)]
     below = [None if one is None else one.astype(encoder.dtype) for one in kept]
-    states = (*below, hidden, *encoder.run(hidden, batch, plugin, key, start=start, positions=early))
+    inner = batch.get("inner") if start else None
+    first = hidden if inner is None else None  # no one reads it then
+    inner = None if inner is None else inner.astype(encoder.dtype)
+    states = (*below, first, *encoder.run(hidden, batch, plugin, key, start=start, positions=early, inner=inner))
     last = encoder.finish(states, batch, plugin, key)
     return gather_positions(last, positions) if everywhere and positions is not None else last
 
@@ -74,19 +76,24 @@ def logits(
 
 
 def encode_prefix(
-    host: Host, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int
+    host: Host, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int, seam: bool = False
 ) -> dict[str, jax.Array]:
     """What a batch needs for `start=stop`, computed without dropout.
 
     Returns:
       `prefix` [B, L, D], hidden state number `stop`, and `state_<i>` [B, L, D] of each below that the plugin reads.
+      With `seam`, layer `stop` is computed up to the plugin's seam: `prefix` is what its attention yields, and `inner`
+      [B, L, D] its feed-forward.
     """
     encoder = host.encoder
     batch = batch if plugin is None else plugin.before(encoder, batch)
     hidden = encoder.embed(batch, plugin)
     states = [hidden, *encoder.run(hidden, batch, plugin, stop=stop)]
     kept = {f"state_{i}": states[i] for i in kept_states(plugin, len(encoder.layers), stop)}
-    return {"prefix": states[-1], **kept}
+    if not seam:
+        return {"prefix": states[-1], **kept}
+    attended, inner = encoder.to_seam(stop, states[-1], batch)
+    return {"prefix": attended, "inner": inner, **kept}
 
 
 def kept_states(plugin: Plugin | None, layers: int, stop: int) -> tuple[int, ...]:

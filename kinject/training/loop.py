@@ -227,6 +227,7 @@ class Fit:
             start=plan.start,
             batch_size=self.config.evaluation_batch_size,
             place=self.place,
+            seam=plan.seam,
             dtype=plan.dtype,
             folder=workdir if plan.room == "disk" else None,
         )

@@ -18,7 +18,7 @@ from jax import lax
 from pydantic import Field
 
 MicroBatch = Annotated[int, Field(ge=1)] | Literal["auto", "whole"]  # tokens, all devices together
-CPU_TOKENS = 1024
+CPU_TOKENS = 2048
 
 
 def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch, row_parts: int = 1) -> int:
@@ -28,7 +28,7 @@ def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch, row_parts: i
 
     Args:
       batch: any that has `token_ids`, padding included, first axis = rows.
-      size: tokens; "auto" is 1024 for each of `row_parts` on a CPU, and elsewhere, as "whole", no limit.
+      size: tokens; "auto" is 2048 for each of `row_parts` on a CPU, and elsewhere, as "whole", no limit.
       row_parts: how many devices share the rows, each as many of every portion.
     """
     if size == "auto":

@@ -2,8 +2,9 @@
 
 Where the lowest trainable parameter (and the lowest seam of a trainable plugin) sits above layer s and nothing is
 dropped below, hidden state s of an example is the same in every epoch. It is computed before training, kept with the
-examples (prefix_room.py), and the step starts from it. Same numbers, a fraction of the work. A plugin that reads lower
-hidden states at its `outputs` has those of its own kept too.
+examples (prefix_room.py), and the step starts from it. Same numbers, a fraction of the work. Where a plugin speaks
+first after layer s's feed-forward, that layer is frozen up to there: what its two halves yield is kept in the place of
+what it reads. A plugin that reads lower hidden states at its `outputs` has those of its own kept too.
 """
 
 from __future__ import annotations
@@ -45,9 +46,17 @@ def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, laye
     return start
 
 
-def prefix_bytes(feed: Feed, hidden_size: int, dtype: np.dtype, states: int = 1) -> int:
-    """What so many hidden states of all examples take."""
-    return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * dtype.itemsize * states
+def stops_at_seam(labels: Mapping[str, str], plugin: Plugin | None, start: int, layers: int) -> bool:
+    """Whether even of layer `start` all but what comes after a plugin's seam is frozen, and no one reads its input."""
+    if plugin is None or plugin.first_seam() != start + 1 or start in plugin.reads_states(layers):
+        return False
+    trained = (path for path, label in labels.items() if label == TRAIN)
+    return not any(path.startswith(f"host/encoder/layers/{start}/") for path in trained)
+
+
+def prefix_bytes(feed: Feed, hidden_size: int, dtype: np.dtype) -> int:
+    """What one hidden state of all examples takes."""
+    return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * dtype.itemsize
 
 
 def attach_prefix(
@@ -58,10 +67,11 @@ def attach_prefix(
     batch_size: int,
     place: Placement,
     *,
+    seam: bool = False,
     dtype: np.dtype = FLOAT32,
     folder: Path | None = None,
 ) -> Feed:
-    """The feed with what `encode_prefix` computes for `start` in every batch.
+    """The feed with what `encode_prefix` computes for `start` and `seam` in every batch.
 
     `dtype` [B, L, D] each, or [B, …, L, D] of examples of several texts; kept in memory, or in files in `folder`.
 
@@ -73,7 +83,7 @@ def attach_prefix(
         host, plugin = program.merge(params)
 
         def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            found = encode_prefix(host, program.task.rows(rows), plugin, stop=start)
+            found = encode_prefix(host, program.task.rows(rows), plugin, stop=start, seam=seam)
             shape = (*rows["token_ids"].shape, -1)
             return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
 

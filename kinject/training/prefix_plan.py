@@ -12,7 +12,7 @@ import numpy as np
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.models.forward import kept_states
-from kinject.training.prefix import first_trainable_state, prefix_bytes
+from kinject.training.prefix import first_trainable_state, prefix_bytes, stops_at_seam
 from kinject.training.prefix_room import Room, choose_room
 from kinject.training.processes import alone
 from kinject.training.step import Program
@@ -28,12 +28,14 @@ class PrefixPlan:
 
     Attributes:
       start: the hidden state that steps start from.
+      seam: whether they start after the two halves of layer `start` (`stops_at_seam`).
       dtype: of the kept states.
       size: what they take, in bytes.
       room: where they are kept; None = nowhere, every step computes them.
     """
 
     start: int
+    seam: bool
     dtype: np.dtype
     size: int
     room: Room | None
@@ -44,7 +46,8 @@ class PrefixPlan:
             more = "more than fit.prefix_cache_mb and fit.prefix_disk_mb allow"
             return f"layers below {self.start} are frozen, but computed in each step: {megabytes} are {more}"
         where = "in memory" if self.room == "memory" else "on disk"
-        return f"layers below {self.start} are frozen, computed once ({megabytes} {where})"
+        layers = f"layers below {self.start}" + (f", and {self.start} up to its seam," if self.seam else "")
+        return f"{layers} are frozen, computed once ({megabytes} {where})"
 
 
 def plan_prefix(
@@ -66,12 +69,15 @@ def plan_prefix(
             raise InputError(f"{name}.fit.dropout", problem, "use dropout='all'")
         return None
     dtype = np.dtype(jnp.bfloat16 if config.prefix_dtype == "bfloat16" else host.encoder.dtype)
-    states = 1 + len(kept_states(plugin, layers, start))
-    size = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype, states) for feed in feeds)
-    # of several processes each has all states, and all of them one workdir
-    room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb if alone() else 0)
+    one = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype) for feed in feeds)
+    for seam in (True, False) if stops_at_seam(labels, plugin, start, layers) else (False,):  # two states, or one
+        size = one * (1 + seam + len(kept_states(plugin, layers, start)))
+        # of several processes each has all states, and all of them one workdir
+        room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb if alone() else 0)
+        if room is not None:
+            break
     if needed and room is None:
         problem = f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB"
         mend = "raise it" + (" or fit.prefix_disk_mb" if alone() else "") + ", or use dropout='all'"
         raise InputError(f"{name}.fit.prefix_cache_mb", problem, mend)
-    return PrefixPlan(start, dtype, size, room)
+    return PrefixPlan(start, seam, dtype, size, room)

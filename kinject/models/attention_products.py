@@ -1,0 +1,66 @@
+"""The two products of attention, whose gradients a CPU computes as fast as the products themselves.
+
+XLA derives the gradients of keys and values as products with a transposed first factor. On a CPU those run outside of
+its fast kernels and come out transposed, which whoever reads them pays for again; the small matrix of scores turned
+around beforehand costs less than either. Elsewhere turning it is folded into the product.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@jax.custom_vjp
+def scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """Products of each query with each key: [B, H, L, Dh] and [B, H, M, Dh] -> float32 [B, H, L, M]."""
+    return _product(queries, keys, 3, 3, jnp.float32)
+
+
+def _scores_forward(queries: jax.Array, keys: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return scores(queries, keys), (queries, keys)
+
+
+def _scores_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    queries, keys = kept
+    gradient = gradient.astype(queries.dtype)
+    of_queries = _product(gradient, keys, 3, 2, queries.dtype)
+    return of_queries, _product(_turned(gradient), queries, 3, 2, keys.dtype)
+
+
+scores.defvjp(_scores_forward, _scores_backward)
+
+
+@jax.custom_vjp
+def weighted(probabilities: jax.Array, values: jax.Array) -> jax.Array:
+    """Sums of values by probability: [B, H, L, M] and [B, H, M, Dh] -> [B, H, L, Dh], in their dtype."""
+    return _product(probabilities, values, 3, 2, values.dtype)
+
+
+def _weighted_forward(probabilities: jax.Array, values: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return weighted(probabilities, values), (probabilities, values)
+
+
+def _weighted_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    probabilities, values = kept
+    of_probabilities = _product(gradient, values, 3, 3, probabilities.dtype)
+    return of_probabilities, _product(_turned(probabilities), gradient, 3, 2, values.dtype)
+
+
+weighted.defvjp(_weighted_forward, _weighted_backward)
+
+
+def _product(left: jax.Array, right: jax.Array, of_left: int, of_right: int, dtype: jnp.dtype) -> jax.Array:
+    """Over one axis of each, head by head."""
+    dimensions = (((of_left,), (of_right,)), ((0, 1), (0, 1)))
+    return lax.dot_general(left, right, dimensions, preferred_element_type=dtype)
+
+
+def _turned(matrices: jax.Array) -> jax.Array:
+    """[B, H, L, M] -> [B, H, M, L]."""
+
+    def before(matrices: jax.Array) -> jax.Array:
+        return lax.optimization_barrier(jnp.swapaxes(matrices, 2, 3))  # or XLA would fold it back into the product
+
+    return lax.platform_dependent(matrices, cpu=before, default=lambda matrices: jnp.swapaxes(matrices, 2, 3))

@@ -1,0 +1,37 @@
+"""Memory that one step was given on a CPU is kept for the next one.
+
+XLA asks for the temporaries of every step anew, hundreds of megabytes at a time. The C library takes so much from the
+kernel and gives it back afterwards, and each step then waits for hundreds of thousands of pages to be emptied and
+mapped: a fifth of the time of a map-tuning step of bert-base's shape (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+OTHERS = ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+
+
+def keep_heap() -> bool:
+    """Lets this process keep what it frees, and take large pieces from it: once, before JAX starts its threads.
+
+    A process then holds as much memory as it ever needed at one time. Commands do so; a library that is imported
+    leaves its host's memory alone.
+
+    Returns:
+      Whether it does; False where the C library is another than glibc, or was told how to go about it by a variable.
+    """
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in OTHERS):
+        return False
+    try:
+        library = os.confstr("CS_GNU_LIBC_VERSION")
+    except (OSError, ValueError):
+        library = None
+    if not library:
+        return False
+    choose = ctypes.CDLL(None).mallopt
+    # one arena: those of threads are too small for such pieces, and pass them on to the kernel whatever they are told
+    return all([choose(ARENA_MAX, 1), choose(MMAP_MAX, 0), choose(TRIM_THRESHOLD, -1)])

@@ -1,0 +1,52 @@
+"""What a CPU step was given is kept for the next one: counted in fresh pages, by a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+from kinject.training.heap import keep_heap
+kept = keep_heap() if sys.argv[1] == "kept" else None
+import jax, jax.numpy as jnp
+from kinject.training.compiled import split_cpu
+from kinject.training.mesh import Placement
+split_cpu(2)
+place = Placement.over()
+compute = jax.jit(lambda rows: jnp.sum(jnp.sort(jnp.exp(rows), axis=0) @ rows.T, axis=1))  # 100 MB of temporaries
+rows = jax.device_put(jnp.ones((64, 200_000)), place.rows)
+pages = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    compute(rows).block_until_ready()
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, min(pages))
+"""
+
+GLIBC = sys.platform.startswith("linux") and "glibc" in (os.confstr("CS_GNU_LIBC_VERSION") or "")
+
+
+def least_pages(how, **variables):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", PROGRAM, how]
+    done = subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=True)
+    said, pages = done.stdout.split()
+    return said, int(pages)
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_a_step_finds_the_memory_of_the_last_one():
+    said, pages = least_pages("kept")
+    assert said == "True"
+    assert pages < 1_000
+    _, fresh = least_pages("as it is")
+    assert fresh > 10_000
+
+
+@pytest.mark.skipif(not GLIBC, reason="another C library")
+def test_who_told_the_c_library_otherwise_is_obeyed():
+    said, pages = least_pages("kept", MALLOC_ARENA_MAX="4")
+    assert said == "False"
+    assert pages > 10_000
