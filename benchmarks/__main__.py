@@ -44,9 +44,10 @@ SCRIPTS = {
     "pipeline": Script("", "--sentences 4000 --seconds 1 --rounds 2"),
     "host_tuning": Script("", "--sentences 64 --rounds 1 --buckets 2"),
     "map_tuning": Script(
-        "--sentences 192 --rounds 2 --batch 64 --their-batches 16 --buckets 6",
+        "--sentences 192 --rounds 2 --batch 64 --their-batches 8 16 --buckets 6",
         "--sentences 48 --rounds 1 --batch 24 --their-batches 24 --buckets 2 --layers 6 --hidden 384",
     ),
+    "kept_memory": Script("", "--sentences 32 --batch 16 --rounds 2 --layers 6 --hidden 384"),
     "step_flops": Script("", ""),
     "cpu_parts": Script("", "--repetitions 3"),
     "frozen_prefix": Script("--sentences 64 --epochs 3", "--sentences 32 --epochs 2 --hidden 384"),

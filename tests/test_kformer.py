@@ -36,6 +36,7 @@ from kinject.plugins.store import load_plugin, make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity, open_host
 from kinject.stages.feeding import give_knowledge, task_examples
 from kinject.tasks.base import make_task
+from kinject.training.prefix import stops_at_seam
 
 METHOD = {"name": "kformer", "layers": (1, 2), "facts": 2, "entities": 1, "candidates": 4}
 
@@ -179,6 +180,15 @@ def test_layers_below_it_may_be_computed_once(host, knowledge, where):
         np.testing.assert_allclose(later(batch), whole, atol=1e-5)
         flops.append(later.lower(batch).compile().cost_analysis()["flops"])
     assert flops[1] < 0.6 * flops[0]  # attention and feed-forward of the layer are not computed again
+
+
+def test_even_its_own_layer_is_frozen_up_to_the_seam():
+    plugin, own = randomised(), "host/encoder/layers/1/feed_forward/up/kernel"
+    labels = {"plugin/keys/0/kernel": "train", own: "freeze", "host/head/bias": "train"}
+    assert stops_at_seam(labels, plugin, 1, 2)
+    assert not stops_at_seam(labels, plugin, 0, 2)
+    assert not stops_at_seam(labels | {own: "train"}, plugin, 1, 2)
+    assert not stops_at_seam(labels, None, 1, 2)
 
 
 def test_dropout_is_on_the_neurons_and_only_with_a_key(host, knowledge):

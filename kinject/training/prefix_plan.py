@@ -70,7 +70,9 @@ def plan_prefix(
         return None
     dtype = np.dtype(jnp.bfloat16 if config.prefix_dtype == "bfloat16" else host.encoder.dtype)
     one = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype) for feed in feeds)
-    for seam in (True, False) if stops_at_seam(labels, plugin, start, layers) else (False,):  # two states, or one
+    # with dropout, what is dropped must not depend on how much room there is
+    at_seam = config.dropout == "none" and stops_at_seam(labels, plugin, start, layers)
+    for seam in (True, False) if at_seam else (False,):  # two states, or one
         size = one * (1 + seam + len(kept_states(plugin, layers, start)))
         # of several processes each has all states, and all of them one workdir
         room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb if alone() else 0)
