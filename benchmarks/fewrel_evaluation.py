@@ -39,7 +39,6 @@ from kinject.models.precision import Precision
 from kinject.tasks.base import Task, make_task
 from kinject.training.compiled import split_cpu
 from kinject.training.evaluation import evaluate
-from kinject.training.heap import keep_heap
 from kinject.training.mesh import Placement
 from kinject.training.partition import hold
 from kinject.training.step import make_evaluation_step, split_program
@@ -152,7 +151,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--devices", type=int, default=len(os.sched_getaffinity(0)), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
-    keep_heap()  # as commands do; of torch's tensors too
     split_cpu(arguments.devices)
     config = shape_of(arguments.layers, arguments.hidden, len(SPECIAL) + len(WORDS))
     host = random_host(config, "pair_score")

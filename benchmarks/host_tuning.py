@@ -41,7 +41,6 @@ from kinject.models.tuning_base import Tuning
 from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
 from kinject.training.compiled import cores
-from kinject.training.heap import keep_heap
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.step import initial_state, make_train_step, split_program
@@ -226,7 +225,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_heap()  # as commands do; of torch's tensors too
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), arguments.layers, arguments.hidden, arguments.sentences, arguments.buckets)
         rows = [one for name in TUNINGS for one in compare(world, name, arguments)]

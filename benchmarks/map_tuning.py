@@ -45,6 +45,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from elsewhere import ArmsElsewhere
 from made_up import SPECIAL, random_host, shape_of, tokenizer_folder
 
 from kinject.data.encode import EntityEncoder
@@ -216,9 +217,8 @@ def fastest(make: Callable[[int], Arm], sizes: Sequence[int]) -> tuple[Arm, int]
 
 def of_torch(world: World, arguments: argparse.Namespace) -> dict[str, tuple[Arm, int]]:
     """The torch arms, and the batch size of each."""
-    from map_tuning_torch import TorchArms  # torch and transformers, which ours do without
-
-    arms = TorchArms(world.folder / "host", world.plugin, world.shuffled(), RATE, jax.default_backend() == "gpu")
+    mapper = tuple(np.asarray(leaf[...]) for leaf in (world.plugin.mapper.kernel, world.plugin.mapper.bias))
+    arms = ArmsElsewhere(world.folder / "host", mapper, world.shuffled(), RATE, jax.default_backend() == "gpu")
     few = max(arguments.batch, arguments.sentences // 6)
     made = {"authors": (arms.authors(arguments.batch, few), arguments.batch)}
     for half, (name, order, gathered) in itertools.product((False, True), WAYS):
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--devices", type=int, default=cores(), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
-    keep_heap()  # as commands do; of torch's tensors too
+    keep_heap()  # as commands do; torch is elsewhere
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     split_cpu(arguments.devices)
     on_gpu = jax.default_backend() == "gpu"

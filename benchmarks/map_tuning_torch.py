@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM
 
-from kinject.plugins.base import Plugin
 from kinject.training.compiled import cores
 
 AUTHORS_MAX_LEN = 64  # their inputs are padded to it, whatever the batch holds
@@ -23,14 +22,14 @@ class TorchArms:
 
     Args:
       folder: of the host, in Hugging Face's form.
-      plugin: whose map all arms start from.
+      mapper: kernel [k, D] and bias [D] of the map that all arms start from.
       rows: sentences without padding, in an order that has nothing to do with their lengths.
       rate: Adam's.
       gpu: compute there.
     """
 
-    def __init__(self, folder: Path, plugin: Plugin, rows: list[Row], rate: float, gpu: bool):
-        self.folder, self.plugin, self.rows, self.rate = folder, plugin, rows, rate
+    def __init__(self, folder: Path, mapper: tuple[np.ndarray, np.ndarray], rows: list[Row], rate: float, gpu: bool):
+        self.folder, self.mapper, self.rows, self.rate = folder, mapper, rows, rate
         self.device = "cuda" if gpu else "cpu"
         self.shared: dict[bool, Any] = {}
         torch.set_num_threads(cores())
@@ -129,7 +128,7 @@ class TorchArms:
         return AutoModelForMaskedLM.from_pretrained(self.folder, attn_implementation="sdpa").eval().to(self.device)
 
     def _mapper(self) -> torch.nn.Linear:
-        kernel, bias = (np.array(leaf[...]) for leaf in (self.plugin.mapper.kernel, self.plugin.mapper.bias))
+        kernel, bias = map(np.array, self.mapper)
         mapper = torch.nn.Linear(*kernel.shape)
         with torch.no_grad():
             mapper.weight.copy_(torch.from_numpy(kernel.T))

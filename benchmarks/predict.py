@@ -45,7 +45,6 @@ from kinject.models.heads import Host, build_head
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity, open_host
-from kinject.training.heap import keep_heap
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "."]
 WORDS, ENTITIES, DIM, LABELS = 28_000, 1_000, 128, ["no", "yes"]
@@ -264,7 +263,6 @@ def main() -> None:
     parser.add_argument("--memory-mb", type=int, action="append", default=[])
     parser.add_argument("--long", action="store_true", help="with --memory-mb: texts of 2 KB, most of which is cut off")
     arguments = parser.parse_args()
-    keep_heap()  # as commands do; of torch's tensors too
     if arguments.json.exists():
         raise InputError(arguments.json, "it exists", "choose another file; nothing was overwritten")
     settings = {name: value for name, value in vars(arguments).items() if name not in ("json", "memory_mb")}
