@@ -38,7 +38,6 @@ from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.domains import initial_states, make_domains_step, stack_plugins
-from kinject.training.heap import keep_heap
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.step import initial_state, make_train_step, split_program
@@ -164,7 +163,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="about, of one repetition of one side")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_heap()  # as commands do
     benches = [Bench(arguments.shape, arguments.domains, precision) for precision in arguments.precision]
     start = statistics.median(start_up_seconds() for _ in range(3))
     device, cores = jax.devices()[0], len(os.sched_getaffinity(0))

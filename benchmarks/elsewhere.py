@@ -1,7 +1,7 @@
 """The torch arms of map_tuning.py in a process of their own, which keeps its memory as the C library does by itself.
 
-Ours tell it to keep what is freed, as commands do. In the same process that would cost torch half of its speed under
-bfloat16 autocast (measured on the machine of docs/performance.md), for reasons of its own.
+Ours tell it to keep what is freed, as training by command does. In the same process that would cost torch half of its
+speed under bfloat16 autocast (measured on the machine of docs/performance.md), for reasons of its own.
 """
 
 from __future__ import annotations

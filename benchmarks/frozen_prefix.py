@@ -81,9 +81,10 @@ def epochs(
     if kept != ANEW:
         layers = len(host.loaded.host.encoder.layers)
         start = first_trainable_state(labels, plugin, layers)
-        options = {"seam": stops_at_seam(labels, plugin, start, layers), "folder": None}
         if kept == "disk":
-            options["folder"] = Path(tempfile.gettempdir())
+            options = {"folder": Path(tempfile.gettempdir())}
+        else:  # one state more, which runs keep in memory only
+            options = {"seam": stops_at_seam(labels, plugin, start, layers)}
         started = time.perf_counter()
         feed = attach_prefix(program, {**frozen, **train}, feed, start, 96, Placement.single(), **options)
         program, seconds = replace(program, start=start), time.perf_counter() - started
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="in turns; the first one compiles")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_heap()  # as commands do
+    keep_heap()  # as training by command does
     config, rows = shape_of(arguments.layers, arguments.hidden, 5_000 + len(SPECIAL)), []
     records = sentences(arguments.sentences, 5_000)
     with tempfile.TemporaryDirectory() as folder:

@@ -29,7 +29,6 @@ from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.ahead import cost_of
-from kinject.training.heap import keep_heap
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
 from kinject.training.step import Program, initial_state, make_evaluation_step, make_train_step, split_program
@@ -150,7 +149,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_heap()  # as commands do
     config = SHAPES[arguments.shape]
     plugin = make_plugin({"name": "map_tuning"}, hidden_size=config.hidden_size, knowledge_dim=DIM)
     program, params = split_program(random_host(config, "masked_lm"), plugin, make_task("cloze"))

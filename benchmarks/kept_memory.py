@@ -3,8 +3,8 @@
     python benchmarks/kept_memory.py --json OUT            (bert-base's shape)
 
 Two processes train the same map on the same sentences in turns, pass by pass: one lets glibc keep what is freed, as
-commands do, and one leaves it as it is. Told are the median of the ratios of neighbouring passes, and how many fresh
-pages a pass was given by the kernel.
+training by command does, and one leaves it as it is. Told are the median of the ratios of neighbouring passes, and how
+many fresh pages a pass was given by the kernel.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--devices", type=int, default=cores(), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
-    keep_heap()  # as commands do; torch is elsewhere
+    keep_heap()  # as training by command does; torch is elsewhere
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     split_cpu(arguments.devices)
     on_gpu = jax.default_backend() == "gpu"

@@ -40,7 +40,6 @@ from kinject.data.sources.package_data import package_file
 from kinject.data.tokenizer import load_tokenizer
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.linking import AliasLinker
-from kinject.training.heap import keep_heap
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
@@ -213,7 +212,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3, help="of CPU time, of one way in one round")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_heap()  # as commands do
     os.environ.setdefault("RAYON_NUM_THREADS", "1")  # tokenizers': their threads' waiting would be counted
     with tempfile.TemporaryDirectory() as folder:
         rows = [*feed_rows(Path(folder), arguments), *encoding_rows(Path(folder), arguments)]

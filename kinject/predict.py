@@ -89,9 +89,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: io.TextIOBase) -> 
     from kinject.serving import Refused
     from kinject.serving.questions import read_lines
     from kinject.training.compiled import keep_compiled
-    from kinject.training.heap import keep_heap
 
-    keep_heap()
     if not arguments.no_compilation_cache:
         keep_compiled()
     host = load(arguments)

@@ -189,6 +189,13 @@ def test_even_its_own_layer_is_frozen_up_to_the_seam():
     assert not stops_at_seam(labels, plugin, 0, 2)
     assert not stops_at_seam(labels | {own: "train"}, plugin, 1, 2)
     assert not stops_at_seam(labels, None, 1, 2)
+    assert not stops_at_seam(labels, plugin, 1, 1), "beyond the last layer"
+
+    class Reader(Kformer):
+        def outputs(self, hidden_states, batch, key=None):
+            return hidden_states[-1] + hidden_states[1]
+
+    assert not stops_at_seam(labels, Reader(plugin.config, hidden_size=16), 1, 2), "its input is read"
 
 
 def test_dropout_is_on_the_neurons_and_only_with_a_key(host, knowledge):
@@ -260,16 +267,20 @@ def test_it_learns_to_read_facts_of_entities_it_never_saw(trained):
     assert found["shuffled_follows_vector"] >= 0.8
 
 
-def test_a_run_on_the_frozen_prefix_has_the_losses_of_one_without(world, knowledge, tmp_path):
+def test_a_run_on_the_frozen_prefix_has_the_losses_of_one_without(world, knowledge, tmp_path, monkeypatch, capsys):
     stage, _ = stage_of(world, knowledge, tmp_path, steps=6, optimizer={"learning_rate": 0.02}, buckets=1)
     losses = {}
-    for name, megabytes in (("kept", 2048), ("computed", 0)):
+    for name, megabytes in (("kept", 2048), ("one state", 2048), ("computed", 0)):
+        if name == "one state":
+            assert "layers below 1, and 1 up to its seam, are frozen, computed once" in capsys.readouterr().out
+            monkeypatch.setattr("kinject.training.prefix_plan.stops_at_seam", lambda *_: False)
         fit = stage["fit"] | {"prefix_cache_mb": megabytes}
         run_experiment({"stages": {"made": stage | {"fit": fit}}}, tmp_path / name)
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses[name] = [line["loss"] for line in lines if "loss" in line]
     assert len(losses["kept"]) == 3
     np.testing.assert_allclose(losses["kept"], losses["computed"], rtol=1e-5)
+    np.testing.assert_allclose(losses["one state"], losses["computed"], rtol=1e-5)
 
 
 READ = """

@@ -68,9 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     from kinject.demo.demo import Demo
     from kinject.demo.server import address, listen, make_server
     from kinject.training.compiled import keep_compiled
-    from kinject.training.heap import keep_heap
 
-    keep_heap()
     with listen(arguments.bind, arguments.port) as listening:
         if not arguments.no_compilation_cache:
             keep_compiled()

@@ -2,7 +2,8 @@
 
 XLA derives the gradients of keys and values as products with a transposed first factor. On a CPU those run outside of
 its fast kernels and come out transposed, which whoever reads them pays for again; the small matrix of scores turned
-around beforehand costs less than either. Elsewhere turning it is folded into the product.
+around beforehand costs less than either. Elsewhere turning it is folded into the product. Gradients only: there is no
+forward mode (`jax.jvp`) through them.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Encoder(nnx.Module):
         """Runs layers `start` to `stop` (exclusive; None = all), and returns what each yields.
 
         Args:
-          hidden: [B, L, D] hidden state number `start`.
+          hidden: [B, L, D] hidden state number `start`; see `inner`.
           batch: needs `segment_ids` int32 [B, L], and what the plugin reads.
           plugin: who may change what a feed-forward yields.
           key: the same step's dropout key that `embed` got, None = no dropout.

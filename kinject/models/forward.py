@@ -43,7 +43,7 @@ def encode(
     early = None if everywhere else positions
     kept = [batch.get(f"state_{i}") for i in range(start)]
     below = [None if one is None else one.astype(encoder.dtype) for one in kept]
-    inner = batch.get("inner") if start else None
+    inner = batch.get("prefix_inner") if start else None
     first = hidden if inner is None else None  # no one reads it then
     inner = None if inner is None else inner.astype(encoder.dtype)
     states = (*below, first, *encoder.run(hidden, batch, plugin, key, start=start, positions=early, inner=inner))
@@ -82,8 +82,8 @@ def encode_prefix(
 
     Returns:
       `prefix` [B, L, D], hidden state number `stop`, and `state_<i>` [B, L, D] of each below that the plugin reads.
-      With `seam`, layer `stop` is computed up to the plugin's seam: `prefix` is what its attention yields, and `inner`
-      [B, L, D] its feed-forward.
+      With `seam`, layer `stop` is computed up to the plugin's seam: `prefix` is what its attention yields, and
+      `prefix_inner` [B, L, D] its feed-forward.
     """
     encoder = host.encoder
     batch = batch if plugin is None else plugin.before(encoder, batch)
@@ -93,7 +93,7 @@ def encode_prefix(
     if not seam:
         return {"prefix": states[-1], **kept}
     attended, inner = encoder.to_seam(stop, states[-1], batch)
-    return {"prefix": attended, "inner": inner, **kept}
+    return {"prefix": attended, "prefix_inner": inner, **kept}
 
 
 def kept_states(plugin: Plugin | None, layers: int, stop: int) -> tuple[int, ...]:

@@ -108,7 +108,7 @@ class Task(ABC):
     ) -> jax.Array:
         """What the host computes for a batch.
 
-        `key` switches dropout on. With `start` > 0, `batch["prefix"]` [B, L, D] is hidden state `start` and the layers
+        `key` switches dropout on. With `start` > 0, the batch holds what `encode_prefix` makes, and the layers
         below are not computed again.
         """
         return logits(host, batch, plugin, key, start=start)

@@ -18,13 +18,15 @@ OTHERS = ("GLIBC_TUNABLES", "MALLOC_ARENA_MAX", "MALLOC_MMAP_MAX_", "MALLOC_MMAP
 def keep_heap() -> bool:
     """Lets this process keep what it frees, and take large pieces from it: once, before JAX starts its threads.
 
-    A process then holds as much memory as it ever needed at one time. Commands do so; a library that is imported
-    leaves its host's memory alone.
+    A process then holds on to as much memory as it ever needed at one time, or more where it is fragmented. Training
+    and evaluation by command do so; a library that is imported leaves its host's memory alone.
 
     Returns:
-      Whether it does; False where the C library is another than glibc, or was told how to go about it by a variable.
+      Whether glibc was told. Not where the C library is another, where a variable tells it something else, or where
+      `JAX_PLATFORMS` names an accelerator. A preloaded allocator takes no notice.
     """
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in OTHERS):
+    told = any(name in os.environ for name in OTHERS)
+    if not sys.platform.startswith("linux") or told or not os.environ.get("JAX_PLATFORMS", "cpu").startswith("cpu"):
         return False
     try:
         library = os.confstr("CS_GNU_LIBC_VERSION")

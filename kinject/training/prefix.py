@@ -48,7 +48,9 @@ def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, laye
 
 def stops_at_seam(labels: Mapping[str, str], plugin: Plugin | None, start: int, layers: int) -> bool:
     """Whether even of layer `start` all but what comes after a plugin's seam is frozen, and no one reads its input."""
-    if plugin is None or plugin.first_seam() != start + 1 or start in plugin.reads_states(layers):
+    if plugin is None or start >= layers or plugin.first_seam() != start + 1:
+        return False
+    if start in plugin.reads_states(layers):
         return False
     trained = (path for path, label in labels.items() if label == TRAIN)
     return not any(path.startswith(f"host/encoder/layers/{start}/") for path in trained)

@@ -28,7 +28,7 @@ class PrefixPlan:
 
     Attributes:
       start: the hidden state that steps start from.
-      seam: whether they start after the two halves of layer `start` (`stops_at_seam`).
+      seam: whether they start after the two halves of layer `start` (`stops_at_seam`), where memory holds both.
       dtype: of the kept states.
       size: what they take, in bytes.
       room: where they are kept; None = nowhere, every step computes them.
@@ -70,14 +70,13 @@ def plan_prefix(
         return None
     dtype = np.dtype(jnp.bfloat16 if config.prefix_dtype == "bfloat16" else host.encoder.dtype)
     one = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype) for feed in feeds)
-    # with dropout, what is dropped must not depend on how much room there is
-    at_seam = config.dropout == "none" and stops_at_seam(labels, plugin, start, layers)
-    for seam in (True, False) if at_seam else (False,):  # two states, or one
-        size = one * (1 + seam + len(kept_states(plugin, layers, start)))
-        # of several processes each has all states, and all of them one workdir
-        room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb if alone() else 0)
-        if room is not None:
-            break
+    size = one * (1 + len(kept_states(plugin, layers, start)))
+    # with dropout, what is dropped must not depend on how much memory there is
+    seam = config.dropout == "none" and stops_at_seam(labels, plugin, start, layers)
+    seam = seam and choose_room(size + one, config.prefix_cache_mb, 0) is not None
+    size += one * seam
+    # of several processes each has all states, and all of them one workdir
+    room = choose_room(size, config.prefix_cache_mb, config.prefix_disk_mb if alone() else 0)
     if needed and room is None:
         problem = f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB"
         mend = "raise it" + (" or fit.prefix_disk_mb" if alone() else "") + ", or use dropout='all'"

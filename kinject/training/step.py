@@ -42,7 +42,7 @@ class Program:
 
     Attributes:
       tables: paths of the plugin's arrays that are no parameters (`kinject.plugins.base.Table`).
-      start: the hidden state from which layers are computed; below it, `batch["prefix"]` holds them (see prefix.py).
+      start: the hidden state from which layers are computed; below it, the batch holds what they yield (see prefix.py).
       precision: how the host's matrices are multiplied.
       micro_batch: how many tokens are computed at a time (see portions.py).
       row_parts: how many devices share the rows of a batch.
