@@ -37,6 +37,7 @@ from kinject.stages.base import knowledge_identity, open_host
 from kinject.stages.feeding import give_knowledge, task_examples
 from kinject.tasks.base import make_task
 from kinject.training.prefix import stops_at_seam
+from kinject.training.reporting import Reporter
 
 METHOD = {"name": "kformer", "layers": (1, 2), "facts": 2, "entities": 1, "candidates": 4}
 
@@ -267,12 +268,14 @@ def test_it_learns_to_read_facts_of_entities_it_never_saw(trained):
     assert found["shuffled_follows_vector"] >= 0.8
 
 
-def test_a_run_on_the_frozen_prefix_has_the_losses_of_one_without(world, knowledge, tmp_path, monkeypatch, capsys):
+def test_a_run_on_the_frozen_prefix_has_the_losses_of_one_without(world, knowledge, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(Reporter, "say", lambda _, text: said.append(text))
     stage, _ = stage_of(world, knowledge, tmp_path, steps=6, optimizer={"learning_rate": 0.02}, buckets=1)
     losses = {}
     for name, megabytes in (("kept", 2048), ("one state", 2048), ("computed", 0)):
         if name == "one state":
-            assert "layers below 1, and 1 up to its seam, are frozen, computed once" in capsys.readouterr().out
+            assert "made: layers below 1, and 1 up to its seam, are frozen, computed once" in "".join(said)
             monkeypatch.setattr("kinject.training.prefix_plan.stops_at_seam", lambda *_: False)
         fit = stage["fit"] | {"prefix_cache_mb": megabytes}
         run_experiment({"stages": {"made": stage | {"fit": fit}}}, tmp_path / name)
