@@ -2,7 +2,7 @@
 
 What a step computes of a row does not depend on the other rows, so a batch may be taken in portions: sums of losses and
 gradients are added up, predictions are put side by side. On an accelerator that saves memory. On a CPU it saves time:
-the temporaries of a few hundred tokens stay in the caches, those of ten thousand are written to memory and read back.
+the temporaries of a thousand or two tokens are soon used again, those of ten thousand go to memory and come back.
 
 Portion j of m holds the rows j, j + m, j + 2 m, …, so that each is spread over a mesh as the whole batch is.
 """
