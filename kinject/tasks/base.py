@@ -106,7 +106,7 @@ class Task(ABC):
         key: jax.Array | None = None,
         start: int = 0,
     ) -> jax.Array:
-        """What the host computes for a batch.
+        """What the host computes for a batch: [B, C] for C classes of an example, [B, P, C] at P positions of it.
 
         `key` switches dropout on. With `start` > 0, the batch holds what `encode_prefix` makes, and the layers
         below are not computed again.

@@ -60,12 +60,12 @@ class Program:
     vectors: LookUp | None = None
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
-        """The task's outputs for a batch, from flat parameters `host/…` and `plugin/…`."""
+        """The task's outputs for a batch ([B, …], see `Task.outputs`), from flat parameters `host/…` and `plugin/…`."""
         host, plugin = self.merge(params)
         return self.task.outputs(host, plugin, batch, key, self.start)
 
     def with_vectors(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-        """The batch as a plugin sees it, wherever its entity vectors were: once a step, before anything is computed."""
+        """The batch ([B, …] each) as a plugin sees it, wherever its entity vectors were: once a step, first of all."""
         return batch if self.vectors is None else self.vectors.give(params[TABLE], batch)
 
     def merge(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
