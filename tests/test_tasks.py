@@ -157,7 +157,9 @@ def with_mapper(world, raw_start, tmp_path_factory):
     before = contents(raw_start)
     plugged = {"plugin": str(raw_start), "knowledge": str(world / "knowledge")}
     table = evaluate_stage(world, {"plugin": str(raw_start)}, host="@tuned")
-    stages = {"tuned": host_stage(world / "raw_host", world / "train.jsonl", 150, **plugged), "table": table}
+    tuned = host_stage(world / "raw_host", world / "train.jsonl", 150, **plugged)
+    tuned["fit"]["optimizer"] = {"learning_rate": 0.003}  # with 0.01 the last digit of a step decides what is learned
+    stages = {"tuned": tuned, "table": table}
     results = run_experiment({"seed": 1, "stages": stages}, folder / "run")
     assert contents(raw_start) == before, "the frozen plugin's folder was touched"
     return folder / "run", results
@@ -173,7 +175,7 @@ def test_fine_tuning_with_a_frozen_mapper_moves_the_host_alone(world, with_mappe
     assert any("host/encoder" in name for name in leaves) and not any("plugin" in name for name in leaves)
     rows = results["table"]["cities"]
     # unseen cities: only the vectors tell, and only the host could learn to read them
-    assert rows["plugin"] >= 0.5 and rows["plugin"] > rows["host"] + 0.2 and rows["plugin"] > rows["shuffled"] + 0.2
+    assert rows["plugin"] >= 0.8 and rows["host"] <= 0.4 and rows["shuffled"] <= 0.4
 
 
 def test_a_tuned_host_is_one_of_transformers(with_mapper):

@@ -1,4 +1,4 @@
-"""The two products of attention, whose gradients a CPU computes as fast as the products themselves.
+"""The two products of attention and the softmax between them, with gradients of their own.
 
 XLA derives the gradients of keys and values as products with a transposed first factor. On a CPU those run outside of
 its fast kernels and come out transposed, which whoever reads them pays for again; the small matrix of scores turned
@@ -8,9 +8,12 @@ forward mode (`jax.jvp`) through them.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 
 @jax.custom_vjp
@@ -31,6 +34,28 @@ def _scores_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> 
 
 
 scores.defvjp(_scores_forward, _scores_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def probabilities(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Softmax of float32 scores [B, H, L, M] over the last axis, computed in float32, in another dtype.
+
+    The gradient is made of the result, which `weighted` keeps anyway, where JAX would keep float32 scores beside it.
+    """
+    return jax.nn.softmax(scores, axis=-1).astype(dtype)
+
+
+def _probabilities_forward(scores: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
+    made = probabilities(scores, dtype)
+    return made, made
+
+
+def _probabilities_backward(dtype: DTypeLike, made: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    made, gradient = made.astype(jnp.float32), gradient.astype(jnp.float32)
+    return (made * (gradient - jnp.sum(made * gradient, axis=-1, keepdims=True)),)
+
+
+probabilities.defvjp(_probabilities_forward, _probabilities_backward)
 
 
 @jax.custom_vjp

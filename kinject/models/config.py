@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from kinject.errors import InputError, did_you_mean
+from kinject.models.activations import ACTIVATIONS
 
 MODEL_TYPES = ("bert", "roberta")
-
-_tanh_gelu = partial(jax.nn.gelu, approximate=True)
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),  # BERT's is the exact one; jax's default is not
-    "gelu_new": _tanh_gelu,
-    "gelu_fast": _tanh_gelu,
-    "gelu_pytorch_tanh": _tanh_gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "mish": jax.nn.mish,
-    "tanh": jax.nn.tanh,
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,10 +29,10 @@ def rounded(inputs: jax.Array, kernel: jax.Array) -> bool:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rounded_dot(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> jax.Array:
-    """`lax.dot_general` of float32 inputs with a bfloat16 kernel, in bfloat16 with float32 sums; result float32.
+    """`lax.dot_general` with a bfloat16 kernel, in bfloat16 with float32 sums; result float32.
 
     Args:
-      inputs: [..., contracted].
+      inputs: float32 or bfloat16 [..., contracted].
       kernel: [contracted, ...].
       dimensions: those of `lax.dot_general`: the last axes of the inputs and the first of the kernel, no batch axes.
     """
@@ -66,7 +66,7 @@ def _backward(dimensions: Dimensions, kept: tuple[jax.Array, jax.Array], gradien
     to_kernel = lax.dot_general(
         inputs.astype(jnp.bfloat16), small, ((leading, leading), ((), ())), preferred_element_type=jnp.float32
     )
-    return to_inputs, to_kernel.astype(kernel.dtype)
+    return to_inputs.astype(inputs.dtype), to_kernel.astype(kernel.dtype)
 
 
 rounded_dot.defvjp(_forward, _backward)

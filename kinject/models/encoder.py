@@ -16,8 +16,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models import attention_products
+from kinject.models.activations import ACTIVATIONS
 from kinject.models.coarse_gelu import coarse_gelu
-from kinject.models.config import ACTIVATIONS, EncoderConfig
+from kinject.models.config import EncoderConfig
 from kinject.models.dense import Dense, FusedProjection, JoinedProjection, rounded
 from kinject.models.dropout import Dropout
 from kinject.plugins.base import Plugin
@@ -284,7 +285,7 @@ class Attention(nnx.Module):
         scores = attention_products.scores(queries, keys) * (queries.shape[-1] ** -0.5)
         # the lowest finite number: a row without anything visible becomes uniform, where -inf would give NaN
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
-        probabilities = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        probabilities = attention_products.probabilities(scores, self.dtype)
         probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
         context = jnp.swapaxes(attention_products.weighted(probabilities, values), 1, 2)
         context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
-from kinject.models.config import ACTIVATIONS
+from kinject.models.activations import ACTIVATIONS
 from kinject.models.dense import rounded, rounded_dot
 from kinject.models.dependency_head import DependencyHead
 from kinject.models.dropout import Dropout
@@ -58,11 +59,12 @@ class MaskedLMHead(nnx.Module):
           float32 [B, P, V].
         """
         hidden = self.hidden(hidden)
-        if rounded(hidden, word_embedding):
-            scores = rounded_dot(hidden, word_embedding.T, (((hidden.ndim - 1,), (0,)), ((), ())))
+        decoder = word_embedding if rounded(hidden, word_embedding) else word_embedding.astype(self.dtype)
+        over_last = (((hidden.ndim - 1,), (0,)), ((), ()))
+        if decoder.dtype == jnp.bfloat16:  # so is the gradient of the scores, or its product with the table is float32
+            scores = rounded_dot(hidden, decoder.T, over_last)
         else:
-            decoder = word_embedding.astype(self.dtype)
-            scores = jnp.einsum("...d,vd->...v", hidden, decoder, preferred_element_type=jnp.float32)
+            scores = lax.dot_general(hidden, decoder.T, over_last, preferred_element_type=jnp.float32)
         return scores + self.bias[...].astype(jnp.float32)
 
 

@@ -31,7 +31,7 @@ from flax import nnx
 from kinject.data.facts import FactReader
 from kinject.errors import InputError
 from kinject.knowledge.facts import Form
-from kinject.models.config import ACTIVATIONS
+from kinject.models.activations import ACTIVATIONS
 from kinject.models.dropout import Dropout
 from kinject.plugins.base import Plugin, register
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
+from kinject.models.cross_entropy import cross_entropy
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, first_span, slot_rows
@@ -86,7 +86,7 @@ class Cloze(Task):
         return {**extent.tokens(), **blank, "mention_spans": extent.whole(2)}
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"])  # [B, 1]
+        losses = cross_entropy(outputs, batch["labels"])  # [B, 1]
         return losses, jnp.broadcast_to(batch["weights"][:, None], losses.shape)
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import optax
 
+from kinject.models.cross_entropy import cross_entropy
 from kinject.tasks.base import Task
 
 
@@ -17,7 +17,7 @@ class MaskedPieces(Task):
     head = "masked_lm"
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]
+        return cross_entropy(outputs, batch["labels"]), batch["weights"]
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         losses, weights = self.loss(outputs, batch)
