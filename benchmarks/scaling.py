@@ -17,8 +17,8 @@ import jax
 from kinject.stages.ahead import compile_outline, row_of
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
-from kinject.training.chips import CHIPS, open_slice
 from kinject.training.collectives import check_only_gradients
+from kinject.training.tpus import TPUS, open_slice
 
 ROWS, LENGTH, DIM = 64, 64, 100  # a chip and step; a sentence; an entity vector
 TABLE = [(host, name) for host in ("bert-base", "roberta-large") for name in ("v5e:4x4", "v5e:16x16")]
@@ -45,7 +45,7 @@ def compiled(host: str, name: str) -> dict[str, Any]:
 
 def seconds(row: Mapping[str, Any]) -> dict[str, float]:
     """The time of a step by a simple model: the slower of arithmetic and memory, then communication, none hidden."""
-    chip = CHIPS[row["slice"].partition(":")[0]]
+    chip = TPUS[row["slice"].partition(":")[0]]
     axes = [int(size) for size in row["slice"].partition(":")[2].split("x")]
     hops = 2 * sum(size - 1 for size in axes)  # a sum along each axis and back
     count, moved = row["devices"], 0.0

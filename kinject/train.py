@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--distributed", choices=("given", "auto"), default="given", help="auto: as TPU pods, GKE and Slurm tell JAX"
     )
     parser.add_argument("--quiet", action="store_true", help="print only the result")
-    parser.add_argument("--aot", metavar="SLICE", help="only compile, for a TPU slice such as v5e:4x4; runs nothing")
+    parser.add_argument("--aot", metavar="SLICE", help="only compile, for TPUs or GPUs such as v5e:4x4, h100:8")
     parser.add_argument("--json", type=Path, metavar="FILE", help="with --aot: write what it found there too")
     known, rest = parser.parse_known_args(argv)
     overrides = []

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -174,6 +175,11 @@ def test_what_cannot_be_known_is_told(capsys, tmp_path):
     assert "--config.stages.p.knowledge=shape:100" in refused(plugin_config(knowledge="@other/knowledge"), "v5e:4x4")
     assert "v5e:4x4" in refused(plugin_config(), "v5e")
     assert "v5e" in refused(plugin_config(), "v9:4x4")
+    assert "did you mean h100?" in refused(plugin_config(), "h10:8")
+    for wrong in ("h100", "h100:0", "h100:2x2x2"):
+        assert "h100:8" in refused(plugin_config(), wrong)
+    if not CUDA:
+        assert "kinject[cuda]" in refused(plugin_config(), "h100:8")
     assert "2 axes" in refused(plugin_config(), "v5e:2x2x2")
     unknown = plugin_config(vectors="device")
     assert "--config.stages.p.knowledge=shape:5000000x100" in refused(unknown, "v5e:2x2")
@@ -190,7 +196,6 @@ from kinject.config import read_config
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
 from kinject.training.ahead import compile_step
-from kinject.training.chips import Chip, Slice
 from kinject.training.collectives import check_only_gradients
 from kinject.training.mesh import Placement
 
@@ -243,11 +248,20 @@ def test_data_parallel_map_tuning_communicates_only_the_gradient(world, tmp_path
     assert 4 * (8 * 16 + 16) <= int(moved) <= 4 * (8 * 16 + 16) + 64, "a gradient and a few scalars"
 
 
-def test_a_step_compiles_for_a_tpu_slice_that_is_not_here(world, tmp_path):
-    pytest.importorskip("libtpu")
+CUDA = [plugin for plugin in ("jax_cuda12_plugin", "jax_cuda13_plugin") if find_spec(plugin)]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param("v5e:2x2", marks=pytest.mark.skipif(not find_spec("libtpu"), reason="needs libtpu")),
+        pytest.param("h100:4", marks=pytest.mark.skipif(not CUDA, reason="needs JAX's CUDA plugin")),
+    ],
+)
+def test_a_step_compiles_for_devices_that_are_not_here(world, tmp_path, where):
     config = {"stages": {"mapper": plugin_stage(world, max_length=16)}}
     (tmp_path / "config.py").write_text(f"def get_config():\n    return {config!r}\n")
-    command = [sys.executable, "-m", "kinject.train", "--config", tmp_path / "config.py", "--aot", "v5e:2x2"]
+    command = [sys.executable, "-m", "kinject.train", "--config", tmp_path / "config.py", "--aot", where]
     done = subprocess.run([*command, "--json", tmp_path / "found.json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "GFLOP" in done.stdout and "all-reduce" in done.stdout
@@ -262,7 +276,7 @@ def test_a_step_compiles_for_a_tpu_slice_that_is_not_here(world, tmp_path):
 
 def test_vectors_on_the_devices_are_told_with_their_share(world):
     """The chip is one of those at hand, with a memory of 128 KiB a device; the knowledge base is on the disk."""
-    chip = Chip(1e12, 128 << 10, 1e9, 1e9, 1, "none")
+    chip = Chip(1e12, 128 << 10, 1e9, 1e9)
     where = Slice("cpu:2", chip, 2, jax.devices())
 
     def told(**changes):

@@ -1,4 +1,4 @@
-"""`kinject.train --config C --aot v5e:4x4`: compiles the steps of a config for a TPU slice that is not here."""
+"""`kinject.train --config C --aot v5e:4x4`: compiles the steps of a config for TPUs or GPUs that are not here."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kinject.errors import InputError
+from kinject.errors import InputError, did_you_mean
 from kinject.stages.experiment import read_mesh, read_stages
 from kinject.stages.outline import Outline, outline
 from kinject.stages.training import TrainingConfig
 from kinject.training.ahead import Cost, compile_step
-from kinject.training.chips import Slice, open_slice
+from kinject.training.chips import Slice
 from kinject.training.collectives import total_by_kind
+from kinject.training.gpus import GPUS, open_gpus
 from kinject.training.mesh import ONE_AXIS, MeshConfig, Placement
 from kinject.training.reporting import Reporter, sized
+from kinject.training.tpus import TPUS, open_slice
 from kinject.training.vectors import choose
 
 
@@ -42,13 +44,25 @@ def compile_ahead(
         raise InputError("config.stages", "no stage trains anything")
     outlines = [outline(name, stages) for name in chosen]  # what is wrong in one is told before the first compiles
     mesh = read_mesh(config)
-    where = open_slice(slice_name)
+    where = open_devices(slice_name)
     rows = []
     for one in outlines:
         cost = compile_outline(one, where, mesh)
         rows.append(row_of(one, where, cost))
         reporter.say(described(one, where, cost))
     return rows
+
+
+def open_devices(name: str) -> Slice:
+    """The devices that `--aot` names.
+
+    Raises:
+      InputError: no such kind or shape, or the library that compiles for it is not installed.
+    """
+    kind = name.partition(":")[0]
+    if kind not in {**TPUS, **GPUS}:
+        raise InputError(f"--aot {name}", f"unknown TPU or GPU {kind!r}", did_you_mean(kind, [*TPUS, *GPUS]))
+    return open_gpus(name) if kind in GPUS else open_slice(name)
 
 
 def compile_outline(one: Outline, where: Slice, mesh: MeshConfig = ONE_AXIS) -> Cost:
