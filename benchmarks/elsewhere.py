@@ -37,8 +37,17 @@ class ArmsElsewhere:
     def __init__(self, *options: Any):
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        context.Process(target=serve, args=(other, options), daemon=True).start()
+        self.process = context.Process(target=serve, args=(other, options), daemon=True)
+        self.process.start()
         other.close()
+
+    def __enter__(self) -> ArmsElsewhere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets the process end by itself: one that is killed leaves locks behind, of which Python warns."""
+        self.connection.close()
+        self.process.join()
 
     def authors(self, *arguments: Any) -> Run:
         return self._made("authors", arguments, {})

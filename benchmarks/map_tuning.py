@@ -215,10 +215,14 @@ def fastest(make: Callable[[int], Arm], sizes: Sequence[int]) -> tuple[Arm, int]
     return arms[best], int(best)
 
 
-def of_torch(world: World, arguments: argparse.Namespace) -> dict[str, tuple[Arm, int]]:
-    """The torch arms, and the batch size of each."""
+def torch_of(world: World) -> ArmsElsewhere:
+    """The process in which torch trains the same world."""
     mapper = tuple(np.asarray(leaf[...]) for leaf in (world.plugin.mapper.kernel, world.plugin.mapper.bias))
-    arms = ArmsElsewhere(world.folder / "host", mapper, world.shuffled(), RATE, jax.default_backend() == "gpu")
+    return ArmsElsewhere(world.folder / "host", mapper, world.shuffled(), RATE, jax.default_backend() == "gpu")
+
+
+def arms_of(arms: ArmsElsewhere, arguments: argparse.Namespace) -> dict[str, tuple[Arm, int]]:
+    """The torch arms, and the batch size of each."""
     few = max(arguments.batch, arguments.sentences // 6)
     made = {"authors": (arms.authors(arguments.batch, few), arguments.batch)}
     for half, (name, order, gathered) in itertools.product((False, True), WAYS):
@@ -260,9 +264,10 @@ def main() -> None:
     config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), config, arguments.sentences, arguments.buckets)
-        theirs = of_torch(world, arguments)
-        arms = {name: ours(world, name, arguments.batch) for name in mine}
-        rates, losses = interleaved({**arms, **{name: arm for name, (arm, _) in theirs.items()}}, arguments.rounds)
+        with torch_of(world) as elsewhere:
+            theirs = arms_of(elsewhere, arguments)
+            arms = {name: ours(world, name, arguments.batch) for name in mine}
+            rates, losses = interleaved({**arms, **{name: arm for name, (arm, _) in theirs.items()}}, arguments.rounds)
         per_sentence, filled = world.useful_flops().mean(), world.fill()
         check_losses(losses)
     peaks = {name: roofline(dtype) for name, dtype in mine.items()}

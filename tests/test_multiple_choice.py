@@ -1,5 +1,6 @@
 """Multiple choice: its input forms, one forward for all choices, loss and metric, facts, and what is refused."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from encoding_cases import both
@@ -107,7 +108,10 @@ def test_choices_in_one_forward_are_choices_one_by_one(world):
     assert task.score(found) == {"accuracy": np.mean(np.array(chosen) == [1, 0, 3])}
 
 
-def test_a_frozen_prefix_of_choices_is_the_whole_forward(world):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (jnp.bfloat16, 3e-2)])
+@pytest.mark.parametrize("seam", [False, True])
+def test_a_frozen_prefix_of_choices_is_the_whole_forward(world, seam, dtype, tolerance):
+    """Kept as one state or as the two before a plugin's seam, in either dtype."""
     from kinject.data.pipeline import Feed
     from kinject.training.mesh import Placement
 
@@ -115,12 +119,15 @@ def test_a_frozen_prefix_of_choices_is_the_whole_forward(world):
     host = load_host(world.folder / "raw", head="multiple_choice", fresh_head=True, seed=1).host
     examples = task.examples(parsed(asked(3), asked(4, ["land2", "far"], 0)), world.host.encoder(None), None, buckets=1)
     feed, (program, params) = Feed(examples), split_program(host, None, task)
-    with_prefix = attach_prefix(program, params, feed, 1, 2, Placement.single())
+    with_prefix = attach_prefix(program, params, feed, 1, 2, Placement.single(), seam=seam, dtype=np.dtype(dtype))
     for one, other in zip(feed.evaluation(2), with_prefix.evaluation(2), strict=True):
         whole = fast_jit(lambda batch: task.outputs(host, None, batch))(as_device(one))
         rest = fast_jit(lambda batch: task.outputs(host, None, batch, start=1))(as_device(other))
-        assert other["prefix"].shape == (*other["token_ids"].shape, 16)
-        np.testing.assert_allclose(whole, rest, atol=1e-5)
+        kept = {name: states for name, states in other.items() if name.startswith("prefix")}
+        assert set(kept) == ({"prefix", "prefix_inner"} if seam else {"prefix"})
+        for states in kept.values():
+            assert states.shape == (*other["token_ids"].shape, 16) and states.dtype == dtype
+        np.testing.assert_allclose(whole, rest, atol=tolerance)
 
 
 def test_facts_of_each_choice_or_of_all():
