@@ -4,12 +4,13 @@
     python benchmarks/predict.py --json out.json --memory-mb 10 --memory-mb 100
 
 All arms go from the same texts, one string each, to a label and its score: tokenising counts. `kinject` is
-`Host.predict`; `plugin` has a map-tuning plugin and one linked entity a text. `torch_batches` pads batches in the order
-of the texts, `torch_sorted` sorts the texts of a window by length first, as kinject does, `torch_one` takes them one at
-a time. The host is random (its shape is --hidden, --layers; by default that of MiniLM-L6), with a classification
-head, and its labels must agree. Each round runs every arm, in turn; told are the medians, and the ratios of one round
-as the median and the range over rounds: by the clock, and by the CPU's time, which other processes of a busy machine
-change less (on an accelerator it means nothing). Nothing is downloaded.
+`Host.predict`, `rounded` the same with products in bfloat16; `plugin` has a map-tuning plugin and one linked entity a
+text. `torch_batches` pads batches in the order of the texts, `torch_sorted` sorts the texts of a window by length
+first, as kinject does, also under bfloat16 autocast, `torch_one` takes them one at a time. The host is random (its
+shape is --hidden, --layers; by default that of MiniLM-L6), with a classification head, and its labels must agree.
+Each round runs every arm, in turn; told are the medians, and the ratios of one round as the median and the range over
+rounds: by the clock, and by the CPU's time, which other processes of a busy machine change less (on an accelerator it
+means nothing). Nothing is downloaded.
 
 --memory-mb: resident memory of `kinject predict` on a file of so many MB, with a tiny host, in a process of its own:
 the peak, which compiling makes, and the medians over the second and the last fifth of the time.
@@ -112,26 +113,27 @@ def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> 
     model = AutoModelForSequenceClassification.from_pretrained(folder / "host").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "host")
 
-    def scores(some: list[str]) -> list[float]:
+    def scores(some: list[str], half: bool) -> list[float]:
         batch = tokenizer(some, padding=True, truncation=True, max_length=128, return_tensors="pt")
-        with torch.inference_mode():
-            return model(**batch).logits.softmax(-1)[:, 1].tolist()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            return model(**batch).logits.float().softmax(-1)[:, 1].tolist()
 
-    def batches(order: list[int], size: int) -> list[float]:
+    def batches(order: list[int], size: int, half: bool = False) -> list[float]:
         made = [0.0] * len(texts)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
-            for number, score in zip(chosen, scores([texts[i] for i in chosen]), strict=True):
+            for number, score in zip(chosen, scores([texts[i] for i in chosen], half), strict=True):
                 made[number] = score
         return made
 
-    def by_length() -> list[float]:
+    def by_length(half: bool = False) -> list[float]:
         windows = (range(start, min(start + window, len(texts))) for start in range(0, len(texts), window))
-        return batches([i for one in windows for i in sorted(one, key=lambda i: len(texts[i]))], batch_size)
+        return batches([i for one in windows for i in sorted(one, key=lambda i: len(texts[i]))], batch_size, half)
 
     return {
         "torch_batches": lambda: batches(list(range(len(texts))), batch_size),
         "torch_sorted": by_length,
+        "torch_sorted_bfloat16": lambda: by_length(half=True),
         "torch_one": lambda: batches(list(range(len(texts))), 1),
     }
 
@@ -149,13 +151,16 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
         def scores(one: kinject.Host) -> list[float]:
             return [dict(answer.labels)["yes"] for answer in one.predict(records)]
 
-        arms = {"kinject": lambda: scores(host), "plugin": lambda: scores(plugged)}
+        rounded = kinject.Host.load(folder / "host", precision="bfloat16_dots", **options)
+        arms = {"kinject": lambda: scores(host), "plugin": lambda: scores(plugged), "rounded": lambda: scores(rounded)}
         arms |= torch_arms(folder, [one.text for one in records], arguments.batch_size, arguments.window)
         started = time.perf_counter()
         first = {name: run() for name, run in arms.items()}
         warm = time.perf_counter() - started
         for name in ("torch_batches", "torch_sorted", "torch_one"):
             np.testing.assert_allclose(first["kinject"], first[name], atol=1e-4)
+        for name in ("rounded", "torch_sorted_bfloat16"):
+            np.testing.assert_allclose(first["kinject"], first[name], atol=0.02)
         moved = float(np.abs(np.array(first["kinject"]) - first["plugin"]).max())
         wall: dict[str, list[float]] = {name: [] for name in arms}
         cpu: dict[str, list[float]] = {name: [] for name in arms}
@@ -176,15 +181,16 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def compared(seconds: dict[str, list[float]], texts: int) -> dict[str, Any]:
     """Rates, and ratios within rounds: how many times faster kinject is, and what the plugin adds."""
-    ours = seconds["kinject"]
 
-    def against(name: str) -> list[float]:
-        return [other / one for one, other in zip(ours, seconds[name], strict=True)]
+    def against(ours: str, name: str) -> list[float]:
+        return [other / one for one, other in zip(seconds[ours], seconds[name], strict=True)]
 
+    theirs = [name for name in seconds if name.startswith("torch")]
     return {
         "texts_a_second": {name: texts / statistics.median(some) for name, some in seconds.items()},
-        "kinject_faster_than": {name: spread(against(name)) for name in seconds if name.startswith("torch")},
-        "plugin_added_percent": spread([100 * (ratio - 1) for ratio in against("plugin")]),
+        "kinject_faster_than": {name: spread(against("kinject", name)) for name in theirs},
+        "rounded_faster_than": {name: spread(against("rounded", name)) for name in theirs},
+        "plugin_added_percent": spread([100 * (ratio - 1) for ratio in against("kinject", "plugin")]),
         "seconds": seconds,
     }
 
@@ -282,12 +288,13 @@ def rate_rows(found: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str
     """Rows of CPU time, with those of the clock in them; ratios are the medians of those within rounds."""
     cpu, wall = found.pop("cpu"), found.pop("wall")
     unit, rates = "texts a second of CPU time, texts to labels", cpu["texts_a_second"]
-    for name, ratio in cpu["kinject_faster_than"].items():
-        more = {"range": ratio, "wall": wall["kinject_faster_than"][name], **found, **about}
-        yield {
-            **row(f"predict, kinject / {name}", rates["kinject"], rates[name], unit, **more),
-            "ratio": ratio["median"],
-        }
+    for ours, precision in (("kinject", "float32"), ("rounded", "bfloat16_dots")):
+        for name, ratio in cpu[f"{ours}_faster_than"].items():
+            more = {"range": ratio, "wall": wall[f"{ours}_faster_than"][name], **found, **about}
+            yield {
+                **row(f"predict, kinject in {precision} / {name}", rates[ours], rates[name], unit, **more),
+                "ratio": ratio["median"],
+            }
     more = {"added_percent": cpu["plugin_added_percent"], "wall": wall["plugin_added_percent"], **found, **about}
     yield row("predict, with a plugin (a slot more a text) / without", rates["plugin"], rates["kinject"], unit, **more)
 
