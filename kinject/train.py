@@ -136,8 +136,8 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
 
 
 def compile_only(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[dict]:
-    """Compiles the steps of the config's training stages for a slice that is not here, and returns what they cost."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs: leave this machine's own accelerator alone
+    """Compiles the steps of the config's training stages for devices that are not here, and returns what they cost."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs: leave this machine's own accelerator alone
     from kinject.config import read_config
     from kinject.stages.ahead import compile_ahead, to_json
     from kinject.training.reporting import Reporter

@@ -30,7 +30,7 @@ def derived():
     return attention(scores, lambda scores, dtype: jax.nn.softmax(scores).astype(dtype), jnp.matmul)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-5), (jnp.bfloat16, 3e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 5e-6), (jnp.bfloat16, 3e-2)])
 @pytest.mark.parametrize("wrap", [jax.jit, lambda f: jax.jit(jax.vmap(f))], ids=["plain", "vmapped"])
 def test_products_and_gradients_are_those_of_the_formula(dtype, tolerance, wrap):
     *inputs, slope = drawn(dtype)

@@ -1,8 +1,8 @@
 """Activation functions by the names that a `config.json` has, their gradients made from what they read.
 
-They are computed in float32 at least. JAX would keep for the gradient what it met on the way: of the exact GELU two
-arrays more, each four times as wide as the hidden state, which an accelerator writes and reads again for longer than it
-computes. Kept is the input, which the product before has made anyway. No forward mode (`jax.jvp`).
+JAX would keep for the gradient what it met on the way: of the exact GELU two arrays more, each four times as wide as
+the hidden state, which an accelerator writes and reads again for longer than it computes. Kept is the input, which the
+product before has made anyway. No forward mode (`jax.jvp`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 def from_input(exact: Activation) -> Activation:
-    """An activation of any shape and floating dtype, elementwise, that keeps only its input for the gradient."""
+    """An elementwise activation of any shape and floating dtype that keeps only its input for the gradient.
+
+    It is computed in float32 at least, and rounded once.
+    """
 
     def computed(values: jax.Array) -> jax.Array:
         wide = jnp.promote_types(values.dtype, jnp.float32)
@@ -51,5 +54,5 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": _silu,
     "swish": _silu,
     "mish": from_input(jax.nn.mish),
-    "tanh": jnp.tanh,  # its gradient is made of its result
+    "tanh": jnp.tanh,  # whose gradient is made of its result
 }

@@ -40,7 +40,8 @@ scores.defvjp(_scores_forward, _scores_backward)
 def probabilities(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Softmax of float32 scores [B, H, L, M] over the last axis, computed in float32, in another dtype.
 
-    The gradient is made of the result, which `weighted` keeps anyway, where JAX would keep float32 scores beside it.
+    The gradient is made of the result, which `weighted` keeps anyway where nothing is dropped; JAX would keep float32
+    scores beside it.
     """
     return jax.nn.softmax(scores, axis=-1).astype(dtype)
 

@@ -13,7 +13,7 @@ from jax import lax
 
 @jax.custom_vjp
 def cross_entropy(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """Minus the log-probability of each label: float32 scores [..., V] and int32 labels [...] -> float32 [...]."""
+    """Minus the log-probability of each label, int32 [...] in [0, V), by float32 scores [..., V]: float32 [...]."""
     return _forward(scores, labels)[0]
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kinject.models.activations import ACTIVATIONS
 from kinject.models.dropout import Dropout
 from kinject.plugins.base import Plugin, register
 
@@ -84,9 +85,9 @@ class MapTuning(Plugin):
         """Entity vectors [..., k] -> the host's input space, float32 [..., D]."""
         mapped = self.mapper(vectors)
         if self.config.mapper == "residual_mlp":
-            hidden = jax.nn.gelu(self.up(vectors.astype(jnp.float32)), approximate=False)
+            hidden = ACTIVATIONS["gelu"](self.up(vectors.astype(jnp.float32)))
             for layer in self.between if self.config.depth > 1 else ():
-                hidden = jax.nn.gelu(layer(hidden), approximate=False)
+                hidden = ACTIVATIONS["gelu"](layer(hidden))
             mapped = mapped + self.down(hidden)
         return mapped
 

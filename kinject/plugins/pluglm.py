@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 
 from kinject.errors import InputError
 from kinject.memory.search import sharded_top_k, top_k
+from kinject.models.activations import ACTIVATIONS
 from kinject.plugins.base import Plugin, Table, register
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Reader(nnx.Module):
         """What the layer's feed-forward yields with the memory, [B, L, D]."""
         if hasattr(self, "gate"):
             return output + self.gate[...] * memory
-        return self.down(jax.nn.gelu(self.up(hidden), approximate=False)) + memory
+        return self.down(ACTIVATIONS["gelu"](self.up(hidden))) + memory
 
 
 def cosine(one: jax.Array, other: jax.Array) -> jax.Array:

@@ -31,7 +31,7 @@ def compile_ahead(
       One JSON-like dict a stage.
 
     Raises:
-      InputError: a bad config, no such slice, no stage that trains.
+      InputError: a bad config, no such devices, no stage that trains.
     """
     stages = read_stages(config)
     chosen = [name for name, stage in stages.items() if isinstance(stage, TrainingConfig)]
@@ -92,8 +92,12 @@ def _device_memory(where: Slice) -> int:
 
 
 def row_of(one: Outline, where: Slice, cost: Cost) -> dict[str, Any]:
-    """What `--json` holds of a stage; everything but rows and trained bytes is of one device."""
+    """What `--json` holds of a stage; everything but rows and trained bytes is of one device.
+
+    The two times are those at the chip's published peaks, each by itself: a model, of which a run reaches a part.
+    """
     rows, length = one.batch["token_ids"].shape[0], one.batch["token_ids"].shape[-1]
+    share = len(where.devices) / where.chips  # on TPU v4 a chip is two devices
     return {
         "stage": one.name,
         "slice": where.name,
@@ -102,6 +106,8 @@ def row_of(one: Outline, where: Slice, cost: Cost) -> dict[str, Any]:
         "length": length,
         "compute_dtype": one.fit.compute_dtype,
         "device_memory": _device_memory(where),
+        "arithmetic_ms": 1e3 * cost.flops * share / where.chip.flops,
+        "traffic_ms": 1e3 * cost.accessed * share / where.chip.bandwidth,
         **cost.to_json(),
     }
 
@@ -121,6 +127,7 @@ def described(one: Outline, where: Slice, cost: Cost) -> str:
             f"temporaries {sized(cost.temporaries)}, outputs {sized(cost.outputs)}, code {sized(cost.code)})",
             *([f"  vectors      {vectors}"] if cost.table else []),
             f"  work         {cost.flops / 1e9:,.1f} GFLOP, {sized(cost.accessed)} read and written",
+            f"  at best      {row['arithmetic_ms']:,.2f} ms to compute, {row['traffic_ms']:,.2f} ms to read and write",
             f"  collectives  {'; '.join(moved) or 'none'} (trained parameters: {sized(cost.trained)})",
             f"  compiled in  {cost.seconds:.0f} s",
         ]

@@ -37,7 +37,7 @@ class Cost:
         state's do) are not counted twice.
       peak: the most that is live at once, as the compiler reports it; arguments + temporaries + outputs + code where
         it does not.
-      flops: floating-point operations.
+      flops: floating-point operations; 0 where the compiler counts none.
       accessed: bytes read and written in memory, before fusion hides any of it from the compiler's sight.
       collectives: see collectives.py.
       trained: float32 bytes of all trained parameters, on all devices together.
@@ -151,14 +151,20 @@ def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost
 
 
 def _counted(compiled: jax.stages.Compiled) -> dict[str, float]:
-    """XLA's count of a program's FLOPs and bytes; of one for GPUs its CPU client counts, as the CUDA one does not."""
+    """XLA's count of a program's FLOPs and bytes, by name; empty where it counts none.
+
+    Of a program for GPUs its CPU client counts, as the CUDA one does not.
+    """
     count = compiled.cost_analysis()
     if count is not None:
         return count
-    from jax._src.lib import _jax  # not public, and nothing public counts a program for devices that are not here
+    try:
+        from jax._src.lib import _jax  # not public, but nothing public counts a program for devices that are not here
 
-    (module,) = compiled.runtime_executable().hlo_modules()
-    return _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
+        (module,) = compiled.runtime_executable().hlo_modules()
+        return _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
+    except (ImportError, AttributeError):  # another version of jax
+        return {}
 
 
 def _placed_state(path: Sequence[Any], leaf: Any, labels: Mapping[str, str], place: Placement) -> jax.ShapeDtypeStruct:
