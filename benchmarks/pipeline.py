@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from made_up import shape_of
-from map_tuning import RULES, World, torch_batch
+from map_tuning import RULES, World
 from rows import row, write
 
 from kinject.data.encode import EntityEncoder, Passage, rows_with_vector
@@ -40,6 +40,7 @@ from kinject.data.sources.package_data import package_file
 from kinject.data.tokenizer import load_tokenizer
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.linking import AliasLinker
+from kinject.models.pretrained import load_host
 from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import hold, label_parameters, split
@@ -74,9 +75,10 @@ def feeding(world: World, size: int) -> Iterator[int]:
 
 
 def by_data_loader(world: World, size: int) -> Iterator[int]:
+    from map_tuning_torch import padded  # torch, which ours do without
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(world.rows(), size, shuffle=True, drop_last=True, collate_fn=torch_batch)
+    loader = DataLoader(world.rows(), size, shuffle=True, drop_last=True, collate_fn=padded)
     while True:
         for _ in loader:
             yield size
@@ -84,7 +86,8 @@ def by_data_loader(world: World, size: int) -> Iterator[int]:
 
 def stepping(world: World, size: int) -> Iterator[int]:
     """Training steps on batches that are on the device already."""
-    program, params = split_program(world.host, world.plugin, world.task)
+    host = load_host(world.folder / "host", head="masked_lm").host
+    program, params = split_program(host, world.plugin, world.task)
     program = replace(program, precision="bfloat16_dots")
     labels = label_parameters(params, RULES)
     train, frozen = hold(*split(params, labels), "bfloat16_dots")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -82,3 +83,23 @@ def test_every_script_is_there_and_explains_itself(runner):
 )
 def test_goals(runner, goal, ours, ratio, met):
     assert importlib.import_module("benchmarks.rows").fulfils(goal, ours, ratio) is met
+
+
+IMPORTS = """
+import importlib, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+sys.path.insert(0, str(folder))
+for file in sorted(folder.glob("[a-z]*.py")):
+    importlib.import_module(file.stem)
+    print(file.stem)
+"""
+
+
+def test_every_script_finds_what_it_takes_from_the_others():
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    done = subprocess.run([sys.executable, "-c", IMPORTS, folder], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {file.stem for file in folder.glob("[a-z]*.py")} >= {"map_tuning", "pipeline"}
