@@ -12,6 +12,7 @@ import json
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ from kinject.data.records import parse_record
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
+from kinject.models.precision import held
 from kinject.plugins.store import make_plugin
 from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
@@ -59,9 +61,9 @@ def shapes(head, task, method):
     return split_program(*nnx.eval_shape(build), task)
 
 
-def masked_lm():
+def masked_lm(rows=ROWS, places=PLACES):
     task = make_task("mention_masked_lm")
-    extent = Extent(ROWS, LENGTH, entities=1, places=PLACES, knowledge_dim=DIM, hidden_size=HIDDEN)
+    extent = Extent(rows, LENGTH, entities=1, places=places, knowledge_dim=DIM, hidden_size=HIDDEN)
     return *shapes("masked_lm", task, "map_tuning"), task.batch_shapes(extent)
 
 
@@ -151,6 +153,15 @@ def test_the_vocabulary_is_scored_at_masked_positions_only(costs, program):
     assert any(VOCABULARY_SIZE in shape and prod(shape) == ROWS * PLACES * VOCABULARY_SIZE for shape in found)
     assert of_all_positions(found, VOCABULARY_SIZE) == set()
     assert of_all_positions(found, INNER)  # those of the feed-forwards are, so the search would have found them
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16_dots"])
+def test_one_text_is_scored_without_a_turned_copy_of_the_vocabulary(precision):
+    program, params, batch = masked_lm(rows=1, places=1)
+    step = make_evaluation_step(replace(program, precision=precision))
+    made = {path: jax.eval_shape(partial(held, precision, path), leaf) for path, leaf in params.items()}
+    found = buffers(step.lower(made, batch).compile().as_text())
+    assert (VOCABULARY_SIZE, HIDDEN) in found and (HIDDEN, VOCABULARY_SIZE) not in found
 
 
 def products(text, size):

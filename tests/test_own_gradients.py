@@ -37,7 +37,7 @@ def test_an_activation_is_the_plain_one_bit_for_bit_and_has_its_slope(name, wrap
     np.testing.assert_allclose(slope, expected_slope, rtol=2e-6, atol=5e-6)
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "mish"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_in_bfloat16_it_is_rounded_once_and_keeps_its_input_only(name):
     values = VALUES.astype(jnp.bfloat16)
     made, slope, kept = pulled(ACTIVATIONS[name], values)

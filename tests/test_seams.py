@@ -275,7 +275,7 @@ def test_remat_changes_no_value_and_no_gradient():
         return lowered.as_text().count("optimization_barrier"), lowered.compile()(nnx.to_pure_dict(state))
 
     (plain, expected), (rematerialised, got) = (gradient(random_host(config, remat=r).encoder) for r in (False, True))
-    assert plain < rematerialised  # attention has some of its own
+    assert plain < rematerialised  # attention and activations have some of their own
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * float(jnp.abs(theirs).max()))
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
@@ -60,11 +59,10 @@ class MaskedLMHead(nnx.Module):
         """
         hidden = self.hidden(hidden)
         decoder = word_embedding if rounded(hidden, word_embedding) else word_embedding.astype(self.dtype)
-        over_last = (((hidden.ndim - 1,), (0,)), ((), ()))
         if decoder.dtype == jnp.bfloat16:  # so is the gradient of the scores, or its product with the table is float32
-            scores = rounded_dot(hidden, decoder.T, over_last)
-        else:
-            scores = lax.dot_general(hidden, decoder.T, over_last, preferred_element_type=jnp.float32)
+            scores = rounded_dot(hidden, decoder.T, (((hidden.ndim - 1,), (0,)), ((), ())))
+        else:  # without `.T`: for a single row a CPU would write the turned table
+            scores = jnp.einsum("...d,vd->...v", hidden, decoder, preferred_element_type=jnp.float32)
         return scores + self.bias[...].astype(jnp.float32)
 
 
