@@ -27,6 +27,7 @@ from kinject.tasks.shapes import Extent
 from kinject.train import main
 from kinject.training.chips import Chip, Slice
 from kinject.training.collectives import check_only_gradients, find_collectives, total_by_kind
+from kinject.training.gpus import PLUGINS
 
 HLO = """
   %p = f32[8,4]{1,0} parameter(0)
@@ -248,7 +249,7 @@ def test_data_parallel_map_tuning_communicates_only_the_gradient(world, tmp_path
     assert 4 * (8 * 16 + 16) <= int(moved) <= 4 * (8 * 16 + 16) + 64, "a gradient and a few scalars"
 
 
-CUDA = [plugin for plugin in ("jax_cuda12_plugin", "jax_cuda13_plugin") if find_spec(plugin)]
+CUDA = [plugin for plugin in PLUGINS if find_spec(plugin)]
 
 
 @pytest.mark.parametrize(
