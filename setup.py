@@ -1,5 +1,6 @@
 """Packaging. Every dependency is bounded by a version that was run and the next major one."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -65,17 +66,19 @@ TEST = [
     "transformers>=5.0,<6",
 ]
 
+VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("kinject").joinpath("version.py").read_text())[1]
+
 setup(
     name="kinject",
-    version="0.1.0",
+    version=VERSION,
     description="Knowledge plugins for frozen language models, in JAX: map-tuning and its kin",
     long_description=Path(__file__).with_name("README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kinject", "kinject.*"]),
-    package_data={"kinject.demo": ["page/*"]},
-    entry_points={"console_scripts": ["kinject = kinject.verbs:main"]},
+    package_data={"kinject": ["py.typed"], "kinject.demo": ["page/*"]},
+    entry_points={"console_scripts": ["kinject = kinject.cli.main:main"]},
     install_requires=CORE,
     extras_require={
         "quickstart": QUICKSTART,

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinject.command import Parser, exit_code
+from kinject.cli.parser import Parser, exit_code
 from kinject.errors import InputError, did_you_mean
 
 HERE = Path(__file__).resolve().parent

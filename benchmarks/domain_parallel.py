@@ -30,6 +30,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
 from kinject.models.precision import Precision
@@ -39,8 +41,8 @@ from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.domains import initial_states, make_domains_step, stack_plugins
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.partition import label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
 LENGTH, DIM = 14, 64
@@ -79,14 +81,14 @@ class Bench:
 
     def alone(self, rows: int):
         """(seconds to compile, function of one step of one domain)."""
-        train, frozen = hold(*split(self.params[0], self.labels), self.precision)
+        train, frozen = place_params(*split(self.params[0], self.labels), self.precision)
         state, batch = initial_state(train, self.optimizer, self.labels), jax.device_put(self.batch(rows, 0))
         step = make_train_step(self.program, self.optimizer, self.labels, seed=0, dropout=False)
         return stepper(step, state, frozen, batch)
 
     def together(self, rows: int):
         """The same of all domains at once."""
-        train, frozen = hold(*split(stack_plugins(self.params), self.labels), self.precision)
+        train, frozen = place_params(*split(stack_plugins(self.params), self.labels), self.precision)
         batches = [self.batch(rows, seed) for seed in range(self.domains)]
         batch = jax.device_put({name: np.stack([each[name] for each in batches]) for name in batches[0]})
         seeds = range(self.domains)

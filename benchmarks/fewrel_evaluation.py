@@ -3,7 +3,7 @@
     python benchmarks/fewrel_evaluation.py --json fewrel.json
     python benchmarks/fewrel_evaluation.py --layers 12 --hidden 768 --episodes 2 --torch      (bert-base's shape)
 
-5-way 1-shot, 5 queries a class, made-up sentences. Ours: `kinject.training.evaluation.evaluate`, which computes the
+5-way 1-shot, 5 queries a class, made-up sentences. Ours: `kinject.inference.evaluation.evaluate`, which computes the
 pairs of many queries in batches of like lengths, shared by all devices (of a CPU: a device a core, `--devices`), in
 float32 and with products in bfloat16. Theirs: one forward a query and class, as the authors' code calls its model, in
 float32 and with all cores: by the same jitted program, padded to one length (or it would compile for each), and by
@@ -33,15 +33,15 @@ from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record, parse_record
 from kinject.data.tokenizer import load_tokenizer
+from kinject.inference.compiled import split_cpu
+from kinject.inference.evaluation import evaluate
+from kinject.inference.mesh import Placement
+from kinject.inference.place import place_params
+from kinject.inference.program import make_evaluation_step, split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import Host
 from kinject.models.precision import Precision
 from kinject.tasks.base import Task, make_task
-from kinject.training.compiled import split_cpu
-from kinject.training.evaluation import evaluate
-from kinject.training.mesh import Placement
-from kinject.training.partition import hold
-from kinject.training.step import make_evaluation_step, split_program
 
 WORDS = words(1000)
 RELATIONS, INSTANCES = 16, 40
@@ -64,7 +64,7 @@ def ours(task: Task, feed: Feed, host: Host, rows: int, precision: Precision) ->
     place = Placement.over()
     program, params = split_program(host, None, task)
     program = dataclasses.replace(program, precision=precision, row_parts=place.row_parts)
-    _, params = hold({}, params, precision, place, program.tables)
+    _, params = place_params({}, params, precision, place, program.tables)
     step = make_evaluation_step(program)
     return lambda: evaluate(program, params, feed, rows, place, step)[1]["logits"]
 

@@ -28,19 +28,21 @@ from made_up import SPECIAL, random_host, shape_of, tokenizer_folder, words
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record, parse_record
+from kinject.inference.compiled import cores
+from kinject.inference.examples import attach_knowledge, task_examples
+from kinject.inference.host import HostBundle, open_host
+from kinject.inference.mesh import Placement
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.models.saving import save_host
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.plugins.store import make_plugin
-from kinject.stages.base import ReadyHost, open_host
-from kinject.stages.feeding import give_knowledge, task_examples
 from kinject.tasks.base import make_task
-from kinject.training.compiled import cores
-from kinject.training.heap import keep_heap
-from kinject.training.mesh import Placement
+from kinject.training.malloc_tuning import keep_heap
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
+from kinject.training.partition import label_parameters, split
 from kinject.training.prefix import attach_prefix, first_trainable_state, stops_at_seam
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.step import initial_state, make_train_step
 
 LABELS = ("no", "yes")
 ANEW = "anew"
@@ -68,15 +70,15 @@ def sentences(count: int, vocabulary: int) -> list[Record]:
 
 
 def epochs(
-    host: ReadyHost, plugin: Plugin | None, rules: list[tuple[str, str]], records: list[Record], size: int, kept: str
+    host: HostBundle, plugin: Plugin | None, rules: list[tuple[str, str]], records: list[Record], size: int, kept: str
 ) -> tuple[Epoch, float]:
     """An epoch of training, with the lower states kept or not (one of `KEPT`), and the seconds that keeping took."""
     task = make_task("sequence_classification", labels=LABELS).for_host(host.loaded, "benchmark")
     examples = task_examples(task, plugin, records, host, None, max_length=64)
-    feed = Feed(give_knowledge(examples, plugin, records, host, None))
+    feed = Feed(attach_knowledge(examples, plugin, records, host, None))
     program, params = split_program(host.loaded.host, plugin, task)
     labels = label_parameters(params, rules)
-    train, frozen = hold(*split(params, labels), "float32")
+    train, frozen = place_params(*split(params, labels), "float32")
     seconds = 0.0
     if kept != ANEW:
         layers = len(host.loaded.host.encoder.layers)

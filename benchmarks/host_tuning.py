@@ -34,16 +34,18 @@ from rows import row, write
 
 from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
+from kinject.inference.compiled import cores
+from kinject.inference.host import open_host
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.models.heads import Host
 from kinject.models.saving import save_host
 from kinject.models.tuning import Full, Lora, attach, rules_for
 from kinject.models.tuning_base import Tuning
-from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
-from kinject.training.compiled import cores
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.partition import label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 
 LABELS, RATE, RANK = ("no", "yes"), 1e-8, 4
 TUNINGS: dict[str, Callable[[], Tuning]] = {
@@ -94,7 +96,7 @@ def ours(world: World, tuning: Tuning, precision: str, size: int) -> Arm:
     program, params = split_program(host, None, world.task)
     program = replace(program, precision=precision)
     labels = label_parameters(params, list(rules_for(tuning, "classification")))
-    train, frozen = hold(*split(params, labels), precision)
+    train, frozen = place_params(*split(params, labels), precision)
     optimizer = make_optimizer(OptimizerConfig(name="adamw", learning_rate=RATE, weight_decay=0.01), labels, 1_000)
     step = make_train_step(program, optimizer, labels, seed=0, dropout=False)
     stream, state = iter(world.feed.training(size, 0)), initial_state(train, optimizer, labels)

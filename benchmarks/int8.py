@@ -23,6 +23,8 @@ import numpy as np
 from made_up import random_host
 from rows import row, write
 
+from kinject.inference.place import place_params
+from kinject.inference.program import Program, make_evaluation_step, split_program
 from kinject.models.precision import Precision
 from kinject.models.shapes import SHAPES
 from kinject.plugins.store import make_plugin
@@ -30,8 +32,8 @@ from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.ahead import cost_of
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import Program, initial_state, make_evaluation_step, make_train_step, split_program
+from kinject.training.partition import label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 from kinject.tree import Flat
 
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
@@ -68,7 +70,7 @@ class Arm:
 def arm(program: Program, params: Flat, precision: Precision, batch: Batch) -> Arm:
     """Holds the host and compiles all programs."""
     labels = label_parameters(params, RULES)
-    train, frozen = hold(*split(params, labels), precision)
+    train, frozen = place_params(*split(params, labels), precision)
     program = replace(program, precision=precision)
     optimizer = make_optimizer(OptimizerConfig(), labels, 1000)
     first = {name: values[:1] for name, values in batch.items()}

@@ -52,6 +52,10 @@ from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
+from kinject.inference.compiled import cores, split_cpu
+from kinject.inference.mesh import Placement
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.config import EncoderConfig
 from kinject.models.precision import activations
@@ -59,12 +63,10 @@ from kinject.models.pretrained import load_host
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
-from kinject.training.compiled import cores, split_cpu
-from kinject.training.heap import keep_heap
-from kinject.training.mesh import Placement
+from kinject.training.malloc_tuning import keep_heap
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.partition import label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 
 ENTITIES, DIM = 1_000, 100
 RATE = 1e-6  # so small that every pass has the same loss, and the arms can be compared
@@ -151,7 +153,7 @@ def ours(world: World, precision: str, batch_size: int) -> Arm:
     program = replace(program, precision=precision, row_parts=place.row_parts)
     labels = label_parameters(params, RULES)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=RATE), labels, 10_000)
-    train, frozen = hold(*split(params, labels), precision, place, program.tables)
+    train, frozen = place_params(*split(params, labels), precision, place, program.tables)
     state = place.state(initial_state(train, optimizer, labels))
     step = make_train_step(program, optimizer, labels, seed=0, dropout=False, shardings=place.shardings(state))
     stream, useful = iter(world.feed.training(batch_size, 0)), world.useful_flops()

@@ -29,11 +29,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kinject.inference.passages import sync
 from kinject.memory.index import MemoryIndex
 from kinject.memory.search import top_k
 from kinject.memory.store import Passage, PassageMemory, build_memory
 from kinject.plugins.pluglm import PlugLM
-from kinject.stages.passages import sync
 
 KEY, K, QUERIES = 128, 5, 64
 EXPANSIONS = (64, 256, 1024, 4096)

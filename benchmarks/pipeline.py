@@ -38,13 +38,15 @@ from kinject.data.encode import EntityEncoder, Passage, rows_with_vector
 from kinject.data.records import Mention
 from kinject.data.sources.package_data import package_file
 from kinject.data.tokenizer import load_tokenizer
+from kinject.inference.mesh import Placement
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.linking import AliasLinker
 from kinject.models.pretrained import load_host
-from kinject.training.mesh import Placement
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.partition import label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 
 HOST_CORES, GOAL = 16, 30_000  # sentences a second of a host of so many cores
 WORDS = ["the", "river", "rises", "near", "a", "small", "town", "and", "flows", "through", "green", "hills", "by"]
@@ -90,7 +92,7 @@ def stepping(world: World, size: int) -> Iterator[int]:
     program, params = split_program(host, world.plugin, world.task)
     program = replace(program, precision="bfloat16_dots")
     labels = label_parameters(params, RULES)
-    train, frozen = hold(*split(params, labels), "bfloat16_dots")
+    train, frozen = place_params(*split(params, labels), "bfloat16_dots")
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-6), labels, 1_000)
     step = make_train_step(program, optimizer, labels, seed=0, dropout=False)
     state, place = initial_state(jax.tree.map(jnp.copy, train), optimizer, labels), Placement.single()

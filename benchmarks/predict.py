@@ -39,13 +39,13 @@ from rows import row, write
 import kinject
 from kinject.data.records import Mention, Record
 from kinject.errors import InputError
+from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin, save_plugin
-from kinject.stages.base import knowledge_identity, open_host
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "."]
 WORDS, ENTITIES, DIM, LABELS = 28_000, 1_000, 128, ["no", "yes"]

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMPORTS = {  # ours: (what to run, the same of others, the goal)
     "import kinject": ("import kinject", "import transformers", "<= 1.5"),
     "import what training needs": (
-        "import kinject.train, kinject.stages.experiment",
+        "import kinject.cli.train, kinject.stages.experiment",
         "import torch; from transformers import BertForMaskedLM, Trainer",
         "",
     ),
@@ -134,7 +134,7 @@ def first_steps(cold: int, warm: int) -> Iterator[dict[str, Any]]:
         command = [
             sys.executable,
             "-m",
-            "kinject.train",
+            "kinject.cli.train",
             "--config",
             "configs/quickstart.py",
             "--workdir",
@@ -166,9 +166,9 @@ def first_steps(cold: int, warm: int) -> Iterator[dict[str, Any]]:
 def serving(folder: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """A swap, and what a plugin adds."""
     import kinject
+    from kinject.inference.host import knowledge_identity, open_host
     from kinject.knowledge.base import KnowledgeBase
     from kinject.plugins.store import make_plugin, save_plugin
-    from kinject.stages.base import knowledge_identity, open_host
 
     base = KnowledgeBase.open(folder / "knowledge")
     about = {"host": open_host(folder / "host").identity, "knowledge": knowledge_identity(base)}

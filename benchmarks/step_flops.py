@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from kinject.inference.program import split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
@@ -24,7 +25,7 @@ from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.step import initial_state, make_train_step
 
 BERT_BASE = EncoderConfig.from_hf(
     {

@@ -23,11 +23,12 @@ import numpy as np
 from domain_parallel import DIM, LENGTH, Bench
 
 from kinject.data.pipeline import Examples, Feed
+from kinject.inference.mesh import Placement
+from kinject.inference.place import place_params
+from kinject.inference.vectors import TABLE, load_table
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
-from kinject.training.mesh import Placement
-from kinject.training.partition import hold, split
+from kinject.training.partition import split
 from kinject.training.step import initial_state, make_train_step
-from kinject.training.vectors import TABLE, load_table
 
 WAYS, EXAMPLES = ("host", "device"), 20_000
 
@@ -52,7 +53,7 @@ class Way:
 
     def __init__(self, bench: Bench, feed: Feed, base: KnowledgeBase, rows: int, on_devices: bool):
         self.place, self.rows = Placement.over(None), rows
-        train, self.frozen = hold(*split(bench.params[0], bench.labels), "float32", self.place)
+        train, self.frozen = place_params(*split(bench.params[0], bench.labels), "float32", self.place)
         program = bench.program
         if on_devices:
             table = load_table(base, self.place)

@@ -25,6 +25,7 @@ PACKAGES = (
     "kinject.datasets",
     "kinject.models",
     "kinject.memory",
+    "kinject.inference",
     "kinject.training",
     "kinject.stages",
 )

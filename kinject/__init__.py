@@ -10,7 +10,8 @@ from kinject.errors import InputError
 if TYPE_CHECKING:
     from kinject.serving import Host, Plugin, Prediction
 
-__version__ = "0.1.0"
+from kinject.version import __version__
+
 __all__ = ["Host", "InputError", "Plugin", "Prediction", "__version__"]
 
 

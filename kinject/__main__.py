@@ -2,7 +2,7 @@
 
 import sys
 
-from kinject.verbs import main
+from kinject.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

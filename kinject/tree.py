@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 Flat = dict[str, Any]
 """A parameter tree as a flat dict: `host/encoder/layers/0/attention/norm/scale` -> array."""
@@ -31,3 +34,13 @@ def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
             node = node.setdefault(part, {})
         node[leaf] = value
     return tree
+
+
+def digest(leaves: Mapping[str, Any]) -> str:
+    """SHA-256 over sorted names, dtypes, shapes and bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(leaves):
+        array = np.asarray(leaves[name])
+        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

@@ -3,8 +3,8 @@
 from tiny_world import sentence, write_base, write_host
 
 from kinject.data.records import parse_record
+from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
-from kinject.stages.base import open_host
 
 
 def records_of(count=4, each=6):

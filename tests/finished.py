@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tiny_world import evaluate_stage, plugin_stage, run_experiment
 
-from kinject.results import run_folder
-from kinject.sweep import SweepRun, gather
+from kinject.cli.sweep import SweepRun, gather
+from kinject.reports.results import run_folder
 
 SEEDS = (0, 1)
 STEPS = (8, 16)

@@ -18,18 +18,19 @@ from tiny_world import plugin_stage
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
+from kinject.inference.host import open_host
+from kinject.inference.mesh import MeshConfig, Placement
+from kinject.inference.processes import Preempted
+from kinject.inference.program import split_program
+from kinject.inference.vectors import load_table
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.tuning import attach, make_tuning, rules_for
 from kinject.plugins.store import make_plugin
-from kinject.stages.base import open_host
+from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
-from kinject.training.loop import Fit, FitConfig
-from kinject.training.mesh import MeshConfig, Placement
+from kinject.training.config import FitConfig
+from kinject.training.loop import Fit
 from kinject.training.preemption import listen
-from kinject.training.processes import Preempted
-from kinject.training.reporting import Reporter
-from kinject.training.step import split_program
-from kinject.training.vectors import load_table
 
 MESHES = {
     "1x1": (1, {}),

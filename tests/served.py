@@ -5,13 +5,13 @@ import itertools
 from tiny import random_host
 from tiny_world import CITIES, LANDS, VOCABULARY, vectors, write_base, write_tokenizer
 
+from kinject.inference.host import knowledge_identity, open_host
+from kinject.inference.passages import PassageEncoder
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.memory.store import Passage, build_memory
 from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
 from kinject.plugins.store import NO_KNOWLEDGE, load_plugin, make_plugin, save_plugin
-from kinject.stages.base import knowledge_identity, open_host
-from kinject.stages.passages import PassageEncoder
 
 PLUGLM = {"name": "pluglm", "layers": [0], "heads": 2, "key_size": 8, "top_k": 2, "query_from": "embeddings"}
 MORE = ["@", "Q", "A", ":", "near"]

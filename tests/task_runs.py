@@ -18,16 +18,18 @@ from tiny_world import (
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.datasets.prepare import prepare
+from kinject.inference.evaluation import evaluate
+from kinject.inference.host import knowledge_identity, open_host
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.pretrained import load_host
 from kinject.plugins.store import load_plugin, make_plugin, save_plugin
-from kinject.stages.base import knowledge_identity, open_host
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
-from kinject.training.evaluation import evaluate
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.partition import label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 
 MORE = ["@", "Q", "A", ":", "the", ",", "who", "?"]
 WORDS = [*VOCABULARY, *MORE]
@@ -101,7 +103,7 @@ def check_run(world, name, records, options):
     program, params = split_program(loaded.host, plugin, task)
     labels = label_parameters(params, [("host/head/.*", "train"), ("plugin/.*", "train"), (".*", "freeze")])
     optimizer = make_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1), labels, 2)
-    train, frozen = hold(*split(params, labels), "float32")
+    train, frozen = place_params(*split(params, labels), "float32")
     state, step = (
         initial_state(train, optimizer, labels),
         make_train_step(program, optimizer, labels, seed=0, dropout=True),

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from tiny_world import plugin_stage, sentence, write_records
 
+from kinject.cli.train import main
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
 from kinject.errors import InputError
+from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.shapes import SHAPES, encoder_shape
 from kinject.stages.ahead import compile_outline, described, row_of
-from kinject.stages.base import open_host
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
-from kinject.train import main
 from kinject.training.chips import Chip, Slice
 from kinject.training.collectives import check_only_gradients, find_collectives, total_by_kind
 from kinject.training.gpus import PLUGINS
@@ -198,7 +198,7 @@ from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
 from kinject.training.ahead import compile_step
 from kinject.training.collectives import check_only_gradients
-from kinject.training.mesh import Placement
+from kinject.inference.mesh import Placement
 
 stages = read_stages(read_config(sys.argv[1]))
 for name, stage in stages.items():
@@ -262,7 +262,7 @@ CUDA = [plugin for plugin in PLUGINS if find_spec(plugin)]
 def test_a_step_compiles_for_devices_that_are_not_here(world, tmp_path, where):
     config = {"stages": {"mapper": plugin_stage(world, max_length=16)}}
     (tmp_path / "config.py").write_text(f"def get_config():\n    return {config!r}\n")
-    command = [sys.executable, "-m", "kinject.train", "--config", tmp_path / "config.py", "--aot", where]
+    command = [sys.executable, "-m", "kinject.cli.train", "--config", tmp_path / "config.py", "--aot", where]
     done = subprocess.run([*command, "--json", tmp_path / "found.json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "GFLOP" in done.stdout and "all-reduce" in done.stdout and "at best" in done.stdout

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kinject.errors import InputError
+from kinject.inference.mesh import Placement
 from kinject.training.checkpoint import Checkpoints
-from kinject.training.mesh import Placement
 
 
 def state(step: int) -> dict:

@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 from test_store import contents
 from tiny_world import VOCABULARY, evaluate_stage, plugin_stage, question, write_base, write_records
 
+from kinject.cli.train import main
 from kinject.errors import EXIT_BAD_INPUT
 from kinject.knowledge.base import write_knowledge
 from kinject.stages.experiment import Experiment
-from kinject.train import main
 
 FIT = {"batch_size": 8, "steps": 8, "log_every": 4, "checkpoint_every": 4, "buckets": 1}
 
@@ -37,7 +37,7 @@ def refused(capsys, *arguments) -> str:
 
 
 def run_command(*arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "kinject.train", *map(str, arguments)]
+    command = [sys.executable, "-m", "kinject.cli.train", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 

@@ -5,21 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fact_world import write_facts
+from kinject.reports.tables import comparison
 from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, run_experiment, write_records
 
+from kinject.cli.sweep import markdown
 from kinject.config import read_config
 from kinject.data.records import read_records
 from kinject.errors import InputError
+from kinject.inference.host import open_host
+from kinject.inference.mesh import Placement
+from kinject.inference.passages import attach, exchange_values
 from kinject.memory.store import PassageMemory
 from kinject.plugins.store import load_plugin
-from kinject.stages.base import open_host
-from kinject.stages.compare import HOST_ROW, costs, table
+from kinject.stages.compare import HOST_ROW, costs
 from kinject.stages.comparison import Comparison
 from kinject.stages.experiment import Experiment
-from kinject.stages.passages import attach, exchange_values
-from kinject.sweep import markdown
 from kinject.tasks.base import make_task
-from kinject.training.mesh import Placement
 
 TEXT = {"name": "retrieved_text", "budget": 20}
 PLUGLM = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 8, "top_k": 2, "beta": 10.0}
@@ -99,7 +100,7 @@ def test_scores_are_those_of_an_evaluation_and_costs_are_there(compared):
 
 
 def test_the_table_shows_every_row_and_a_sweep_gathers_its_numbers(compared):
-    shown = table("cities", compared["compare"]["cities"]).splitlines()
+    shown = comparison("cities", compared["compare"]["cities"]).splitlines()
     assert len(shown) == 2 + 6 and len({line.count("|") for line in shown}) == 1
     assert shown[3].startswith("| vectors |") and "| 144 |" in shown[3]
     row = {"config": "c", "measure": "compare.cities.methods.text.score", "mean": 0.5, "deviation": 0.1, "seeds": 3}

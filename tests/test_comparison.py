@@ -9,15 +9,16 @@ from tiny_world import LANDS, evaluate_stage, question, run_experiment, sentence
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.evaluation import evaluate
+from kinject.inference.examples import derangement
+from kinject.inference.host import knowledge_identity, open_host
+from kinject.inference.mesh import Placement
+from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.plugins.store import make_plugin, save_plugin
-from kinject.stages.base import knowledge_identity, open_host
-from kinject.stages.comparison import Comparison, derangement, majority, nearest_neighbour
+from kinject.stages.comparison import Comparison, majority, nearest_neighbour
 from kinject.stages.initialise import initialise
 from kinject.tasks.base import make_task
-from kinject.training.evaluation import evaluate
-from kinject.training.mesh import Placement
-from kinject.training.step import split_program
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tiny_world import run_experiment
 
 from kinject.config import build, read_config
 from kinject.errors import InputError
+from kinject.inference.program import split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
@@ -29,7 +30,6 @@ from kinject.plugins.store import make_plugin
 from kinject.stages.experiment import STAGES, Experiment
 from kinject.tasks.base import make_task
 from kinject.training.partition import TRAIN, label_parameters
-from kinject.training.step import split_program
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 OTHER_ARGUMENTS = {"quickstart.py": ("", "no_answer_triples")}

@@ -24,19 +24,20 @@ from tiny_world import question, sentence, write_base, write_host
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
+from kinject.inference.host import open_host
+from kinject.inference.mesh import Placement
+from kinject.inference.program import make_evaluation_step, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head
 from kinject.models.precision import held
 from kinject.plugins.store import make_plugin
-from kinject.stages.base import open_host
+from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.ahead import compile_step, cost_of
-from kinject.training.loop import Fit, FitConfig
-from kinject.training.mesh import Placement
-from kinject.training.reporting import Reporter
-from kinject.training.step import make_evaluation_step, split_program
+from kinject.training.config import FitConfig
+from kinject.training.loop import Fit
 
 STORED, SLACK = Path(__file__).with_name("costs.json"), 0.03
 RENEW = "KINJECT_RENEW_COSTS"

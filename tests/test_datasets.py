@@ -13,8 +13,8 @@ from dataset_files import TOKENS, WRITERS, fewrel_item, line, write_files, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kinject.cli.data import main
 from kinject.data.records import Mention, Record, parse_record, read_records
-from kinject.datasets.__main__ import main
 from kinject.datasets.example import decode, encode, features
 from kinject.datasets.prepare import BUILDERS, prepare
 from kinject.datasets.records import Dataset, read_dataset, read_datasets

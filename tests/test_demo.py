@@ -15,7 +15,7 @@ import pytest
 from served import PLUGLM, Served
 from tiny_world import question, write_records
 
-from kinject.demo.__main__ import main
+from kinject.cli.demo import main
 from kinject.demo.demo import ALONE, NOTHING_READ, Demo
 from kinject.demo.server import LONGEST_BODY, PAGE, address, listen, make_server
 from kinject.errors import InputError

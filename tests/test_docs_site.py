@@ -88,7 +88,7 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 def test_the_reference_tells_shapes_and_errors(site):
     serving = next(page for page in site if page.name == "kinject.plugins.html").read_text()
-    assert "kinject.plugins.base.Plugin.feed_forward" in serving and "Raises" in serving and "[B, L, D]" in serving
+    assert "kinject.models.seams.Plugin.feed_forward" in serving and "Raises" in serving and "[B, L, D]" in serving
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)

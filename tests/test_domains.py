@@ -9,9 +9,11 @@ from tiny_world import as_device, question, same_bits, write_base, write_records
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
+from kinject.inference.host import open_host
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import make_plugin
-from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
 from kinject.training.domains import (
     DomainFeeds,
@@ -22,8 +24,8 @@ from kinject.training.domains import (
     stack_plugins,
 )
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
-from kinject.training.partition import hold, label_parameters, split
-from kinject.training.step import initial_state, make_train_step, split_program
+from kinject.training.partition import label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
 ROWS = 4
@@ -58,7 +60,7 @@ class Domains:
 
     def alone(self, number, steps, dropout=False):
         """State and logged values of one domain, trained by itself."""
-        train, frozen = hold(*split(self.params[number], self.labels), "float32")
+        train, frozen = place_params(*split(self.params[number], self.labels), "float32")
         step = make_train_step(self.program, self.optimizer, self.labels, seed=self.seeds[number], dropout=dropout)
         state, logged = initial_state(train, self.optimizer, self.labels), []
         batches = iter(self.feeds[number].training(ROWS, self.seeds[number]))
@@ -68,7 +70,7 @@ class Domains:
         return state, logged
 
     def together(self, batches, dropout=False):
-        train, frozen = hold(*split(stack_plugins(self.params), self.labels), "float32")
+        train, frozen = place_params(*split(stack_plugins(self.params), self.labels), "float32")
         step = make_domains_step(self.program, self.optimizer, self.labels, seeds=self.seeds, dropout=dropout)
         state, logged = initial_states(train, self.optimizer, self.labels), []
         for batch in batches:
@@ -130,7 +132,7 @@ def test_joined_batches_hold_what_each_domain_would_get(world, tmp_path):
 def test_the_host_multiplies_all_domains_rows_at_once(world, tmp_path):
     """In the compiled step, products with the host's weights have no axis of domains."""
     domains = Domains(world, tmp_path)
-    train, frozen = hold(*split(stack_plugins(domains.params), domains.labels), "float32")
+    train, frozen = place_params(*split(stack_plugins(domains.params), domains.labels), "float32")
     state, batch = initial_states(train, domains.optimizer, domains.labels), as_device(domains.batches(1)[0])
     step = make_domains_step(domains.program, domains.optimizer, domains.labels, seeds=domains.seeds, dropout=False)
     text = step.lower(state, frozen, batch).compile().as_text()

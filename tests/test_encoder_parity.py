@@ -12,7 +12,7 @@ from tiny import fast_jit, tiny_batch
 
 from kinject.models.forward import logits as host_logits
 from kinject.models.pretrained import load_host
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -20,6 +20,9 @@ from kinject.data.encode import EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Feed, even
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.evaluation import evaluate, step_feed
+from kinject.inference.mesh import Placement
+from kinject.inference.program import split_program
 from kinject.models.forward import logits
 from kinject.plugins.map_tuning import MapTuning
 from kinject.stages.comparison import Comparison
@@ -29,9 +32,6 @@ from kinject.tasks.few_shot_relations import FewShotRelations
 from kinject.tasks.pairs import PairTable
 from kinject.tasks.protocol import PROTOCOLS, support_first
 from kinject.tasks.rows import PER_EXAMPLE
-from kinject.training.evaluation import evaluate, step_feed
-from kinject.training.mesh import Placement
-from kinject.training.step import split_program
 
 FEWREL = Path(__file__).parents[1] / ".." / "shared" / "data" / "fewrel_val_wiki.json"
 # seed -> relations in the order drawn, each with the support's and the five queries' places in the file

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from served import Served
 from tiny import tiny_host_folder
 
-from kinject.artefacts import main
+from kinject.cli.plugins import main
 from kinject.data.encode import Mention, Passage, rows_with_vector
+from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.forward import logits
 from kinject.plugins.store import load_plugin, make_plugin, save_plugin
-from kinject.stages.base import knowledge_identity, open_host
 
 DOCS = Path(__file__).parent.parent / "docs" / "serving.md"
 

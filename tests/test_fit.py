@@ -14,20 +14,22 @@ from tiny_world import as_device, leaves, plugin_stage, same_bits
 from kinject.data.pipeline import Feed, choose_buckets
 from kinject.data.records import read_records
 from kinject.errors import InputError
+from kinject.inference.evaluation import evaluate
+from kinject.inference.host import open_host
+from kinject.inference.mesh import Placement
+from kinject.inference.micro_batches import portion_count
+from kinject.inference.program import make_evaluation_step, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.fingerprint import fingerprint
 from kinject.models.precision import activations
 from kinject.plugins.store import make_plugin
-from kinject.stages.base import open_host
+from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
-from kinject.training.evaluation import evaluate
-from kinject.training.loop import Fit, FitConfig
-from kinject.training.mesh import Placement
+from kinject.training.config import FitConfig
+from kinject.training.loop import Fit
 from kinject.training.optimizer import OptimizerConfig, make_optimizer, mask_frozen
 from kinject.training.partition import label_parameters, split
-from kinject.training.portions import portion_count
-from kinject.training.reporting import Reporter
-from kinject.training.step import initial_state, make_evaluation_step, make_train_step, split_program
+from kinject.training.step import initial_state, make_train_step
 
 PLUGIN_RULES = [("plugin/.*", "train"), (".*", "freeze")]
 

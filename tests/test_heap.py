@@ -9,11 +9,11 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from kinject.training.heap import keep_heap
+from kinject.training.malloc_tuning import keep_heap
 kept = keep_heap() if sys.argv[1] == "kept" else None
 import jax, jax.numpy as jnp
-from kinject.training.compiled import split_cpu
-from kinject.training.mesh import Placement
+from kinject.inference.compiled import split_cpu
+from kinject.inference.mesh import Placement
 split_cpu(2)
 place = Placement.over()
 compute = jax.jit(lambda rows: jnp.sum(jnp.sort(jnp.exp(rows), axis=0) @ rows.T, axis=1))  # 100 MB of temporaries

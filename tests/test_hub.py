@@ -15,7 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 from served import Served
 from test_store import contents
 
-from kinject.artefacts import main
+from kinject.cli.plugins import main
 from kinject.plugins import load_plugin
 
 NAME = "me/geo"

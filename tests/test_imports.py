@@ -52,7 +52,7 @@ def test_the_watch_itself_works(tmp_path):
 
 def test_the_command_line_answers_before_jax_is_imported():
     code = (
-        "import sys\nfrom kinject.train import main\n"
+        "import sys\nfrom kinject.cli.train import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    print([m for m in ('jax', 'flax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,8 +13,12 @@ from tiny import random_host, tiny_config
 from tiny_world import evaluate_stage, leaves, plugin_stage, question, run_experiment, same_bits
 
 import kinject
-from kinject.command import PRECISIONS
+from kinject.cli.parser import PRECISIONS
 from kinject.errors import InputError
+from kinject.inference.evaluation import evaluate
+from kinject.inference.mesh import MeshConfig, Placement
+from kinject.inference.place import place_params
+from kinject.inference.program import split_program
 from kinject.models import int8
 from kinject.models.fingerprint import fingerprint
 from kinject.models.precision import Precision, held, multiplied
@@ -23,11 +27,8 @@ from kinject.serving import Host
 from kinject.stages.experiment import Experiment
 from kinject.tasks.shapes import Extent
 from kinject.training.ahead import compile_step
-from kinject.training.evaluation import evaluate
-from kinject.training.mesh import MeshConfig, Placement
-from kinject.training.partition import hold, split
+from kinject.training.partition import split
 from kinject.training.prefix import attach_prefix
-from kinject.training.step import split_program
 
 LAYER = "host/encoder/layers/0"
 KINDS = {
@@ -81,7 +82,7 @@ def batch(setting):
 def in_precision(setting, precision, params=None):
     """(the program, the parameters as they are held)."""
     program = replace(setting.program, precision=precision)
-    return program, hold({}, setting.params if params is None else params, precision)[1]
+    return program, place_params({}, setting.params if params is None else params, precision)[1]
 
 
 # ---- what is held -----------------------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ def test_bytes_are_a_quarter():
 
 
 def in_bytes(params, precision):
-    return hold({}, params, precision)[1]
+    return place_params({}, params, precision)[1]
 
 
 def test_command_lines_know_every_precision():
@@ -174,7 +175,7 @@ def test_gradients_of_a_plugin_are_near_float32(setting, batch):
 def test_a_mesh_computes_as_one_device(setting, batch, outputs):
     place = Placement.over(2, MeshConfig(model=2))
     program = replace(setting.program, precision="int8")
-    params = hold({}, setting.params, "int8", place)[1]
+    params = place_params({}, setting.params, "int8", place)[1]
     up, down = params[f"{LAYER}/feed_forward/up/kernel"], params[f"{LAYER}/feed_forward/down/kernel"]
     assert [tuple(part.sharding.spec) for part in (up.qvalue, up.scale)] == [(None, "model")] * 2
     assert [tuple(part.sharding.spec) for part in (down.qvalue, down.scale)] == [("model", None), (None, None)]

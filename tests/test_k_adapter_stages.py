@@ -15,12 +15,12 @@ from task_runs import TaskWorld
 from tiny_world import run_experiment, sentence, write_base, write_host, write_records
 
 from kinject.errors import InputError
+from kinject.inference.heads import task_of
+from kinject.inference.host import open_host
+from kinject.inference.processes import Preempted
 from kinject.plugins.store import load_plugin, read_head
-from kinject.stages.base import open_host
-from kinject.stages.heads import task_of
 from kinject.training.loop import Fit
 from kinject.training.preemption import listen
-from kinject.training.processes import Preempted
 from kinject.training.together import JointStep
 from kinject.tree import flatten
 

@@ -29,15 +29,15 @@ from tiny_world import (
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.examples import attach_knowledge, task_examples
+from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.forward import encode, encode_prefix, logits
 from kinject.plugins.kformer import Kformer
 from kinject.plugins.store import load_plugin, make_plugin, save_plugin
-from kinject.stages.base import knowledge_identity, open_host
-from kinject.stages.feeding import give_knowledge, task_examples
+from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.training.prefix import stops_at_seam
-from kinject.training.reporting import Reporter
 
 METHOD = {"name": "kformer", "layers": (1, 2), "facts": 2, "entities": 1, "candidates": 4}
 
@@ -67,7 +67,7 @@ def asked(numbers):
 
 def batch_of(host, plugin, records, knowledge, **options):
     examples = task_examples(make_task("cloze"), plugin, records, host, knowledge, max_length=None, buckets=1)
-    examples = give_knowledge(examples, plugin, records, host, knowledge)
+    examples = attach_knowledge(examples, plugin, records, host, knowledge)
     return as_device(Feed(examples).batch(0, np.arange(len(records))) | options)
 
 
@@ -225,7 +225,7 @@ def test_choices_have_facts_of_their_own(world, tmp_path):
     ]
     plugin, task = randomised(), make_task("multiple_choice")
     examples = task_examples(task, plugin, records, host, None, max_length=None, buckets=1)
-    given = give_knowledge(examples, plugin, records, host, None)
+    given = attach_knowledge(examples, plugin, records, host, None)
     ids = given.in_order("fact_ids")
     assert ids.shape == (3, 2, 2, 4)
     assert (ids >= 0).any(-1).sum(-1).tolist() == [[1, 2], [1, 1], [0, 1]]
@@ -290,11 +290,11 @@ READ = """
 import sys, numpy as np
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import load_plugin
-from kinject.stages.base import knowledge_identity, open_host
+from kinject.inference.host import knowledge_identity, open_host
 from kinject.stages.comparison import Comparison
 from kinject.data.records import read_records
 from kinject.tasks.base import make_task
-from kinject.training.mesh import Placement
+from kinject.inference.mesh import Placement
 folder, host, base, data, out = sys.argv[1:]
 host, base = open_host(host), KnowledgeBase.open(base)
 plugin = load_plugin(folder, host=host.identity, knowledge=knowledge_identity(base)).plugin

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tiny_tokenizers import wordpiece_folder
 
+from kinject.cli.main import main
 from kinject.errors import EXIT_BAD_INPUT
 from kinject.knowledge import KnowledgeBase
 from kinject.knowledge.build import Given, Making, build_knowledge
 from kinject.knowledge.summary import nearest
-from kinject.verbs import main
 
 CSV = (
     "id,label,aliases,description\n"
@@ -304,7 +304,7 @@ def test_inspect_tells_the_same_and_more_of_single_entities(build, put, tmp_path
 
 
 def test_the_choices_of_the_command_are_those_of_the_importers():
-    from kinject.knowledge.__main__ import FORMATS
+    from kinject.cli.knowledge import FORMATS
     from kinject.knowledge.importers import IMPORTERS
 
     assert set(FORMATS) == set(IMPORTERS)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from kinject.train import parse
+from kinject.cli.train import parse
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"

@@ -7,16 +7,16 @@ import pytest
 from few_shot import pair_scorer, records_of
 from flax import nnx
 
+from kinject.cli.leaderboard import main as leaderboard
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
-from kinject.leaderboard import main as leaderboard
+from kinject.inference.evaluation import evaluate
+from kinject.inference.host import knowledge_identity
+from kinject.inference.program import split_program
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.store import make_plugin, save_plugin
-from kinject.stages.base import knowledge_identity
 from kinject.tasks.few_shot_relations import FewShotRelations
 from kinject.tasks.leaderboard import write_predictions
-from kinject.training.evaluation import evaluate
-from kinject.training.step import split_program
 
 
 @pytest.fixture(scope="module")

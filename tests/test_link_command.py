@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from test_linking import write_names
 
+from kinject.cli.main import main
 from kinject.data.lines import LONGEST_LINE
 from kinject.data.records import read_records
 from kinject.errors import EXIT_BAD_INPUT
-from kinject.verbs import main
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_each_line_is_answered_before_the_next_one_comes(kb):
 
 def test_the_command_imports_no_jax(kb):
     code = (
-        f"import io, sys\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'Rome'))\nfrom kinject.verbs import main\n"
+        f"import io, sys\nsys.stdin = io.TextIOWrapper(io.BytesIO(b'Rome'))\nfrom kinject.cli.main import main\n"
         f"main(['link', '--knowledge', {str(kb)!r}])\n"
         "print([name for name in ('jax', 'torch', 'tensorflow') if name in sys.modules])"
     )

@@ -16,17 +16,17 @@ from kinject.data.encode import Mention, Passage
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.host import open_host
+from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.forward import logits
 from kinject.plugins.ridge import fit_ridge
 from kinject.plugins.store import make_plugin
 from kinject.plugins.thunlp import load_released_affine, read_released_affine
-from kinject.stages.base import open_host
 from kinject.stages.comparison import Comparison
 from kinject.stages.initialise import initialise
 from kinject.tasks.base import make_task
 from kinject.tasks.slots import slot_rows
-from kinject.training.mesh import Placement
 
 HIDDEN = 16
 

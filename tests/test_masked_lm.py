@@ -11,7 +11,7 @@ from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.data.sources import read_corpus
 from kinject.errors import InputError
-from kinject.stages.base import open_host
+from kinject.inference.host import open_host
 from kinject.stages.memory_plugin import read_passages
 from kinject.tasks.base import make_task
 

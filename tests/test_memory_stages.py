@@ -12,12 +12,9 @@ from tiny_world import CITIES, LANDS, question, run_experiment, same_bits, write
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
 from kinject.errors import InputError
-from kinject.knowledge.base import write_knowledge
-from kinject.memory.store import Passage, PassageMemory, build_memory
-from kinject.plugins.store import HostIdentity, load_plugin, make_plugin
-from kinject.stages.base import open_host
-from kinject.stages.comparison import Comparison
-from kinject.stages.passages import (
+from kinject.inference.host import open_host
+from kinject.inference.mesh import Placement
+from kinject.inference.passages import (
     PassageEncoder,
     attach,
     make_readings,
@@ -26,8 +23,11 @@ from kinject.stages.passages import (
     sync,
     tagged,
 )
+from kinject.knowledge.base import write_knowledge
+from kinject.memory.store import Passage, PassageMemory, build_memory
+from kinject.plugins.store import HostIdentity, load_plugin, make_plugin
+from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
-from kinject.training.mesh import Placement
 
 METHOD = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 8, "top_k": 2}
 METHOD |= {"query": "mention", "query_from": "embeddings", "beta": 10.0}

@@ -12,7 +12,7 @@ import pytest
 
 from kinject.config import build
 from kinject.errors import InputError
-from kinject.training.mesh import MeshConfig, Placement
+from kinject.inference.mesh import MeshConfig, Placement
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from tiny import fast_jit
 
 from kinject.data.encode import EntityEncoder
 from kinject.errors import InputError
+from kinject.inference.program import split_program
 from kinject.models.forward import logits
 from kinject.models.pretrained import load_host
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.multiple_choice import choice_facts, single_separators
 from kinject.training.prefix import attach_prefix
-from kinject.training.step import split_program
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_choices_in_one_forward_are_choices_one_by_one(world):
 def test_a_frozen_prefix_of_choices_is_the_whole_forward(world, seam, dtype, tolerance):
     """Kept as one state or as the two before a plugin's seam, in either dtype."""
     from kinject.data.pipeline import Feed
-    from kinject.training.mesh import Placement
+    from kinject.inference.mesh import Placement
 
     task = make_task("multiple_choice")
     host = load_host(world.folder / "raw", head="multiple_choice", fresh_head=True, seed=1).host

@@ -14,9 +14,9 @@ from fact_world import write_facts
 from nbclient import NotebookClient
 from tiny_world import evaluate_stage, plugin_stage, question, run_experiment, write_records
 
+from kinject.cli.sweep import SweepRun, gather
 from kinject.config import read_config
-from kinject.results import run_folder
-from kinject.sweep import SweepRun, gather
+from kinject.reports.results import run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -23,9 +23,9 @@ from kinject.data.encode import EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record, read_records
 from kinject.errors import InputError
+from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import load_plugin
-from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
 from kinject.tasks.entity_typing import EntityTyping
 from kinject.tasks.labels import read_labels

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kinject.training.portions import added_up, portion_count, side_by_side
+from kinject.inference.micro_batches import accumulate_microbatches, map_microbatches, portion_count
 
 
 def batch_of(rows, length=8):
@@ -33,7 +33,7 @@ def test_devices_have_as_many_rows_of_every_portion(rows, size, parts, count):
 @pytest.mark.parametrize("size", ["whole", 48, 16, 8])
 def test_rows_come_back_in_their_order(size):
     batch = batch_of(12)
-    found = side_by_side(
+    found = map_microbatches(
         lambda rows: {"ids": rows["token_ids"], "twice": rows["weights"] * 2, "none": rows["none"]}, batch, size
     )
     np.testing.assert_array_equal(found["ids"], batch["token_ids"])
@@ -49,7 +49,7 @@ def test_sums_add_up(size):
         assert key is None
         return rows["token_ids"].sum(), {"weights": rows["weights"].sum()}
 
-    total, rest = jax.jit(lambda batch: added_up(compute, batch, None, size))(batch)
+    total, rest = jax.jit(lambda batch: accumulate_microbatches(compute, batch, None, size))(batch)
     assert int(total) == int(batch["token_ids"].sum())
     assert float(rest["weights"]) == 66.0
 
@@ -58,7 +58,7 @@ def test_each_portion_has_a_key_of_its_own():
     def compute(rows, key):
         return jax.nn.one_hot(jax.random.bits(key) % 997, 997)
 
-    drawn = added_up(compute, batch_of(12), jax.random.key(0), 16, row_parts=4)  # as on one device
+    drawn = accumulate_microbatches(compute, batch_of(12), jax.random.key(0), 16, row_parts=4)  # as on one device
     assert drawn.sum() == 6
     assert drawn.max() == 1
 

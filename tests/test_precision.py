@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 from tiny import random_host, tiny_config
 
-from kinject.models.coarse_gelu import coarse_gelu
-from kinject.models.dense import Dense, FusedProjection, JoinedProjection, rounded_dot
+from kinject.models.kernels.coarse_gelu import coarse_gelu
+from kinject.models.kernels.dense import Dense, FusedProjection, JoinedProjection, rounded_dot
 from kinject.models.precision import activations, held, multiplied
 
 

@@ -10,8 +10,8 @@ from fact_world import write_facts
 from served import PLUGLM, Served
 from tiny_world import question
 
+from kinject.cli.predict import main, parse, run
 from kinject.data.lines import LONGEST_LINE
-from kinject.predict import main, parse, run
 from kinject.serving.questions import read_lines
 
 

@@ -14,9 +14,9 @@ from test_fit import Setting
 from tiny_world import same_bits
 
 from kinject.errors import InputError
+from kinject.inference.program import split_program
+from kinject.reports.console import Reporter
 from kinject.training.prefix_room import choose_room, make_room
-from kinject.training.reporting import Reporter
-from kinject.training.step import split_program
 
 RULES = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
 SGD = {"name": "sgd", "learning_rate": 0.05}

@@ -10,15 +10,16 @@ from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, question, ru
 
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.examples import attach_knowledge, record_of, task_examples
+from kinject.inference.host import open_host
+from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
-from kinject.plugins.base import Plugin, register
+from kinject.models.seams import Plugin
+from kinject.plugins.base import register
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.store import load_plugin
-from kinject.stages.base import open_host
 from kinject.stages.comparison import Comparison
-from kinject.stages.feeding import give_knowledge, record_of, task_examples
 from kinject.tasks.base import make_task
-from kinject.training.mesh import Placement
 
 
 @register("told_answer")
@@ -83,11 +84,11 @@ def test_each_example_gets_its_own_record_or_its_donor_s(host):
     plugin = ToldAnswer(hidden_size=16)
     examples = task_examples(task, plugin, records, host, None, max_length=None)
     words = np.array([host.tokenizer.word(f"land{i % LANDS}")[0] for i in range(20)])
-    own = give_knowledge(examples, plugin, records, host, None)
+    own = attach_knowledge(examples, plugin, records, host, None)
     assert len(own.buckets) > 1
     np.testing.assert_array_equal(own.in_order("told"), words)
     donors = np.roll(np.arange(20), 3)
-    given = give_knowledge(examples, plugin, records, host, None, donors)
+    given = attach_knowledge(examples, plugin, records, host, None, donors)
     np.testing.assert_array_equal(given.in_order("told"), words[donors])
 
 
@@ -103,8 +104,8 @@ def test_a_method_that_reads_records_is_refused_where_an_example_is_of_several(h
     records = asked(range(4))
     examples = make_task("cloze").examples(records[:3], host.encoder(None), None)
     with pytest.raises(InputError, match="3 examples of 4 records"):
-        give_knowledge(examples, ToldAnswer(hidden_size=16), records, host, None)
-    assert give_knowledge(examples, Nothing(hidden_size=16), records, host, None) is examples
+        attach_knowledge(examples, ToldAnswer(hidden_size=16), records, host, None)
+    assert attach_knowledge(examples, Nothing(hidden_size=16), records, host, None) is examples
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from cluster import Launched, disturbed, launch, metrics_of, plugin_of, resumed_at, write_config
 
 from kinject.errors import InputError
-from kinject.training.processes import EXIT_AGAIN, Cluster, lost_peer
+from kinject.inference.processes import EXIT_AGAIN, Cluster, lost_peer
 
 # Adam would blow up the rounding of gradients that are zero
 SGD = {"timings": True, "optimizer": {"name": "sgd", "learning_rate": 0.05, "clip": 1.0}}
@@ -139,7 +139,7 @@ def test_a_lost_peer_is_known_by_what_jax_said_however_it_was_wrapped(monkeypatc
             return error
 
     assert not lost_peer(closed), "a process alone has no peer"
-    monkeypatch.setattr("kinject.training.processes.joined", lambda: True)
+    monkeypatch.setattr("kinject.inference.processes.joined", lambda: True)
     assert lost_peer(closed) and lost_peer(wrapped(closed))
     assert not lost_peer(wrapped(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")))
     assert not lost_peer(wrapped(OSError("connection closed")))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import jax
 from rich.console import Console
 
-from kinject.training.reporting import Reporter, memory_in_use
+from kinject.reports.console import Reporter, memory_in_use
 
 
 def watched(terminal, total=40, each=0.05):

@@ -13,11 +13,11 @@ import pytest
 from finished import SEEDS, STEPS, write_sweep
 from matplotlib.colors import to_rgb
 
-from kinject import plots
+from kinject.cli.report import main
 from kinject.errors import EXIT_BAD_INPUT, InputError
-from kinject.page import html
-from kinject.report import main
-from kinject.results import FinishedRun, FinishedSweep, open_results, run_folder
+from kinject.reports import plots
+from kinject.reports.html import html
+from kinject.reports.results import FinishedRun, FinishedSweep, open_results, run_folder
 
 SPECS = [f"config.py:steps={steps}" for steps in STEPS]
 
@@ -202,9 +202,9 @@ import importlib.util, sys
 sys.modules["matplotlib"] = None
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "matplotlib" else find(name, *more)
-from kinject.page import html
-from kinject.results import FinishedRun
-from kinject import plots
+from kinject.reports.html import html
+from kinject.reports.results import FinishedRun
+from kinject.reports import plots
 from kinject.errors import InputError
 run = FinishedRun.open({str(run.folder)!r})
 page = html(run)

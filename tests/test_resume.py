@@ -20,7 +20,17 @@ def get_config():
 
 
 def command(config, workdir):
-    return [sys.executable, "-m", "kinject.train", "--config", str(config), "--workdir", str(workdir), "--devices", "1"]
+    return [
+        sys.executable,
+        "-m",
+        "kinject.cli.train",
+        "--config",
+        str(config),
+        "--workdir",
+        str(workdir),
+        "--devices",
+        "1",
+    ]
 
 
 def write_config(world, path):

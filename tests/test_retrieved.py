@@ -14,12 +14,12 @@ from kinject.data.records import parse_record
 from kinject.data.retrieved import append_texts, mean_length
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
+from kinject.inference.examples import attach_knowledge, task_examples
+from kinject.inference.host import open_host
+from kinject.inference.mesh import Placement
 from kinject.plugins.store import make_plugin, method_without_parameters
-from kinject.stages.base import open_host
 from kinject.stages.comparison import Comparison
-from kinject.stages.feeding import give_knowledge, task_examples
 from kinject.tasks.base import make_task
-from kinject.training.mesh import Placement
 
 TOKEN_ARRAYS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")
 
@@ -87,18 +87,18 @@ def test_a_question_reads_its_entity_s_facts_and_in_the_control_another_s(host, 
     examples = task_examples(make_task("cloze"), plugin, records, host, knowledge, max_length=None, buckets=1)
 
     def shown(donors=None):
-        given = give_knowledge(examples, plugin, records, host, knowledge, donors).buckets[0]
+        given = attach_knowledge(examples, plugin, records, host, knowledge, donors).buckets[0]
         rows = [row[row != host.tokenizer.pad_id] for row in given["token_ids"]]
         return [host.tokenizer.decode(row) for row in rows]
 
     assert shown()[1] == "[CLS] city1 is in [MASK] . [SEP] city1 is in land1 [UNK] city1 [UNK] city2 [SEP]"
     assert shown(np.array([1, 0, 3, 2]))[1].startswith("[CLS] city1 is in [MASK] . [SEP] city0 [UNK] a place in land0")
     bare = make_plugin({"name": "retrieved_text", "drop_answers": True}, hidden_size=16, knowledge_dim=8)
-    text = give_knowledge(examples, bare, records, host, knowledge)
+    text = attach_knowledge(examples, bare, records, host, knowledge)
     assert (
         mean_length(examples)
         < mean_length(text)
-        < mean_length(give_knowledge(examples, plugin, records, host, knowledge))
+        < mean_length(attach_knowledge(examples, plugin, records, host, knowledge))
     )
 
 

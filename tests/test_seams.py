@@ -12,8 +12,9 @@ from flax import nnx
 from tiny import fast_jit, random_host, tiny_batch, tiny_config
 
 from kinject.errors import InputError
+from kinject.models.seams import BEYOND_THE_LAST_LAYER, Plugin
 from kinject.plugins import base
-from kinject.plugins.base import BEYOND_THE_LAST_LAYER, Plugin, plugin_class, register
+from kinject.plugins.base import plugin_class, register
 
 POSITIONS = jnp.asarray([[0, 4, 4], [2, 1, 0]], jnp.int32)
 close = {"rtol": 0, "atol": 3e-6}

@@ -11,11 +11,14 @@ from flax import nnx
 from tiny import random_host, tiny_batch, tiny_config
 
 from kinject.errors import InputError
-from kinject.plugins.base import Plugin, Table, register, table_paths
+from kinject.inference.place import place_params
+from kinject.inference.program import make_evaluation_step, split_program
+from kinject.models.seams import Plugin, Table, table_paths
+from kinject.plugins.base import register
 from kinject.plugins.store import HostIdentity, load_plugin, save_plugin
 from kinject.tasks.base import make_task
-from kinject.training.partition import describe, hold, label_parameters, split
-from kinject.training.step import initial_state, make_evaluation_step, make_train_step, split_program
+from kinject.training.partition import describe, label_parameters, split
+from kinject.training.step import initial_state, make_train_step
 
 
 @register("test_table")
@@ -63,12 +66,12 @@ def test_a_table_is_frozen_whatever_the_rules_say_and_counts_as_no_parameter(mad
     with pytest.raises(InputError, match="matches no parameter"):
         label_parameters(params, [("plugin/words", "train"), (".*", "freeze")], "train", program.tables)
 
-    train, frozen = hold(*split(params, labels), jnp.bfloat16, None, program.tables)
+    train, frozen = place_params(*split(params, labels), jnp.bfloat16, None, program.tables)
     assert frozen["plugin/half"].dtype == jnp.float16 and frozen["host/head/bias"].dtype == jnp.bfloat16
     optimizer = optax.partition({"train": optax.adam(0.1), "freeze": optax.set_to_zero()}, labels)
     state = initial_state(train, optimizer, labels)
     assert {leaf.shape for leaf in jax.tree.leaves(state.optimizer)} == {(32,), ()}
-    train, frozen = hold(*split(params, labels), jnp.float32, None, program.tables)
+    train, frozen = place_params(*split(params, labels), jnp.float32, None, program.tables)
     step = make_train_step(program, optimizer, labels, seed=0, dropout=False)
     before = np.asarray(train["plugin/scale"])
     state, _ = step(initial_state(train, optimizer, labels), frozen, batch)

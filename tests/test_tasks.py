@@ -24,14 +24,14 @@ from tiny_world import (
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.evaluation import evaluate
+from kinject.inference.host import open_host
+from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.forward import logits
 from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin
-from kinject.stages.base import open_host
 from kinject.stages.plugin import take_over
 from kinject.tasks.base import make_task
-from kinject.training.evaluation import evaluate
-from kinject.training.step import split_program
 
 
 def parsed(values):

@@ -14,11 +14,11 @@ from tiny_world import as_device, write_records
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
+from kinject.inference.host import open_host
+from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.plugins.map_tuning import MapTuning
-from kinject.stages.base import open_host
 from kinject.tasks.base import make_task
-from kinject.training.step import split_program
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -9,10 +9,10 @@ from tiny_world import plugin_stage, run_experiment
 
 from kinject.config import build
 from kinject.errors import InputError
+from kinject.inference.host import open_host
 from kinject.models.merging import merge_folder
 from kinject.models.pretrained import load_host
 from kinject.plugins.store import load_plugin
-from kinject.stages.base import open_host
 from kinject.stages.host import HostConfig
 
 LAST = 2  # of the three layers

@@ -9,13 +9,13 @@ from flax import nnx
 from tiny_world import as_device, plugin_stage, run_experiment, same_bits, write_base
 
 from kinject.errors import InputError
+from kinject.inference.mesh import MeshConfig, Placement
+from kinject.inference.vectors import LANES, TableShape, choose, device_memory, load_table
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.plugins.store import load_plugin
 from kinject.stages import plugin as plugin_module
 from kinject.stages.experiment import Experiment
 from kinject.training.loop import Fit
-from kinject.training.mesh import MeshConfig, Placement
-from kinject.training.vectors import LANES, TableShape, choose, device_memory, load_table
 
 FIT = {"steps": 12, "dropout": "all", "evaluate_every": 4, "evaluation_batch_size": 10, "buckets": 1}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kinject.cli.main import VERBS, main
 from kinject.errors import EXIT_BAD_INPUT
-from kinject.verbs import VERBS, main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,7 +20,7 @@ def run(*arguments, cwd=ROOT):
 
 def test_help_names_every_verb_and_imports_nothing_heavy():
     code = (
-        "import sys\nfrom kinject.verbs import main\ncode = main(['--help'])\n"
+        "import sys\nfrom kinject.cli.main import main\ncode = main(['--help'])\n"
         "print(code, [name for name in ('jax', 'numpy', 'torch', 'tensorflow', 'transformers') if name in sys.modules])"
     )
     done = run("-c", code)

@@ -235,3 +235,9 @@ class Feed:
 
 def _shared(rows: np.ndarray, share: np.ndarray | None) -> np.ndarray:
     return rows if share is None else rows[share]
+
+
+TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # their last axis is L
+
+
+NOWHERE = {"entity_slot": -1, "entity_ids": -1, "fact_ids": -1}  # what stands where a batch was made wider; elsewhere 0

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kinject import __version__
 from kinject.errors import InputError
+from kinject.version import __version__
 
 MANIFEST = "knowledge.json"
 VECTORS = "vectors.npy"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean
-from kinject.models.activations import ACTIVATIONS
+from kinject.models.kernels.activations import ACTIVATIONS
 
 MODEL_TYPES = ("bert", "roberta")
 

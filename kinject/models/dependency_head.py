@@ -14,8 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.dropout import Dropout
 from kinject.models.encoder import Attention, site
+from kinject.models.kernels.dropout import Dropout
 
 
 class DependencyHead(nnx.Module):

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from kinject.models import attention_products
-from kinject.models.activations import ACTIVATIONS
-from kinject.models.coarse_gelu import coarse_gelu
 from kinject.models.config import EncoderConfig
-from kinject.models.dense import Dense, FusedProjection, JoinedProjection, rounded
-from kinject.models.dropout import Dropout
-from kinject.plugins.base import Plugin
+from kinject.models.kernels import attention_products
+from kinject.models.kernels.activations import ACTIVATIONS
+from kinject.models.kernels.coarse_gelu import coarse_gelu
+from kinject.models.kernels.dense import Dense, FusedProjection, JoinedProjection, rounded
+from kinject.models.kernels.dropout import Dropout
+from kinject.models.seams import Plugin
 
 __all__ = ["Encoder", "EncoderConfig", "EncoderOutput", "gather_positions"]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from kinject.models.encoder import gather_positions, site
 from kinject.models.heads import Host, MaskedLMHead
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 
 HEAD_SITE = 1_000_003  # far from the sites of the layers
 

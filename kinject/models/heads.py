@@ -11,11 +11,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
-from kinject.models.activations import ACTIVATIONS
-from kinject.models.dense import rounded, rounded_dot
 from kinject.models.dependency_head import DependencyHead
-from kinject.models.dropout import Dropout
 from kinject.models.encoder import Encoder, EncoderConfig, site
+from kinject.models.kernels.activations import ACTIVATIONS
+from kinject.models.kernels.dense import rounded, rounded_dot
+from kinject.models.kernels.dropout import Dropout
 
 if TYPE_CHECKING:
     from kinject.models.tuning_base import Tuning

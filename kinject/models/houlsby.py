@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 from pydantic import Field, field_validator
 
 from kinject.errors import did_you_mean
-from kinject.models.activations import ACTIVATIONS
 from kinject.models.heads import Host
+from kinject.models.kernels.activations import ACTIVATIONS
 from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
 
 

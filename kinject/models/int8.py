@@ -1,7 +1,7 @@
 """Matrices of a frozen host in 8 bits, one scale an output channel, by qwix (Google's quantization library for JAX).
 
 Round to nearest, symmetric: a channel's largest magnitude is 127.5 steps, where the outermost step ends. Only weights
-are small: before a product a matrix becomes bfloat16 (models/dense.py), inside the compiled step, and no gradient
+are small: before a product a matrix becomes bfloat16 (kernels/dense.py), inside the compiled step, and no gradient
 passes through a rounding. qwix is an extra and imported when it is asked for.
 """
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kinject import __version__
 from kinject.errors import InputError
 from kinject.json_file import read_object
 from kinject.models.fingerprint import of_digests
+from kinject.version import __version__
 
 NAME = "host.json"
 FORMAT_VERSION = 1

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "bfloat16_dots", "int8"]
 """`float32`; `bfloat16` for all activations and frozen parameters; `bfloat16_dots`: activations are float32, only
-products with the host's matrices are taken in bfloat16, with float32 sums (models/dense.py); or `int8`: the same, and
+products with the host's matrices are taken in bfloat16, with float32 sums (kernels/dense.py); or `int8`: the same, and
 the frozen ones of these matrices are held in 8 bits (models/int8.py)."""
 
 ROUNDED = ("bfloat16_dots", "int8")  # precisions whose products are taken in bfloat16 between float32 activations

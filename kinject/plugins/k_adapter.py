@@ -25,7 +25,8 @@ from flax import nnx
 from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Layer, site
-from kinject.plugins.base import Plugin, register
+from kinject.models.seams import Plugin
+from kinject.plugins.base import register
 
 PROJECTION_STD = 2e-4  # of Down and Up, as released
 DEFAULT_UNITS = 3

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kinject.errors import InputError
-from kinject.plugins.base import Plugin, register
+from kinject.models.seams import Plugin
+from kinject.plugins.base import register
 from kinject.plugins.k_adapter import Join, Joining, KAdapter
 
 

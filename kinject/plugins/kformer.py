@@ -31,16 +31,17 @@ from flax import nnx
 from kinject.data.facts import FactReader
 from kinject.errors import InputError
 from kinject.knowledge.facts import Form
-from kinject.models.activations import ACTIVATIONS
-from kinject.models.dropout import Dropout
-from kinject.plugins.base import Plugin, register
+from kinject.models.kernels.activations import ACTIVATIONS
+from kinject.models.kernels.dropout import Dropout
+from kinject.models.seams import Plugin
+from kinject.plugins.base import register
 
 if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.encoder import Encoder
-    from kinject.stages.base import ReadyHost
+    from kinject.models.seams import FrozenHost
 
 NOTHING = -1  # where `fact_ids` has no piece
 KEYS, VALUES, KEPT = "kformer_keys", "kformer_values", "kformer_kept"
@@ -101,7 +102,7 @@ class Kformer(Plugin):
         self.dropout = Dropout(self.config.dropout)
 
     def prepare(
-        self, examples: Examples, records: Sequence[Record], host: ReadyHost, knowledge: KnowledgeBase | None
+        self, examples: Examples, records: Sequence[Record], host: FrozenHost, knowledge: KnowledgeBase | None
     ) -> Examples:
         """Adds `fact_ids` int32 [n, F, T] ([n, C, F, T] where an example has choices): pieces, -1 = nothing.
 

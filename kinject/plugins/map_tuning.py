@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kinject.models.activations import ACTIVATIONS
-from kinject.models.dropout import Dropout
-from kinject.plugins.base import Plugin, register
+from kinject.models.kernels.activations import ACTIVATIONS
+from kinject.models.kernels.dropout import Dropout
+from kinject.models.seams import Plugin
+from kinject.plugins.base import register
 
 
 class Affine(nnx.Module):

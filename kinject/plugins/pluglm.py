@@ -31,8 +31,9 @@ from jax.sharding import Mesh
 
 from kinject.errors import InputError
 from kinject.memory.search import sharded_top_k, top_k
-from kinject.models.activations import ACTIVATIONS
-from kinject.plugins.base import Plugin, Table, register
+from kinject.models.kernels.activations import ACTIVATIONS
+from kinject.models.seams import Plugin, Table
+from kinject.plugins.base import register
 
 if TYPE_CHECKING:
     from kinject.models.encoder import Embeddings, Encoder

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 from kinject.data.facts import FactReader
 from kinject.data.retrieved import append_texts
 from kinject.knowledge.facts import Form
-from kinject.plugins.base import Plugin, register
+from kinject.models.seams import Plugin
+from kinject.plugins.base import register
 
 if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.stages.base import ReadyHost
+    from kinject.models.seams import FrozenHost
 
 
 @register("retrieved_text")
@@ -54,7 +55,7 @@ class RetrievedText(Plugin):
                 raise ValueError(f"entities {self.entities} and budget {self.budget} must be 1 or more")
 
     def prepare(
-        self, examples: Examples, records: Sequence[Record], host: ReadyHost, knowledge: KnowledgeBase | None
+        self, examples: Examples, records: Sequence[Record], host: FrozenHost, knowledge: KnowledgeBase | None
     ) -> Examples:
         """Puts each record's texts behind its example's tokens."""
         config = self.config

@@ -25,7 +25,8 @@ from flax import nnx
 from kinject.config import build_dataclass
 from kinject.errors import InputError, first_line
 from kinject.json_file import read_object
-from kinject.plugins.base import Plugin, plugin_class
+from kinject.models.seams import Plugin
+from kinject.plugins.base import plugin_class
 from kinject.plugins.card import card
 from kinject.tree import flatten, unflatten
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kinject.errors import InputError, first_line
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.plugins.map_tuning import MapTuning
 
 

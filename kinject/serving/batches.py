@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kinject.data.pipeline import Batch, Examples, Feed, Gather
-from kinject.training.domains import NOWHERE, TOKENS
+from kinject.data.pipeline import NOWHERE, TOKENS, Batch, Examples, Feed, Gather
 
 LEAST_LENGTH, FULL_LENGTH, LEAST_ENTITIES = 16, 64, 8
 ENTITIES = ("entity_ids", "entity_vectors")

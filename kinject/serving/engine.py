@@ -17,20 +17,20 @@ import numpy as np
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.errors import InputError
+from kinject.inference.examples import attach_knowledge, record_of, task_examples
+from kinject.inference.host import HostBundle
+from kinject.inference.mesh import Placement
+from kinject.inference.passages import tagged
+from kinject.inference.place import place_params
+from kinject.inference.program import Program, plugged_in, split_program
 from kinject.models.precision import Precision
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.serving.answers import Label, Labels, Linked, Prediction, Refused
 from kinject.serving.batches import Shapes
-from kinject.serving.plugin import Arrangement
+from kinject.serving.plugin import ActivePlugins
 from kinject.serving.programs import EXPLAINED, Programs, Step
 from kinject.serving.questions import Question
-from kinject.stages.base import ReadyHost
-from kinject.stages.feeding import give_knowledge, record_of, task_examples
-from kinject.stages.passages import tagged
 from kinject.tasks.base import Task
-from kinject.training.mesh import Placement
-from kinject.training.partition import hold
-from kinject.training.step import Program, plugged_in, split_program
 from kinject.tree import Flat
 
 WINDOW_CHARACTERS = 1 << 20
@@ -72,7 +72,7 @@ class Engine:
 
     def __init__(
         self,
-        host: ReadyHost,
+        host: HostBundle,
         task: Task,
         *,
         max_length: int | None = None,
@@ -88,7 +88,7 @@ class Engine:
         self._models: dict[int, tuple[Plugin | None, tuple[Program, Flat]]] = {}
         self._shapes: dict[bool, Shapes] = {}
 
-    def host(self, arrangement: Arrangement) -> ReadyHost:
+    def host(self, arrangement: ActivePlugins) -> HostBundle:
         """The host, with the tokenizer that reads texts for what is plugged in."""
         tag, plain = arrangement.tag, self._hosts[""]
         if tag not in self._hosts:
@@ -98,7 +98,7 @@ class Engine:
     def answer(
         self,
         questions: Iterable[Question | Refused],
-        arrangement: Arrangement,
+        arrangement: ActivePlugins,
         *,
         top: int,
         compare: bool,
@@ -129,7 +129,7 @@ class Engine:
         made = program, params = self._alone
         if plugin is not None:
             program, own = plugged_in(program, plugin)
-            made = program, params | hold({}, own, self.precision, self.place, program.tables)[1]
+            made = program, params | place_params({}, own, self.precision, self.place, program.tables)[1]
         while len(self._models) >= MODELS_KEPT:
             self._models.pop(next(iter(self._models)))
         self._models[id(plugin)] = plugin, made
@@ -139,12 +139,12 @@ class Engine:
     def _alone(self) -> tuple[Program, Flat]:
         """As `model`, of the host without any plugin: split and put onto the devices once, whatever is plugged in."""
         program, params = split_program(self._hosts[""].loaded.host, None, self.task)
-        return replace(program, precision=self.precision), hold({}, params, self.precision, self.place)[1]
+        return replace(program, precision=self.precision), place_params({}, params, self.precision, self.place)[1]
 
     def ask(
         self,
         records: Sequence[Record],
-        arrangement: Arrangement,
+        arrangement: ActivePlugins,
         model: tuple[Program, Flat],
         step: Step,
         explained: np.ndarray | None = None,
@@ -168,7 +168,7 @@ class Engine:
             refused |= {one: _no_example(records[one], examples) for one in unasked}
         return Asked(results, refused)
 
-    def examples(self, records: Sequence[Record], arrangement: Arrangement) -> Examples:
+    def examples(self, records: Sequence[Record], arrangement: ActivePlugins) -> Examples:
         """The task's examples of records without answers, with what the plugin prepares."""
         task, host = self.task, self.host(arrangement)
         tokenizer = host.tokenizer
@@ -184,7 +184,7 @@ class Engine:
         )
         if made.made_of is not None and len(set(made.made_of.tolist())) < len(made.made_of):
             raise InputError(type(task).__name__, "it makes several examples of a text", "such a task cannot be served")
-        return give_knowledge(made, arrangement.plugin, records, host, arrangement.knowledge)
+        return attach_knowledge(made, arrangement.plugin, records, host, arrangement.knowledge)
 
     def labels(self, made: Mapping[str, np.ndarray], record: Record) -> Labels:
         """One row of an answer step -> its labels."""
@@ -210,7 +210,7 @@ class Engine:
         window: Sequence[Question | Refused],
         asked: Asked,
         before: Asked | None,
-        arrangement: Arrangement,
+        arrangement: ActivePlugins,
         explainer: Any,
     ) -> Iterator[Prediction | Refused]:
         found, alone = dict(asked.rows()), dict(before.rows()) if before is not None else {}
@@ -291,7 +291,7 @@ def _no_example(record: Record, examples: Examples) -> str:
     return str(InputError(record.where, "the task makes no example of it", "; ".join(examples.notes)))
 
 
-def _entities(records: Sequence[Record], arrangement: Arrangement) -> list[tuple[Linked, ...]]:
+def _entities(records: Sequence[Record], arrangement: ActivePlugins) -> list[tuple[Linked, ...]]:
     """The mentions of each record, with who reads them."""
     ids = list(dict.fromkeys(one.entity for record in records for one in record.mentions if one.entity is not None))
     readers = dict(zip(ids, arrangement.readers(ids), strict=True))

@@ -17,10 +17,10 @@ import numpy as np
 
 from kinject.data.records import Record
 from kinject.errors import InputError
+from kinject.inference.passages import make_readings, passages_used
 from kinject.plugins.pluglm import PlugLM
 from kinject.serving.answers import Contribution, Explanation
-from kinject.serving.plugin import Arrangement
-from kinject.stages.passages import make_readings, passages_used
+from kinject.serving.plugin import ActivePlugins
 from kinject.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Explainer:
       InputError: a task with an answer a word, of which none is the first.
     """
 
-    def __init__(self, engine: Engine, arrangement: Arrangement):
+    def __init__(self, engine: Engine, arrangement: ActivePlugins):
         if isinstance(engine.task, TokenClassification):
             problem = "a text of this task has an answer a word, and one is explained"
             raise InputError("explain", problem, "leave it out")

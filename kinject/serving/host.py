@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from kinject.data.records import Record
 from kinject.errors import InputError, did_you_mean
+from kinject.inference.heads import task_of, with_head
+from kinject.inference.host import HostBundle, open_host
+from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
@@ -19,12 +22,9 @@ from kinject.models.precision import Precision, activations
 from kinject.plugins.store import check_fits, read_head
 from kinject.serving.answers import Prediction, Refused
 from kinject.serving.engine import Engine
-from kinject.serving.plugin import Arrangement, Plugged, Plugin, fit
+from kinject.serving.plugin import ActivePlugins, Plugged, Plugin, fit
 from kinject.serving.questions import Question, questions
-from kinject.stages.base import ReadyHost, open_host
-from kinject.stages.heads import task_of, with_head
 from kinject.tasks.base import Task, make_task
-from kinject.training.mesh import Placement
 
 Folder = str | os.PathLike[str]
 
@@ -37,11 +37,11 @@ class Host:
       engine: the compiled programs; `engine.programs.compiled` counts them.
     """
 
-    def __init__(self, ready: ReadyHost, task: Task, **options: Any):
+    def __init__(self, ready: HostBundle, task: Task, **options: Any):
         self._ready, self.task = ready, task
         self.engine = Engine(ready, task, **options)
         self._plugged: dict[str, Plugged] = {}
-        self._arrangement = Arrangement()
+        self._arrangement = ActivePlugins()
         self._off = False
 
     @classmethod
@@ -126,7 +126,7 @@ class Host:
         name = plugin.name if name is None else name
         one = fit(plugin, self._ready, name, knowledge, memories, linker)
         plugged = {**self._plugged, name: one}
-        self._arrangement, self._plugged = Arrangement.of(plugged), plugged
+        self._arrangement, self._plugged = ActivePlugins.of(plugged), plugged
         return self
 
     def unplug(self, name: str) -> Host:
@@ -138,7 +138,7 @@ class Host:
         if name not in self._plugged:
             raise InputError(f"plugin {name}", "it is not plugged in", did_you_mean(name, self._plugged))
         self._plugged = {each: one for each, one in self._plugged.items() if each != name}
-        self._arrangement = Arrangement.of(self._plugged)
+        self._arrangement = ActivePlugins.of(self._plugged)
         return self
 
     @contextmanager
@@ -226,7 +226,7 @@ def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -
 
 def _under_head(
     folder: Folder, head: Plugin | Folder, task: str | None, precision: Precision
-) -> tuple[ReadyHost, str, Mapping[str, Any]]:
+) -> tuple[HostBundle, str, Mapping[str, Any]]:
     """The host under a plugin's head, and the task and its options that the head was trained for."""
     stored = (head if isinstance(head, Plugin) else Plugin.load(head)).stored
     trained = read_head(stored)

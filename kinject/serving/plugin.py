@@ -14,6 +14,8 @@ from flax import nnx
 
 from kinject.data.encode import rows_with_vector
 from kinject.errors import InputError
+from kinject.inference.host import HostBundle, knowledge_identity
+from kinject.inference.passages import attach
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
@@ -21,8 +23,6 @@ from kinject.plugins import base
 from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import StoredPlugin, check_fits, load_plugin
 from kinject.serving.routing import JoinedKnowledge, Routed, check_together
-from kinject.stages.base import ReadyHost, knowledge_identity
-from kinject.stages.passages import attach
 
 NAMES_KEPT = 1 << 16
 
@@ -73,7 +73,7 @@ class Plugged:
 
 def fit(
     plugin: Plugin,
-    host: ReadyHost,
+    host: HostBundle,
     name: str,
     knowledge: KnowledgeBase | None,
     memories: Sequence[PassageMemory],
@@ -99,7 +99,7 @@ def fit(
 
 
 @dataclass(frozen=True)
-class Arrangement:
+class ActivePlugins:
     """What is plugged in while some texts are answered; nothing of it changes.
 
     Attributes:
@@ -117,7 +117,7 @@ class Arrangement:
     names: Any = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, plugged: Mapping[str, Plugged]) -> Arrangement:
+    def of(cls, plugged: Mapping[str, Plugged]) -> ActivePlugins:
         """Puts plugins together, by name.
 
         Raises:
@@ -135,9 +135,9 @@ class Arrangement:
         return cls(members, linkers, plugin, knowledge, _tag(members), lru_cache(NAMES_KEPT)(_label))
 
     @property
-    def alone(self) -> Arrangement:
+    def alone(self) -> ActivePlugins:
         """The host alone; mentions are linked as before, so that it is asked the same."""
-        return Arrangement((), self.linkers)
+        return ActivePlugins((), self.linkers)
 
     @property
     def reads_slots(self) -> bool:

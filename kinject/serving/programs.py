@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kinject.plugins.base import Plugin
+from kinject.inference.micro_batches import map_microbatches
+from kinject.inference.program import Program
+from kinject.models.seams import Plugin
 from kinject.tasks.base import Task
-from kinject.training.portions import side_by_side
-from kinject.training.step import Program
 from kinject.tree import Flat
 
 EXPLAINED = "explained"  # int32 [B]: in a batch, the number of the answer that is explained
@@ -49,7 +49,7 @@ class Programs:
             return {"scores": found, "numbers": numbers, "possible": possible}
 
         def step(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            return side_by_side(partial(of, params), batch, program.micro_batch)
+            return map_microbatches(partial(of, params), batch, program.micro_batch)
 
         return self._step(("answer", program, top), step)
 
@@ -61,7 +61,7 @@ class Programs:
             return _of(probabilities(program.task, raw), rows)
 
         def step(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
-            return side_by_side(partial(of, params), batch, program.micro_batch)
+            return map_microbatches(partial(of, params), batch, program.micro_batch)
 
         return self._step(("probability", program), step)
 

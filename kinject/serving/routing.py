@@ -20,7 +20,7 @@ from flax import nnx
 from kinject.data.encode import rows_with_vector
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.plugins.base import Plugin, Table
+from kinject.models.seams import Plugin, Table
 
 SLOTS_ALONE = ("feed_forward", "outputs", "before", "prepare")  # what a plugin in company must not override
 

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean
+from kinject.inference.mesh import ONE_AXIS, MeshConfig, Placement
+from kinject.inference.vectors import choose
+from kinject.reports.console import Reporter, sized
 from kinject.stages.experiment import read_mesh, read_stages
 from kinject.stages.outline import Outline, outline
 from kinject.stages.training import TrainingConfig
@@ -14,10 +17,7 @@ from kinject.training.ahead import Cost, compile_step
 from kinject.training.chips import Slice
 from kinject.training.collectives import total_by_kind
 from kinject.training.gpus import GPUS, open_gpus
-from kinject.training.mesh import ONE_AXIS, MeshConfig, Placement
-from kinject.training.reporting import Reporter, sized
 from kinject.training.tpus import TPUS, open_slice
-from kinject.training.vectors import choose
 
 
 def compile_ahead(

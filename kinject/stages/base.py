@@ -13,19 +13,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from kinject.config import Section
-from kinject.data.encode import EntityEncoder
 from kinject.data.records import Record
 from kinject.data.sources.package_data import package_file
-from kinject.data.tokenizer import HostTokenizer, load_tokenizer
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_datasets
 from kinject.errors import InputError, did_you_mean
+from kinject.inference.host import HostBundle, knowledge_identity
+from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.pretrained import LoadedHost, load_host
-from kinject.plugins.base import Plugin
-from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity, load_plugin, method_without_parameters, read_method
+from kinject.models.seams import Plugin
+from kinject.plugins.store import load_plugin, method_without_parameters, read_method
+from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
-from kinject.training.mesh import Placement
-from kinject.training.reporting import Reporter
 
 OUTPUT_MARK, PACKAGE_MARK = "@", "package:"
 FILES = ("data", "dev_data", "reference_data", "knowledge", "plugin")  # fields of settings that refer to files
@@ -115,42 +113,8 @@ class Run:
         return KnowledgeBase.open(self.path(reference, where))
 
 
-@dataclass(frozen=True)
-class ReadyHost:
-    """A loaded host with its tokenizer and its identity."""
-
-    loaded: LoadedHost
-    tokenizer: HostTokenizer
-
-    @property
-    def identity(self) -> HostIdentity:
-        """What plugins are pinned to."""
-        lineage = self.loaded.manifest.get("extra", {}).get("lineage", [])
-        return HostIdentity(
-            self.loaded.fingerprint, (self.loaded.encoder_fingerprint, *lineage), self.loaded.config.hidden_size
-        )
-
-    def encoder(self, max_length: int | None) -> EntityEncoder:
-        """Encodes texts for this host, of at most so many tokens; None = as many as it has positions."""
-        return EntityEncoder(self.tokenizer, max_length)
-
-
-def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
-    """What a plugin is pinned to, and what its card says of the knowledge base; None for one that reads none."""
-    if base is None:
-        return dict(NO_KNOWLEDGE)
-    return {
-        "name": base.name,
-        "fingerprint": base.fingerprint,
-        "dim": base.dim,
-        "count": base.size,
-        "source": base.manifest["source"],
-        "license": base.manifest["license"],
-    }
-
-
 def open_plugin(
-    run: Run, reference: str | Mapping[str, Any], host: ReadyHost, knowledge: KnowledgeBase | None, where: str
+    run: Run, reference: str | Mapping[str, Any], host: HostBundle, knowledge: KnowledgeBase | None, where: str
 ) -> Plugin:
     """The plugin of a folder, or one without parameters by its settings.
 
@@ -161,12 +125,6 @@ def open_plugin(
         return method_without_parameters(reference, hidden_size=host.identity.hidden_size, where=where)
     folder = run.path(reference, where)
     return load_plugin(folder, host=host.identity, knowledge=knowledge_identity(knowledge)).plugin
-
-
-def open_host(folder: Path | str, **options: Any) -> ReadyHost:
-    """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
-    loaded = load_host(folder, **options)
-    return ReadyHost(loaded, load_tokenizer(loaded.folder))
 
 
 def check_references(run: Run, settings: Section, where: str) -> None:

@@ -13,21 +13,14 @@ from pydantic import Field, model_validator
 
 from kinject.config import Section
 from kinject.errors import InputError
+from kinject.inference.host import knowledge_identity
+from kinject.inference.passages import attach, exchange_values, open_memory_plugin
 from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import PassageMemory
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
-from kinject.stages.base import (
-    OUTPUT_MARK,
-    Stage,
-    StageConfig,
-    check_plugin,
-    check_references,
-    knowledge_identity,
-    open_plugin,
-)
+from kinject.stages.base import OUTPUT_MARK, Stage, StageConfig, check_plugin, check_references, open_plugin
 from kinject.stages.comparison import Comparison
-from kinject.stages.passages import attach, exchange_values, open_memory_plugin
 
 HOST_ROW = "host"
 
@@ -134,7 +127,9 @@ class CompareStage(Stage):
         """A row's plugin, with its memory where it has one."""
         if method.memory is None:
             return open_plugin(self.run, method.plugin, comparison.host, knowledge, f"{where}.plugin")
-        plugin = open_memory_plugin(self.run, method.plugin, comparison.host, f"{where}.plugin")
+        named = f"{where}.plugin"
+        named = f"{where}.plugin"
+        plugin = open_memory_plugin(self.run.path(method.plugin, named), comparison.host, named)
         memory = PassageMemory.open(self.run.path(method.memory, f"{where}.memory"))
         if memory.manifest["tag"]:
             problem = f"its passages have the tag {memory.manifest['tag']!r}, and the questions have none"
@@ -179,31 +174,3 @@ def costs(
         }
         for row, (_, tokens, prepared) in timers.items()
     }
-
-
-def table(name: str, found: Mapping[str, Any]) -> str:
-    """One domain's table in Markdown."""
-    head = [
-        f"{name} (n={found['n']})",
-        f"{found['metric']}, %",
-        "others' knowledge, %",
-        "trained parameters",
-        "training s",
-        "latency, x host",
-        "tokens",
-        "prepare ms",
-    ]
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    for row, values in found["methods"].items():
-        cells = [
-            row.replace("_", " "),
-            f"{100 * values['score']:.1f}",
-            f"{100 * values['shuffled']:.1f}" if "shuffled" in values else "",
-            f"{values['parameters']:,}",
-            f"{values['training_seconds']:.0f}" if "training_seconds" in values else "",
-            f"{values['latency_ratio']:.2f}",
-            f"{values['tokens']:.1f}",
-            f"{values['prepare_milliseconds']:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"

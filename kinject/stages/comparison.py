@@ -14,40 +14,22 @@ import numpy as np
 from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record
 from kinject.data.retrieved import mean_length
+from kinject.inference.evaluation import evaluate, step_feed
+from kinject.inference.examples import attach_knowledge, derangement, record_of, task_examples
+from kinject.inference.heads import with_head
+from kinject.inference.host import HostBundle, open_host
+from kinject.inference.mesh import Placement
+from kinject.inference.place import place_params
+from kinject.inference.program import Program, make_evaluation_step, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, activations
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.plugins.store import TrainedHead
-from kinject.stages.base import ReadyHost, Run, open_host
-from kinject.stages.feeding import give_knowledge, record_of, task_examples
-from kinject.stages.heads import with_head
+from kinject.stages.base import Run
 from kinject.tasks.base import Task, make_task
-from kinject.training.evaluation import evaluate, step_feed
-from kinject.training.mesh import Placement
-from kinject.training.partition import hold
-from kinject.training.step import Program, make_evaluation_step, split_program
 from kinject.tree import Flat
 
 Predictions = dict[str, np.ndarray]
-
-
-def derangement(groups: np.ndarray, seed: int) -> np.ndarray:
-    """A permutation in which every item gets one of another group, as far as no group holds more than half of them.
-
-    Args:
-      groups: int [n]: of which group each item is; for n different ones it is a derangement.
-      seed: which permutation.
-
-    Returns:
-      int [n]: whose place each item takes.
-    """
-    draw = np.random.default_rng(seed)
-    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    rank = draw.permutation(len(sizes))[group]
-    order = np.lexsort((draw.permutation(len(groups)), rank))  # group by group, both in random order
-    shuffled = np.empty(len(groups), np.int64)
-    shuffled[order] = np.roll(order, -sizes.max(initial=0))  # the group at a distance of the largest is another
-    return shuffled
 
 
 @dataclass
@@ -59,7 +41,7 @@ class Comparison:
       precision: what the host is held and computed in.
     """
 
-    host: ReadyHost
+    host: HostBundle
     task: Task
     max_length: int | None
     placement: Placement
@@ -172,7 +154,7 @@ class Comparison:
         records: Sequence[Record],
         donors: np.ndarray | None = None,
     ) -> Feed:
-        examples = give_knowledge(examples, plugin, records, self.host, knowledge, donors)
+        examples = attach_knowledge(examples, plugin, records, self.host, knowledge, donors)
         return Feed(examples, None if knowledge is None else knowledge.gather)
 
     def _evaluate(self, plugin: Plugin | None, feed: Feed) -> tuple[dict[str, float], Predictions]:
@@ -186,7 +168,7 @@ class Comparison:
         program = replace(program, row_parts=self.placement.row_parts)
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
-        return self._steps[program], hold({}, params, self.precision, self.placement, program.tables)[1]
+        return self._steps[program], place_params({}, params, self.precision, self.placement, program.tables)[1]
 
 
 def _swap_entities(examples: Examples, seed: int) -> tuple[Examples, np.ndarray]:

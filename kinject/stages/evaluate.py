@@ -11,21 +11,15 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
+from kinject.inference.heads import task_of
+from kinject.inference.host import knowledge_identity
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.int8 import check_installed
 from kinject.models.precision import Precision
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
-from kinject.stages.base import (
-    Stage,
-    StageConfig,
-    check_plugin,
-    check_references,
-    knowledge_identity,
-    open_plugin,
-)
+from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_plugin
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
-from kinject.stages.heads import task_of
 
 
 class DomainConfig(Section):

@@ -13,7 +13,10 @@ from typing import Any
 
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
+from kinject.inference.mesh import MeshConfig, Placement
+from kinject.inference.processes import alone, first, on_first
 from kinject.json_file import read_object
+from kinject.reports.console import Reporter
 from kinject.stages.base import Run, Stage, StageConfig
 from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
@@ -31,9 +34,6 @@ from kinject.stages.provenance import note
 from kinject.stages.together import TogetherStage
 from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
-from kinject.training.mesh import MeshConfig, Placement
-from kinject.training.processes import alone, first, on_first
-from kinject.training.reporting import Reporter
 
 STAGES: dict[str, type[Stage]] = {
     "knowledge": KnowledgeStage,
@@ -171,10 +171,11 @@ class Experiment:
 
     def report(self, seconds: float) -> None:
         """Prints and saves what a person wants to see at the end."""
-        from kinject.stages.report import report
+        from kinject.reports.tables import Ended, report
 
         if first():
-            report(self.run, self.config, self.command, seconds)
+            run, kinds = self.run, {name: stage.kind for name, stage in self.run.stages.items()}
+            report(Ended(self.config["name"], run.workdir, kinds, run.results, self.command, seconds), run.reporter)
 
 
 def read_stages(config: Mapping[str, Any]) -> dict[str, StageConfig]:

@@ -13,15 +13,16 @@ from flax import nnx
 from pydantic import field_validator, model_validator
 
 from kinject.errors import InputError
+from kinject.inference.host import HostBundle, open_host
+from kinject.inference.processes import on_first
 from kinject.models.heads import Host
 from kinject.models.precision import activations
 from kinject.models.pretrained import save_host
 from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
 from kinject.models.tuning_base import Tuning
-from kinject.stages.base import ReadyHost, open_host, open_plugin
+from kinject.stages.base import open_plugin
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
 from kinject.tasks.base import Task, make_task
-from kinject.training.processes import on_first
 from kinject.tree import unflatten
 
 
@@ -99,7 +100,7 @@ class HostStage(TrainingStage):
         on_first(lambda: self._write(host, base, task, tuning))
         return summary(result, feeds[0])
 
-    def _write(self, host: Host, base: ReadyHost, task: Task, tuning: Tuning) -> None:
+    def _write(self, host: Host, base: HostBundle, task: Task, tuning: Tuning) -> None:
         config = self.config
         save_host(
             merge_lora(host) if config.merge else host,

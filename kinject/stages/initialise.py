@@ -9,7 +9,7 @@ import numpy as np
 from kinject.data.pipeline import Batch, Feed
 from kinject.errors import InputError, did_you_mean
 from kinject.models.heads import Host
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.ridge import fit_ridge
 

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from kinject.inference.host import open_host
+from kinject.inference.passages import PassageEncoder, open_memory_plugin
 from kinject.memory.store import build_memory
-from kinject.stages.base import Stage, StageConfig, open_host
+from kinject.stages.base import Stage, StageConfig
 from kinject.stages.memory_plugin import read_passages
-from kinject.stages.passages import PassageEncoder, open_memory_plugin
 
 
 class MemoryConfig(StageConfig):
@@ -41,7 +42,9 @@ class MemoryStage(Stage):
     def execute(self) -> dict[str, Any]:
         config = self.config
         host = open_host(self.run.model(config.host, f"{self.where}.host"))
-        plugin = open_memory_plugin(self.run, config.plugin, host, f"{self.where}.plugin")
+        named = f"{self.where}.plugin"
+        named = f"{self.where}.plugin"
+        plugin = open_memory_plugin(self.run.path(config.plugin, named), host, named)
         encoder = PassageEncoder(host, plugin, config.length, config.tag)
         files = [self.run.path(one, f"{self.where}.passages") for one in config.passages]
         passages = (passage for file in files for passage in read_passages(file))

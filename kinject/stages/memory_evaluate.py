@@ -13,14 +13,14 @@ from pydantic import Field
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record
 from kinject.errors import InputError
+from kinject.inference.examples import record_of, task_examples
+from kinject.inference.passages import attach, exchange_values, open_memory_plugin, retrieved, tagged
 from kinject.memory.store import PassageMemory
 from kinject.models.int8 import check_installed
 from kinject.models.precision import Precision
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import Stage, StageConfig
 from kinject.stages.comparison import Comparison
-from kinject.stages.feeding import record_of, task_examples
-from kinject.stages.passages import attach, exchange_values, open_memory_plugin, retrieved, tagged
 
 
 class MemoryEvaluateConfig(StageConfig):
@@ -62,7 +62,8 @@ class MemoryEvaluateStage(Stage):
         comparison = Comparison.of(
             self.run, config, config.host, self.where, f"{self.where}.host", config.compute_dtype
         )
-        plugin = open_memory_plugin(self.run, config.plugin, comparison.host, f"{self.where}.plugin")
+        named = f"{self.where}.plugin"
+        plugin = open_memory_plugin(self.run.path(config.plugin, named), comparison.host, named)
         memories = self._memories()
         (tag,) = {memory.manifest["tag"] for memory in memories.values()}
         comparison.host = replace(comparison.host, tokenizer=tagged(comparison.host.tokenizer, tag))

@@ -18,19 +18,20 @@ from flax import nnx
 from pydantic import Field, model_validator
 
 from kinject.errors import InputError
+from kinject.inference.host import HostBundle, open_host
+from kinject.inference.passages import PassageEncoder, tagged
+from kinject.inference.processes import on_first
 from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import BATCH, Passage, PassageMemory, build_memory
 from kinject.models.precision import activations
 from kinject.models.saving import save_host
 from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import load_plugin, make_plugin, read_method, save_plugin
-from kinject.stages.base import ReadyHost, Stage, StageConfig, open_host
-from kinject.stages.passages import PassageEncoder, tagged
+from kinject.stages.base import Stage, StageConfig
 from kinject.stages.plugin import take_over
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
 from kinject.tasks.base import make_task
 from kinject.training.loop import FitResult
-from kinject.training.processes import on_first
 from kinject.tree import unflatten
 
 HEAD, TAIL = "[head]", "[tail]"
@@ -177,7 +178,7 @@ class MemoryPluginStage(TrainingStage):
         size = on_first(lambda: self._write(plugin, host, result))
         return {**summary(result, feeds[0]), "passages": size}
 
-    def _write(self, plugin: PlugLM, host: ReadyHost, result: FitResult) -> int:
+    def _write(self, plugin: PlugLM, host: HostBundle, result: FitResult) -> int:
         """Writes what was trained, and the memory; returns how many passages it holds."""
         config, folder = self.config, self.fresh_folder()
         if any(path.startswith("host/") for path in result.train):
@@ -198,7 +199,7 @@ class MemoryPluginStage(TrainingStage):
         for reference in self.config.passages:
             yield from read_passages(self.run.path(reference, f"{self.where}.passages"))
 
-    def _plugin(self, host: ReadyHost) -> PlugLM:
+    def _plugin(self, host: HostBundle) -> PlugLM:
         config = self.config
         plugin = make_plugin(
             config.method,
@@ -212,13 +213,13 @@ class MemoryPluginStage(TrainingStage):
             take_over(plugin, load_plugin(self.run.path(config.initialise, where), host=host.identity), where)
         return plugin
 
-    def _memory(self, folder: Path, plugin: PlugLM, host: ReadyHost) -> PassageMemory:
+    def _memory(self, folder: Path, plugin: PlugLM, host: HostBundle) -> PassageMemory:
         encoder = PassageEncoder(host, plugin, self.config.length, self.config.tag)
         return build_memory(
             folder, self.passages(), encoder, name=self.name, capacity=self.config.capacity, **encoder.about()
         )
 
-    def _give_passages(self, plugin: PlugLM, host: ReadyHost) -> None:
+    def _give_passages(self, plugin: PlugLM, host: HostBundle) -> None:
         """Encodes the passages by the plugin as it starts; while it trains, its tables follow it."""
         encoder = PassageEncoder(host, plugin, self.config.length, self.config.tag)
         texts, parts = [], []
@@ -233,7 +234,7 @@ class MemoryPluginStage(TrainingStage):
         plugin.live, plugin.refresh_every = bool(self.config.refresh_every), self.config.refresh_every
         plugin.set_tables(keys, values, jnp.ones(len(keys), bool), tokens if plugin.live else None)
 
-    def _save_host(self, host: ReadyHost, trained: Mapping[str, Any]) -> ReadyHost:
+    def _save_host(self, host: HostBundle, trained: Mapping[str, Any]) -> HostBundle:
         """Writes the host that was trained along, and opens it again: the plugin is pinned to what is on the disk."""
         nnx.update(host.loaded.host, unflatten(trained))
         about = {"base": self.config.host, "task": self.config.task, "labels": None}

@@ -18,11 +18,9 @@ from pydantic import Field
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record
 from kinject.errors import InputError
-from kinject.memory.store import Passage, PassageMemory
-from kinject.plugins.pluglm import PlugLM
-from kinject.stages.base import Stage, StageConfig, open_host
-from kinject.stages.comparison import Comparison, derangement, majority
-from kinject.stages.passages import (
+from kinject.inference.examples import derangement
+from kinject.inference.host import open_host
+from kinject.inference.passages import (
     PassageEncoder,
     attach,
     check_memory,
@@ -33,6 +31,10 @@ from kinject.stages.passages import (
     sync,
     tagged,
 )
+from kinject.memory.store import Passage, PassageMemory
+from kinject.plugins.pluglm import PlugLM
+from kinject.stages.base import Stage, StageConfig
+from kinject.stages.comparison import Comparison, majority
 from kinject.tasks.base import make_task
 
 
@@ -69,7 +71,9 @@ class MemoryUpdateStage(Stage):
         config, folder = self.config, self.fresh_folder()
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
         host = open_host(self.run.model(config.host, f"{self.where}.host"), head=task.head or "none")
-        plugin = open_memory_plugin(self.run, config.plugin, host, f"{self.where}.plugin")
+        named = f"{self.where}.plugin"
+        named = f"{self.where}.plugin"
+        plugin = open_memory_plugin(self.run.path(config.plugin, named), host, named)
         source = self.run.path(config.memory, f"{self.where}.memory")
         check_memory(PassageMemory.open(source), plugin, host.identity)
         folder.mkdir(parents=True)

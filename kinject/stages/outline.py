@@ -17,6 +17,8 @@ from flax import nnx
 from kinject.config import build_dataclass
 from kinject.data.sources.package_data import package_file
 from kinject.errors import InputError
+from kinject.inference.program import Program, split_program
+from kinject.inference.vectors import TableShape, Where
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.graph import GraphConfig
 from kinject.models.config import EncoderConfig
@@ -24,11 +26,11 @@ from kinject.models.encoder import Encoder
 from kinject.models.heads import Host, build_head, head_kind
 from kinject.models.manifest import read_manifest
 from kinject.models.precision import activations
+from kinject.models.seams import Plugin
 from kinject.models.shapes import SHAPE_MARK, encoder_shape
 from kinject.models.tuning import attach, make_tuning, rules_for
 from kinject.models.tuning_base import Tuning
 from kinject.models.tuning_file import saved_tuning
-from kinject.plugins.base import Plugin
 from kinject.plugins.store import make_plugin, read_method
 from kinject.plugins.store import read_manifest as read_plugin_manifest
 from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, StageConfig
@@ -38,9 +40,7 @@ from kinject.stages.together import TogetherConfig
 from kinject.stages.training import Rules, TrainingConfig
 from kinject.tasks.base import Task, make_task
 from kinject.tasks.shapes import Extent, Shapes
-from kinject.training.loop import FitConfig
-from kinject.training.step import Program, split_program
-from kinject.training.vectors import TableShape, Where
+from kinject.training.config import FitConfig
 from kinject.tree import Flat
 
 Stages = Mapping[str, StageConfig]

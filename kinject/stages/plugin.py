@@ -18,21 +18,21 @@ from pydantic import Field
 
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
+from kinject.inference.heads import as_it_is, trained_head
+from kinject.inference.host import HostBundle, knowledge_identity, open_host
+from kinject.inference.processes import on_first
+from kinject.inference.vectors import Choice, Table, TableShape, Where, check_read, choose, device_memory, load_table
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import activations
 from kinject.models.saving import save_host
+from kinject.models.seams import Plugin
 from kinject.models.tuning import make_tuning
-from kinject.plugins.base import Plugin
 from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, read_method, save_plugin
 from kinject.plugins.thunlp import load_released_affine
-from kinject.stages.base import ReadyHost, knowledge_identity, open_host
-from kinject.stages.heads import as_it_is, trained_head
 from kinject.stages.initialise import initialise, is_start
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
 from kinject.tasks.base import Task, make_task
 from kinject.training.loop import Fit, FitResult
-from kinject.training.processes import on_first
-from kinject.training.vectors import Choice, Table, TableShape, Where, check_read, choose, device_memory, load_table
 from kinject.tree import Flat, flatten, unflatten
 
 
@@ -74,7 +74,7 @@ class Prepared:
     """
 
     task: Task
-    host: ReadyHost
+    host: HostBundle
     knowledge: KnowledgeBase | None
     plugin: Plugin
     feed: Feed
@@ -168,14 +168,14 @@ class PluginStage(TrainingStage):
             described = host_json(config, config.host, made.task, host, tuning)
             save_host(host.loaded.host, folder / "host", tokenizer_files_from=host.loaded.folder, host_json=described)
 
-    def _host(self, task: Task) -> ReadyHost:
+    def _host(self, task: Task) -> HostBundle:
         config = self.config
         fresh = {"num_labels": task.num_labels, "fresh_head": True, "seed": self.seed} if config.fresh_head else {}
         reference = self.run.model(config.host, f"{self.where}.host")
         dtype = activations(config.fit.compute_dtype)
         return open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=dtype, **fresh)
 
-    def fresh_plugin(self, host: ReadyHost, knowledge: KnowledgeBase | None) -> Plugin:
+    def fresh_plugin(self, host: HostBundle, knowledge: KnowledgeBase | None) -> Plugin:
         """The plugin as the stage's seed draws it, of its parts where it is made of any; see `initialise`."""
         config, where = self.config, f"{self.where}.method"
         sizes = {
@@ -199,7 +199,7 @@ class PluginStage(TrainingStage):
         """The knowledge base, None where the method needs none."""
         return self.config.knowledge and self.run.knowledge(self.config.knowledge, f"{self.where}.knowledge")
 
-    def initialise(self, plugin: Plugin, host: ReadyHost, knowledge: KnowledgeBase | None, feed: Feed) -> None:
+    def initialise(self, plugin: Plugin, host: HostBundle, knowledge: KnowledgeBase | None, feed: Feed) -> None:
         """Sets a fresh plugin to the start that the config names."""
         config = self.config
         if is_start(config.initialise):

@@ -14,18 +14,19 @@ from pydantic import Field, field_validator
 from kinject.config import Section, build
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
+from kinject.inference.host import HostBundle, knowledge_identity, open_host
+from kinject.inference.program import split_program
+from kinject.inference.vectors import Where
 from kinject.models.precision import activations
-from kinject.plugins.base import Plugin
+from kinject.models.seams import Plugin
 from kinject.plugins.store import save_plugin
-from kinject.stages.base import ReadyHost, Stage, StageConfig, knowledge_identity, open_host
+from kinject.stages.base import Stage, StageConfig
 from kinject.stages.plugin import PluginConfig, PluginStage
 from kinject.stages.training import Rules, summary, take
 from kinject.tasks.base import Task, make_task
+from kinject.training.config import FitConfig
 from kinject.training.domain_loop import DomainFit
-from kinject.training.loop import FitConfig
 from kinject.training.partition import describe
-from kinject.training.step import split_program
-from kinject.training.vectors import Where
 from kinject.tree import unflatten
 
 
@@ -116,7 +117,7 @@ class PluginsStage(Stage):
             )
         return {domain: summary(results[domain], feeds[domain][0]) for domain in stages}
 
-    def _ready(self, stage: PluginStage, task: Task, host: ReadyHost) -> tuple[Plugin, tuple[Feed, Feed | None]]:
+    def _ready(self, stage: PluginStage, task: Task, host: HostBundle) -> tuple[Plugin, tuple[Feed, Feed | None]]:
         """A domain's plugin before the first step, and its data."""
         knowledge = stage.knowledge()
         plugin = stage.fresh_plugin(host, knowledge)
@@ -124,7 +125,7 @@ class PluginsStage(Stage):
         stage.initialise(plugin, host, knowledge, feeds[0])
         return plugin, feeds
 
-    def _fit(self, task: Task, host: ReadyHost, plugins: dict[str, Plugin], feeds: dict[str, Any]) -> dict[str, Any]:
+    def _fit(self, task: Task, host: HostBundle, plugins: dict[str, Plugin], feeds: dict[str, Any]) -> dict[str, Any]:
         split = {domain: split_program(host.loaded.host, plugin, task) for domain, plugin in plugins.items()}
         programs, params = zip(*split.values(), strict=True)
         self._check_same_form(dict(zip(split, params, strict=True)))

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
+from kinject.inference.compiled import cores
 from kinject.plugins.store import library_versions
-from kinject.results import PROVENANCE
-from kinject.training.compiled import cores
+from kinject.reports.results import PROVENANCE
 
 
 def note(workdir: Path, stage: str, command: str, seconds: float) -> None:

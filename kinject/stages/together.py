@@ -12,10 +12,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from kinject.errors import InputError
+from kinject.inference.processes import alone
 from kinject.stages.base import Stage, StageConfig
 from kinject.stages.plugin import PluginConfig, PluginStage
 from kinject.training.partition import TRAIN
-from kinject.training.processes import alone
 from kinject.training.together import fit_together, hold_once
 
 

@@ -8,18 +8,20 @@ from typing import Any
 from pydantic import Field
 
 from kinject.data.pipeline import Feed
+from kinject.inference.examples import attach_knowledge, task_examples
+from kinject.inference.host import HostBundle
+from kinject.inference.program import split_program
+from kinject.inference.vectors import Table
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.int8 import check_installed
+from kinject.models.seams import Plugin
 from kinject.models.tuning_base import Tuning
-from kinject.plugins.base import Plugin
-from kinject.stages.base import ReadyHost, Stage, StageConfig
-from kinject.stages.feeding import give_knowledge, task_examples
+from kinject.stages.base import Stage, StageConfig
 from kinject.tasks.base import Task
-from kinject.training.loop import Fit, FitConfig, FitResult
+from kinject.training.config import FitConfig
+from kinject.training.loop import Fit, FitResult
 from kinject.training.partition import describe
-from kinject.training.step import split_program
 from kinject.training.trackers import check_trackers
-from kinject.training.vectors import Table
 from kinject.tree import Flat
 
 Rules = tuple[tuple[str, str], ...]
@@ -53,7 +55,7 @@ class TrainingStage(Stage):
         check_installed(self.config.fit.compute_dtype, f"{self.where}.fit.compute_dtype")
 
     def feeds(
-        self, task: Task, host: ReadyHost, knowledge: KnowledgeBase | None, plugin: Plugin | None
+        self, task: Task, host: HostBundle, knowledge: KnowledgeBase | None, plugin: Plugin | None
     ) -> tuple[Feed, Feed | None]:
         """The encoded training and development data; the latter None where the config has none."""
         gather = None if knowledge is None else knowledge.gather
@@ -64,7 +66,7 @@ class TrainingStage(Stage):
             examples = task_examples(task, plugin, records, host, knowledge, max_length=length, buckets=buckets)
             for note, count in examples.notes.items():
                 self.run.reporter.say(f"{self.name}.{field}: {count} of {len(records)} {note}")
-            return Feed(give_knowledge(examples, plugin, records, host, knowledge), gather)
+            return Feed(attach_knowledge(examples, plugin, records, host, knowledge), gather)
 
         train = feed(task, self.config.data, "data")
         return train, feed(task.for_evaluation(), self.config.dev_data, "dev_data") if self.config.dev_data else None
@@ -72,7 +74,7 @@ class TrainingStage(Stage):
     def make_fit(
         self,
         task: Task,
-        host: ReadyHost,
+        host: HostBundle,
         plugin: Plugin | None,
         feeds: tuple[Feed, Feed | None],
         rules: Rules | None = None,
@@ -80,7 +82,7 @@ class TrainingStage(Stage):
     ) -> tuple[Fit, Flat]:
         """The training, and the parameters that it was made of; says what will be trained.
 
-        With a `table`, entity vectors are looked up in it; see training/vectors.py.
+        With a `table`, entity vectors are looked up in it; see inference/vectors.py.
         """
         rules = self.config.train if rules is None else rules
         program, params = split_program(host.loaded.host, plugin, task)
@@ -107,7 +109,7 @@ class TrainingStage(Stage):
         return self.make_fit(*args, **options)[0].run()
 
 
-def host_json(config: TrainingConfig, base: str, task: Task, made_from: ReadyHost, tuning: Tuning) -> dict[str, Any]:
+def host_json(config: TrainingConfig, base: str, task: Task, made_from: HostBundle, tuning: Tuning) -> dict[str, Any]:
     """What `host.json` says of a host that a stage tuned from another."""
     extra = {"lineage": list(made_from.identity.lineage), "task_options": config.task_options}
     extra["tuning"] = tuning.to_json()

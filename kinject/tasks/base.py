@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
     from kinject.models.pretrained import LoadedHost
-    from kinject.plugins.base import Plugin
+    from kinject.models.seams import Plugin
 
 
 class Task(ABC):

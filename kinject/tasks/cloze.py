@@ -17,7 +17,7 @@ from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
-from kinject.models.cross_entropy import cross_entropy
+from kinject.models.kernels.cross_entropy import cross_entropy
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.shapes import Extent, Shapes
 from kinject.tasks.slots import entity_count, first_span, slot_rows

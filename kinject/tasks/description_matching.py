@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
-    from kinject.plugins.base import Plugin
+    from kinject.models.seams import Plugin
 
 
 @register_task("description_matching")

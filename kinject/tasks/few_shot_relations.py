@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
-    from kinject.plugins.base import Plugin
+    from kinject.models.seams import Plugin
 
 EVALUATION_CLASSES = 1000  # the authors measure 200 episodes of 5 ways, 100 of 10: N * episodes is 1000
 

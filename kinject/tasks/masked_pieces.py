@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from kinject.models.cross_entropy import cross_entropy
+from kinject.models.kernels.cross_entropy import cross_entropy
 from kinject.tasks.base import Task
 
 

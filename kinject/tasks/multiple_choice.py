@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
-    from kinject.plugins.base import Plugin
+    from kinject.models.seams import Plugin
 
 NO_CHOICE = -1e9  # the score of a choice that a record does not have
 

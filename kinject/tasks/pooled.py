@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import Host
-    from kinject.plugins.base import Plugin
+    from kinject.models.seams import Plugin
 
 
 def pooled_scores(

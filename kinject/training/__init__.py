@@ -1,16 +1,25 @@
-"""The loop and its parts: what trains, the optimizer, the step, checkpoints, where arrays live."""
+"""The loop and its parts: what trains, the optimizer, the step, checkpoints."""
+
+from typing import Any
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
+_own, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "partition": ["label_parameters"],
         "optimizer": ["OptimizerConfig", "make_optimizer"],
-        "step": ["Program", "TrainState", "initial_state", "make_train_step", "plugged_in", "split_program"],
-        "loop": ["Fit", "FitConfig", "FitResult"],
+        "step": ["TrainState", "initial_state", "make_train_step"],
+        "config": ["FitConfig"],
+        "loop": ["Fit", "FitResult"],
         "checkpoint": ["Checkpoints"],
-        "mesh": ["MeshConfig", "Placement"],
-        "evaluation": ["evaluate"],
     },
 )
+FROM_INFERENCE = ("MeshConfig", "Placement", "Program", "evaluate", "plugged_in", "split_program")
+__all__ += FROM_INFERENCE  # where they were public first
+
+
+def __getattr__(name: str) -> Any:
+    import kinject.inference
+
+    return getattr(kinject.inference, name) if name in FROM_INFERENCE else _own(name)

@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kinject.inference.mesh import Placement
+from kinject.inference.program import Program
+from kinject.inference.vectors import TABLE, LookUp, TableShape, table_sharding
 from kinject.models.precision import held
 from kinject.training.collectives import Collective, find_collectives, total_by_kind
-from kinject.training.loop import FitConfig
-from kinject.training.mesh import Placement
+from kinject.training.config import FitConfig
 from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import TRAIN, label_parameters, split
-from kinject.training.step import Program, initial_state, make_train_step
-from kinject.training.vectors import TABLE, LookUp, TableShape, table_sharding
+from kinject.training.step import initial_state, make_train_step
 from kinject.tree import Flat
 
 STEPS = 1000  # of a schedule when the number of examples is not known; the step's program is the same

@@ -11,7 +11,6 @@ taken.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -26,9 +25,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kinject.errors import InputError, first_line
+from kinject.inference.mesh import fetch, is_split, put
+from kinject.inference.processes import on_first
 from kinject.plugins.store import processes_apart
-from kinject.training.mesh import fetch, is_split, put
-from kinject.training.processes import on_first
+from kinject.tree import digest
 
 log = logging.getLogger("kinject")
 
@@ -46,16 +46,6 @@ def name_leaves(tree: Any) -> dict[str, Any]:
     """A pytree's leaves by path name: Orbax then needs to know nothing of optax's containers."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-
-def digest(leaves: Mapping[str, Any]) -> str:
-    """SHA-256 over sorted names, dtypes, shapes and bytes."""
-    sha = hashlib.sha256()
-    for name in sorted(leaves):
-        array = np.asarray(leaves[name])
-        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(np.ascontiguousarray(array).data)
-    return sha.hexdigest()
 
 
 def specification(leaves: Mapping[str, Any]) -> dict[str, list[Any]]:

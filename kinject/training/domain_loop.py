@@ -15,6 +15,11 @@ import optax
 
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
+from kinject.inference.evaluation import evaluate
+from kinject.inference.mesh import Placement
+from kinject.inference.program import Program
+from kinject.reports.console import Reporter
+from kinject.training.config import FitConfig
 from kinject.training.domains import (
     DomainFeeds,
     DomainPlacement,
@@ -23,13 +28,10 @@ from kinject.training.domains import (
     one_domain,
     stack_plugins,
 )
-from kinject.training.evaluation import evaluate
-from kinject.training.loop import Fit, FitConfig, FitResult
-from kinject.training.mesh import Placement
+from kinject.training.loop import Fit, FitResult
 from kinject.training.prefix import first_trainable_state
 from kinject.training.progress import Progress
-from kinject.training.reporting import Reporter
-from kinject.training.step import Logged, Program, TrainState
+from kinject.training.step import Logged, TrainState
 from kinject.tree import Flat
 
 

@@ -21,13 +21,12 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kinject.data.pipeline import Batch, Feed, choose_buckets, deal
-from kinject.training.mesh import DATA, MODEL, Placement
-from kinject.training.step import Logged, Program, TrainState, initial_state, step_function
+from kinject.data.pipeline import NOWHERE, TOKENS, Batch, Feed, choose_buckets, deal
+from kinject.inference.mesh import DATA, MODEL, Placement
+from kinject.inference.program import Program
+from kinject.training.step import Logged, TrainState, initial_state, step_function
 from kinject.tree import Flat
 
-TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # their last axis is L
-NOWHERE = {"entity_slot": -1, "entity_ids": -1, "fact_ids": -1}  # what stands where a batch was made wider; elsewhere 0
 DOMAIN = "domain"  # the axis of a mesh
 PLUGIN = "plugin/"
 LAST_BATCH = np.iinfo(np.int32).max  # a stream has an end that nothing reaches

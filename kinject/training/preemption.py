@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kinject.training.mesh import DATA, MODEL, Placement
-from kinject.training.processes import Preempted, alone
+from kinject.inference.mesh import DATA, MODEL, Placement
+from kinject.inference.processes import Preempted, alone
 
 _noticed = False
 _watching = False

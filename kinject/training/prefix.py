@@ -18,14 +18,14 @@ import jax
 import numpy as np
 
 from kinject.data.pipeline import Batch, Feed
+from kinject.inference.compiled import options
+from kinject.inference.mesh import Placement, fetch
+from kinject.inference.micro_batches import map_microbatches
+from kinject.inference.program import Program
 from kinject.models.forward import encode_prefix
-from kinject.plugins.base import Plugin
-from kinject.training.compiled import options
-from kinject.training.mesh import Placement, fetch
+from kinject.models.seams import Plugin
 from kinject.training.partition import TRAIN
-from kinject.training.portions import side_by_side
 from kinject.training.prefix_room import make_room
-from kinject.training.step import Program
 from kinject.tree import Flat
 
 FLOAT32 = np.dtype(np.float32)
@@ -89,7 +89,7 @@ def attach_prefix(
             shape = (*rows["token_ids"].shape, -1)
             return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
 
-        return side_by_side(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
+        return map_microbatches(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
 
     compute = jax.jit(compute, compiler_options=options(program.row_parts))
     batch_size = place.round_up(batch_size)

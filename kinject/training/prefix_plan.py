@@ -11,15 +11,15 @@ import numpy as np
 
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
+from kinject.inference.processes import alone
+from kinject.inference.program import Program
 from kinject.models.forward import kept_states
 from kinject.training.prefix import first_trainable_state, prefix_bytes, stops_at_seam
 from kinject.training.prefix_room import Room, choose_room
-from kinject.training.processes import alone
-from kinject.training.step import Program
 from kinject.tree import Flat
 
 if TYPE_CHECKING:
-    from kinject.training.loop import FitConfig
+    from kinject.training.config import FitConfig
 
 
 @dataclass(frozen=True)

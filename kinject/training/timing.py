@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from kinject.training.processes import alone, first
+from kinject.inference.processes import alone, first
 from kinject.training.reporting import MetricsFile
 
 Batch = TypeVar("Batch")

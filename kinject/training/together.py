@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
+from kinject.inference.processes import Preempted
 from kinject.training.loop import Fit, FitResult
 from kinject.training.preemption import Watch, watched
-from kinject.training.processes import Preempted
 from kinject.training.step import TrainState
 from kinject.tree import Flat
 

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from kinject import __version__
 from kinject.errors import EXIT_BAD_INPUT, InputError, did_you_mean
+from kinject.version import __version__
 
 
 class Verb(NamedTuple):
@@ -23,19 +23,17 @@ class Verb(NamedTuple):
 
 
 VERBS: dict[str, Verb] = {
-    "train": Verb("kinject.train", "train hosts and knowledge plugins as a config file says"),
-    "evaluate": Verb("kinject.evaluate", "compare host alone, host + plugins and the shuffled control"),
-    "predict": Verb("kinject.predict", "answer texts with a host and plugins"),
-    "demo": Verb("kinject.demo.__main__", "show in a browser what plugins change, and why"),
-    "plugins": Verb("kinject.artefacts", "list, show, verify, export, push and pull plugins"),
-    "sweep": Verb("kinject.sweep", "run configs with several seeds and gather one table"),
-    "report": Verb("kinject.report", "write a run or a sweep as one HTML file"),
-    "leaderboard": Verb("kinject.leaderboard", "answer the questions of a FewRel leaderboard"),
-    "knowledge": Verb(
-        "kinject.knowledge.__main__", "build a knowledge base of tables, triples or vectors; inspect one"
-    ),
-    "link": Verb("kinject.linking.__main__", "find the entities of a knowledge base in raw text"),
-    "data": Verb("kinject.datasets.__main__", "prepare data sets from their published files"),
+    "train": Verb("kinject.cli.train", "train hosts and knowledge plugins as a config file says"),
+    "evaluate": Verb("kinject.cli.evaluate", "compare host alone, host + plugins and the shuffled control"),
+    "predict": Verb("kinject.cli.predict", "answer texts with a host and plugins"),
+    "demo": Verb("kinject.cli.demo", "show in a browser what plugins change, and why"),
+    "plugins": Verb("kinject.cli.plugins", "list, show, verify, export, push and pull plugins"),
+    "sweep": Verb("kinject.cli.sweep", "run configs with several seeds and gather one table"),
+    "report": Verb("kinject.cli.report", "write a run or a sweep as one HTML file"),
+    "leaderboard": Verb("kinject.cli.leaderboard", "answer the questions of a FewRel leaderboard"),
+    "knowledge": Verb("kinject.cli.knowledge", "build a knowledge base of tables, triples or vectors; inspect one"),
+    "link": Verb("kinject.cli.link", "find the entities of a knowledge base in raw text"),
+    "data": Verb("kinject.cli.data", "prepare data sets from their published files"),
 }
 
 EXAMPLES = """\

@@ -41,7 +41,7 @@ def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch, row_parts: i
     return next(count for count in dividing if tokens <= size * count or count == most)
 
 
-def side_by_side(
+def map_microbatches(
     compute: Callable[[Mapping[str, jax.Array]], Any],
     batch: Mapping[str, jax.Array],
     size: MicroBatch,
@@ -59,7 +59,7 @@ def side_by_side(
     return jax.tree.map(join, found)
 
 
-def added_up(
+def accumulate_microbatches(
     compute: Callable[[Mapping[str, jax.Array], jax.Array | None], Any],
     batch: Mapping[str, jax.Array],
     key: jax.Array | None,

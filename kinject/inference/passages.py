@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,15 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kinject.data.pipeline import Feed
 from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
+from kinject.inference.examples import derangement
+from kinject.inference.host import HostBundle
 from kinject.memory.store import BATCH, PassageMemory
 from kinject.models.forward import encode
 from kinject.models.heads import Host
 from kinject.plugins.pluglm import PlugLM, found_rows
 from kinject.plugins.store import HostIdentity, load_plugin
-from kinject.stages.base import ReadyHost, Run
-from kinject.stages.comparison import derangement
-from kinject.training.checkpoint import digest
-from kinject.tree import flatten
+from kinject.tree import digest, flatten
 
 
 def tagged(tokenizer: HostTokenizer, tag: str) -> HostTokenizer:
@@ -70,7 +70,7 @@ class PassageEncoder:
       InputError: a length that leaves no room for a text or that the host does not have; a tag it cannot spell.
     """
 
-    def __init__(self, host: ReadyHost, plugin: PlugLM, length: int, tag: str = ""):
+    def __init__(self, host: HostBundle, plugin: PlugLM, length: int, tag: str = ""):
         self.tokenizer, self.length, self.tag = tagged(host.tokenizer, tag), length, tag
         least = len(self.tokenizer.before) + len(self.tokenizer.after) + 1
         if not least <= length <= self.tokenizer.max_length:
@@ -109,13 +109,13 @@ def check_memory(memory: PassageMemory, plugin: PlugLM, host: HostIdentity) -> N
         raise InputError(where, problem, "build the memory with this plugin")
 
 
-def open_memory_plugin(run: Run, reference: str, host: ReadyHost, where: str) -> PlugLM:
+def open_memory_plugin(folder: Path, host: HostBundle, where: str) -> PlugLM:
     """The plugin of a folder, without a memory.
 
     Raises:
       InputError: see `load_plugin`; a method that reads no memory.
     """
-    stored = load_plugin(run.path(reference, where), host=host.identity)
+    stored = load_plugin(folder, host=host.identity)
     if not isinstance(stored.plugin, PlugLM):
         raise InputError(where, f"{stored.manifest['method']} reads no memory", "name a pluglm")
     return stored.plugin

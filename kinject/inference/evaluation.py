@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from kinject.data.pipeline import Feed
-from kinject.training.mesh import Placement, fetch
-from kinject.training.step import Program, make_evaluation_step
+from kinject.inference.mesh import Placement, fetch
+from kinject.inference.program import Program, make_evaluation_step
 from kinject.tree import Flat
 
 

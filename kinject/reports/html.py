@@ -14,9 +14,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinject import __version__, plots
 from kinject.errors import InputError
-from kinject.results import (
+from kinject.reports import plots
+from kinject.reports.results import (
     NOT_FRACTIONS,
     FinishedRun,
     FinishedSweep,
@@ -26,6 +26,7 @@ from kinject.results import (
     shown,
     title_of,
 )
+from kinject.version import __version__
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,9 +9,9 @@ import numpy as np
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.errors import InputError
+from kinject.inference.host import HostBundle
 from kinject.knowledge.base import KnowledgeBase
-from kinject.plugins.base import Plugin
-from kinject.stages.base import ReadyHost
+from kinject.models.seams import Plugin
 from kinject.tasks.base import Task
 
 
@@ -19,7 +19,7 @@ def task_examples(
     task: Task,
     plugin: Plugin | None,
     records: Sequence[Record],
-    host: ReadyHost,
+    host: HostBundle,
     knowledge: KnowledgeBase | None,
     *,
     max_length: int | None,
@@ -31,11 +31,11 @@ def task_examples(
     return task.prepare(make(records, encoder, knowledge, buckets=buckets), records, host, max_length)
 
 
-def give_knowledge(
+def attach_knowledge(
     examples: Examples,
     plugin: Plugin | None,
     records: Sequence[Record],
-    host: ReadyHost,
+    host: HostBundle,
     knowledge: KnowledgeBase | None,
     donors: np.ndarray | None = None,
 ) -> Examples:
@@ -72,3 +72,22 @@ def record_of(examples: Examples, records: Sequence[Record]) -> np.ndarray:
         problem = f"it makes {examples.size} examples of {len(records)} records, several of which share one"
         raise InputError("task", problem, "use a method that reads slots, or a task with one record an example")
     return np.arange(len(records))
+
+
+def derangement(groups: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation in which every item gets one of another group, as far as no group holds more than half of them.
+
+    Args:
+      groups: int [n]: of which group each item is; for n different ones it is a derangement.
+      seed: which permutation.
+
+    Returns:
+      int [n]: whose place each item takes.
+    """
+    draw = np.random.default_rng(seed)
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    rank = draw.permutation(len(sizes))[group]
+    order = np.lexsort((draw.permutation(len(groups)), rank))  # group by group, both in random order
+    shuffled = np.empty(len(groups), np.int64)
+    shuffled[order] = np.roll(order, -sizes.max(initial=0))  # the group at a distance of the largest is another
+    return shuffled

@@ -1,7 +1,7 @@
 """GELU for a product that is taken in bfloat16: no finer than the rounding that follows.
 
 The error function costs as much on a CPU as the matrix product before it once that runs on matrix units. Where the
-result is rounded to bfloat16 anyway (models/dense.py), an odd polynomial in its place is three times as fast.
+result is rounded to bfloat16 anyway (models/kernels/dense.py), an odd polynomial in its place is three times as fast.
 """
 
 from __future__ import annotations

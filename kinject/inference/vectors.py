@@ -19,10 +19,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kinject.errors import InputError
+from kinject.inference.mesh import DATA, MODEL, Placement
+from kinject.inference.processes import on_first
 from kinject.knowledge.base import KnowledgeBase
-from kinject.training.mesh import DATA, MODEL, Placement
-from kinject.training.processes import on_first
-from kinject.training.reporting import sized
+from kinject.reports.console import sized
 
 Where = Literal["auto", "host", "device"]
 TABLE = "knowledge/vectors"  # its path among a step's frozen arguments: it is no parameter, so rules do not see it

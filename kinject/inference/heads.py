@@ -10,15 +10,15 @@ import numpy as np
 from flax import nnx
 
 from kinject.errors import InputError
+from kinject.inference.host import HostBundle
 from kinject.models.fingerprint import array_digest
 from kinject.models.heads import Host, build_head
 from kinject.models.manifest import fingerprints
 from kinject.plugins.store import TrainedHead
-from kinject.stages.base import ReadyHost
 from kinject.tree import flatten, unflatten
 
 
-def with_head(ready: ReadyHost, head: TrainedHead, where: object) -> ReadyHost:
+def with_head(ready: HostBundle, head: TrainedHead, where: object) -> HostBundle:
     """The same encoder under another head; the host that is given stays as it is.
 
     Raises:
@@ -40,7 +40,7 @@ def with_head(ready: ReadyHost, head: TrainedHead, where: object) -> ReadyHost:
     return as_it_is(replace(ready, loaded=replace(loaded, host=host, manifest={**loaded.manifest, **described})))
 
 
-def as_it_is(ready: ReadyHost) -> ReadyHost:
+def as_it_is(ready: HostBundle) -> HostBundle:
     """The host with the identity of the parameters that it now has; an encoder that changed descends from the old."""
     loaded = ready.loaded
     arrays = flatten(nnx.to_pure_dict(nnx.state(loaded.host, nnx.Param)))

@@ -1,0 +1,281 @@
+"""`kinject knowledge build` makes a knowledge base folder of what a user has; `inspect` tells what one holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kinject.cli.parser import Parser, exit_code
+from kinject.errors import InputError
+
+if TYPE_CHECKING:
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.knowledge.description_vectors import Cut
+
+FORMATS = ("biggraph", "glove", "npy", "openke", "pykeen", "table", "umls", "wikipedia2vec", "word2vec")
+
+EXAMPLES = """\
+examples:
+  kinject knowledge build --entities things.csv --triples triples.tsv --out kb
+  kinject knowledge inspect kb --near Q90
+"""
+
+BUILD = """\
+examples:
+  kinject knowledge build --entities things.csv --out kb
+  kinject knowledge build --entities things.csv --triples triples.tsv --vectors-from both --out kb
+  kinject knowledge build --entities export.csv --columns id=qid,label=name,aliases=also --out kb
+  kinject knowledge build --entities things.jsonl --vectors things.npy --out kb
+  kinject knowledge build --entities things.csv --vectors enwiki.txt.gz --vectors-format wikipedia2vec --out kb
+  kinject knowledge build --vectors vectors=transe.npy --vectors entities=entity2id.txt --vectors-format openke --out kb
+
+A table of entities is CSV, TSV or JSON lines (each also .gz) with the columns id, label, aliases, description, vector
+and triples; only id is needed. In CSV and TSV aliases are joined by "|", triples are "relation=tail|relation=tail", and
+a vector is numbers with spaces between; in JSON all are lists. --triples is a TSV of head, relation, tail.
+
+Vectors that are not given are made. Of triples: a graph embedding (TransE; or RotatE, DistMult), trained here. Of
+descriptions: TF-IDF and a truncated SVD from scikit-learn (latent semantic analysis), which need no model and no
+download. "both" puts them side by side. knowledge.json tells how the vectors of a folder were made.
+
+A line that cannot be used ends the command with its file, line and field. Nothing is ever overwritten.
+"""
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
+    parser = Parser(
+        prog="kinject knowledge", description="Build a knowledge base folder, or tell what one holds.", epilog=EXAMPLES
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_build(commands)
+    inspect = commands.add_parser("inspect", help="counts, coverage, single entities and their neighbours")
+    inspect.add_argument("folder", metavar="KB", help="knowledge base folder")
+    inspect.add_argument("--entity", action="append", default=[], metavar="ID", help="all about it; may be repeated")
+    inspect.add_argument("--near", action="append", default=[], metavar="ID", help="its neighbours; may be repeated")
+    inspect.add_argument("--count", type=int, default=10, metavar="N", help="neighbours, triples shown (default 10)")
+    inspect.add_argument("--verify", action="store_true", help="read everything and check its hashes")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args(argv)
+
+
+def _add_build(commands: Any) -> None:
+    build = commands.add_parser(
+        "build", help="make a folder of entities, triples, vectors", epilog=BUILD, description="Build a knowledge base."
+    )
+    build.add_argument("--out", required=True, type=Path, metavar="KB", help="folder to write; must not exist")
+    build.add_argument("--entities", type=Path, metavar="FILE", help=".csv, .tsv or .jsonl of entities")
+    build.add_argument("--columns", metavar="NAME=THEIRS,…", help="what its columns are called; others are not read")
+    build.add_argument("--separator", default="|", metavar="C", help='between aliases of a CSV or TSV (default "|")')
+    build.add_argument("--triples", type=Path, metavar="FILE", help="TSV of head, relation, tail")
+    build.add_argument(
+        "--unknown",
+        choices=("refuse", "add", "skip"),
+        default="refuse",
+        help="a triple of an unknown entity is refused, adds it, or is skipped",
+    )
+    build.add_argument(
+        "--vectors", action="append", default=[], metavar="[NAME=]FILE", help="vectors; .npy: in the entities' order"
+    )
+    build.add_argument("--vectors-format", choices=FORMATS, help="whose files --vectors are")
+    build.add_argument(
+        "--vectors-from",
+        choices=("auto", "triples", "descriptions", "both"),
+        default="auto",
+        help="what vectors are made of (default: triples if there are any, else descriptions)",
+    )
+    build.add_argument("--dim", type=int, default=64, metavar="K", help="numbers in a vector, of each (default 64)")
+    build.add_argument("--method", choices=("transe", "rotate", "distmult"), default="transe", help="for triples")
+    build.add_argument("--epochs", type=int, metavar="N", help="over the triples (default: by their number)")
+    build.add_argument("--held-out", type=int, default=0, metavar="N", help="triples to rank instead of training on")
+    build.add_argument(
+        "--tokenizer-of", metavar="HOST", help="cut descriptions into this host's pieces, not into words"
+    )
+    build.add_argument("--seed", type=int, default=0, metavar="N", help="of what is made (default 0)")
+    for name in ("name", "source", "license"):
+        build.add_argument(f"--{name}", metavar="TEXT", help="noted in knowledge.json")
+    build.add_argument("--quiet", action="store_true", help="print nothing")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    return exit_code(lambda: run(parse(argv)))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Builds or inspects."""
+    if arguments.command == "build":
+        _build(arguments)
+    else:
+        _inspect(arguments)
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.knowledge.build import Given, Making, build_knowledge
+    from kinject.knowledge.summary import summarise
+    from kinject.reports.console import Reporter
+
+    for option, least in (("dim", 1), ("epochs", 1), ("held_out", 0)):
+        value = getattr(arguments, option)
+        if value is not None and value < least:
+            raise InputError(f"--{option.replace('_', '-')} {value}", f"it must be {least} or more")
+    given = Given(
+        entities=arguments.entities,
+        triples=arguments.triples,
+        vectors=_files(arguments.vectors),
+        vectors_format=arguments.vectors_format,
+        columns=None if arguments.columns is None else _pairs(arguments.columns),
+        separator=arguments.separator,
+        unknown=arguments.unknown,
+    )
+    making = Making(
+        of=arguments.vectors_from,
+        dim=arguments.dim,
+        method=arguments.method,
+        epochs=arguments.epochs,
+        held_out=arguments.held_out,
+        seed=arguments.seed,
+        cut=None if arguments.tokenizer_of is None else _pieces_of(arguments.tokenizer_of),
+    )
+    about = {name: getattr(arguments, name) for name in ("name", "source", "license") if getattr(arguments, name)}
+    reporter, updates = Reporter(quiet=arguments.quiet), []
+    with ExitStack() as stack:
+
+        def progress(done: int, total: int, loss: float) -> None:
+            if not updates:
+                updates.append(stack.enter_context(reporter.bar("graph embedding", total)))
+            updates[0](done, loss=loss)
+
+        try:
+            folder = build_knowledge(arguments.out, given, making, progress=progress, **about)
+        except OSError as error:
+            where = error.filename or arguments.out
+            raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
+    if not arguments.quiet:
+        print("\n".join(_lines(summarise(KnowledgeBase.open(folder)))))
+        print(f"written: {folder}")
+
+
+def _files(values: Sequence[str]) -> dict[str, Path]:
+    """`[NAME=]FILE` -> files by name, "" where none is given."""
+    files: dict[str, Path] = {}
+    for value in values:
+        name, found, path = value.partition("=")
+        if not found or not name.isidentifier():
+            name, path = "", value
+        if name in files:
+            raise InputError(f"--vectors {value}", "a file was given for this already", "write --vectors NAME=FILE")
+        files[name] = Path(path)
+        if not files[name].exists():
+            raise InputError(f"--vectors {value}", f"there is no {path}", "check the path")
+    return files
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = {}
+    for part in text.split(","):
+        ours, found, theirs = part.partition("=")
+        if not found or not theirs:
+            raise InputError(f"--columns {text}", f"{part!r} is not NAME=THEIRS", "write id=qid,label=name")
+        pairs[ours.strip()] = theirs.strip()
+    return pairs
+
+
+def _pieces_of(host: str) -> Cut:
+    from kinject.data.tokenizer import load_tokenizer
+
+    backend = load_tokenizer(host).backend
+    return lambda text: backend.encode(text, add_special_tokens=False).tokens
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    """A summary for people."""
+    lines = [f"{found['name']}: {found['entities']:,} entities, {found['dim']} numbers a vector ({found['dtype']})"]
+    for what, count in found["with"].items():
+        more = f"  {found['aliases']:,} in all" if what == "aliases" and count else ""
+        lines.append(f"  with {what:13} {count:12,}  {found['share'][what]:7.1%}{more}")
+    lines.append(f"  {found['triples']:,} triples of {found['relations']:,} relations")
+    for key in ("provenance", "metrics"):
+        if found[key]:
+            lines.append(f"  {key}: " + "; ".join(f"{name} {_said(value)}" for name, value in found[key].items()))
+    for key in ("source", "license", "normalisation"):
+        if found[key]:
+            lines.append(f"  {key}: {found[key]}")
+    return [*lines, *_neighbour_lines(found["neighbours"])]
+
+
+def _said(value: Any) -> str:
+    return " ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def _neighbour_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["nearest neighbours (cosine):"] if found else []
+    for one in found:
+        near = ", ".join(f"{other['label'] or other['id']} {other['cosine']:.2f}" for other in one["near"])
+        lines.append(f"  {one['label'] or one['id']} ({one['id']}): {near or 'it has no vector, or nobody else has'}")
+    return lines
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.knowledge.summary import named_neighbours, summarise
+
+    base = KnowledgeBase.open(arguments.folder)
+    if arguments.verify:
+        base.verify()
+    rows = {one: _row(base, one) for one in (*arguments.entity, *arguments.near)}
+    found: dict[str, Any] = {}
+    if not rows:
+        found = summarise(base)
+    if arguments.entity:
+        found["found"] = [_entity(base, rows[one], arguments.count) for one in arguments.entity]
+    if arguments.near:
+        near = [row for one, row in rows.items() if one in arguments.near]
+        found["neighbours"] = named_neighbours(base, near, arguments.count)
+    if arguments.json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    lines = _lines(found) if not rows else []
+    for one in found.get("found", ()):
+        lines += _entity_lines(one)
+    lines += _neighbour_lines(found["neighbours"]) if arguments.near else []
+    print("\n".join([*lines, *(["verified: every file and the fingerprint"] if arguments.verify else [])]))
+
+
+def _row(base: KnowledgeBase, one: str) -> int:
+    (row,) = base.rows([one]).tolist()
+    if row < 0:
+        raise InputError(base.folder, f"there is no entity {one!r}", f"its ids are such as {base.ids([0])[0]}")
+    return row
+
+
+def _entity(base: KnowledgeBase, row: int, most: int) -> dict[str, Any]:
+    from kinject.knowledge.summary import triples_of
+
+    _, found = base.gather([row])
+    triples, count = triples_of(base, row, most)
+    return {
+        **base.entity(row)._asdict(),
+        "row": row,
+        "has_vector": bool(found[0]),
+        "in_triples": count,
+        "triples": triples,
+    }
+
+
+def _entity_lines(one: Mapping[str, Any]) -> list[str]:
+    lines = [f"{one['id']}  {one['label']}", f"  row {one['row']}, {'a' if one['has_vector'] else 'no'} vector"]
+    lines += [f"  aliases: {' | '.join(one['aliases'])}"] if one["aliases"] else []
+    lines += [f"  {one['description']}"] if one["description"] else []
+    lines += [f"  {head} -- {relation} -> {tail}" for head, relation, tail in one["triples"]]
+    more = one["in_triples"] - len(one["triples"])
+    return [*lines, f"  … and {more:,} more triples"] if more else lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

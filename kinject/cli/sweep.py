@@ -1,0 +1,185 @@
+"""Runs configs with several seeds and gathers their results into one table.
+
+python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir runs/seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinject.cli.parser import Parser, exit_code
+from kinject.errors import InputError
+from kinject.reports import plots
+from kinject.reports.html import write_report
+from kinject.reports.results import run_folder
+
+EXAMPLES = """\
+examples:
+  python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir runs/seeds
+  python -m kinject.sweep --config configs/quickstart.py --config configs/quickstart.py:no_answer_triples \\
+      --seeds 0,1,2 --workdir runs/both
+  python -m kinject.sweep ... --lines          one command a run, for a cluster's scheduler; gather afterwards with
+  python -m kinject.sweep ... --gather         the same arguments
+
+Each run has a workdir of its own below --workdir. The same command again resumes what was cut short and skips what is
+done. The table is written to results.md, results.csv and results.parquet: one row a config and measure, mean and
+standard deviation over the seeds; with matplotlib, report.html shows it with plots.
+"""
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One config with one seed."""
+
+    config: str
+    seed: int
+    workdir: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def command(self) -> list[str]:
+        """The arguments of Python that run it."""
+        flags = [f"--config.seed={self.seed}", *(f"--config.{override}" for override in self.overrides)]
+        return ["-m", "kinject.cli.train", "--config", self.config, *flags, "--workdir", str(self.workdir)]
+
+    @property
+    def results(self) -> Path:
+        """Where its results will be."""
+        return self.workdir / "results.json"
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
+    """Returns the arguments, and the overrides that every run gets."""
+    parser = Parser(
+        prog="python -m kinject.sweep",
+        description="Run configs with several seeds, and gather one table.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("--config", required=True, action="append", metavar="FILE.py[:ARG]", help="may be repeated")
+    parser.add_argument("--seeds", default="0", metavar="N,N,…", help="seeds of every config (default 0)")
+    parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="a folder for all runs")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--lines", action="store_true", help="print one command a run instead of running it")
+    what.add_argument("--gather", action="store_true", help="only gather what is done")
+    known, rest = parser.parse_known_args(argv)
+    for argument in rest:
+        if not argument.startswith("--config."):
+            raise InputError(argument, "unknown argument", "see --help")
+    return known, tuple(argument.removeprefix("--config.") for argument in rest)
+
+
+def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str, ...]) -> list[SweepRun]:
+    """The runs, each with a workdir named after its config and seed."""
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds {seeds}", "they are whole numbers with commas between") from None
+    for config in configs:
+        if not Path(config.partition(":")[0]).is_file():
+            raise InputError(f"--config {config}", f"there is no file {config.partition(':')[0]}")
+    return [
+        SweepRun(config, seed, run_folder(workdir, config, seed), overrides) for config in configs for seed in numbers
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: that of the first run that failed, after all were tried."""
+    return exit_code(lambda: run(*parse(sys.argv[1:] if argv is None else argv)))
+
+
+def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Runs what is asked for and gathers it; returns the exit code."""
+    runs = plan(arguments.config, arguments.seeds, arguments.workdir, overrides)
+    if arguments.lines:
+        print("\n".join(shlex.join(["python", *each.command]) for each in runs))
+        return 0
+    failed = 0
+    if not arguments.gather:
+        codes = [subprocess.run([sys.executable, *each.command], check=False).returncode for each in runs]
+        failed = next((code for code in codes if code), 0)
+    print(gather(runs, arguments.workdir))
+    return failed
+
+
+def gather(runs: Sequence[SweepRun], folder: Path) -> str:
+    """Writes `results.{md,csv,parquet}` and `report.html` from the runs that are done, and returns the Markdown.
+
+    Raises:
+      InputError: no run is done.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    rows = list(summarise(runs))
+    if not rows:
+        raise InputError(folder, "no run is done", "run the sweep first")
+    table = pa.Table.from_pylist(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    pyarrow.csv.write_csv(table, folder / "results.csv")
+    pyarrow.parquet.write_table(table, folder / "results.parquet")
+    text = markdown(rows)
+    (folder / "results.md").write_text(text)
+    if plots.available():
+        write_report(folder)
+    return text
+
+
+def summarise(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
+    """One row a config and measure: mean, sample standard deviation (0 for one seed), number of seeds, published."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    published: dict[str, Mapping[str, float]] = {}
+    for run in runs:
+        if run.results.exists():
+            published[run.config] = json.loads((run.workdir / "config.json").read_text()).get("published", {})
+            for measure, value in numbers_in(json.loads(run.results.read_text())):
+                found.setdefault((run.config, measure), {})[run.seed] = value
+    for (config, measure), by_seed in found.items():
+        values = list(by_seed.values())
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        yield {
+            "config": config,
+            "measure": measure,
+            "mean": statistics.fmean(values),
+            "deviation": deviation,
+            "seeds": len(values),
+            "published": published[config].get(measure),
+        }
+
+
+def numbers_in(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of nested results with their dotted places."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from numbers_in(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield place, float(value)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The evaluated measures, one line a config and measure; what others published beside ours, where a config says."""
+    shown = [row for row in rows if row["measure"].startswith(("evaluate", "compare"))] or list(rows)
+    beside = any(row["published"] is not None for row in shown)
+    lines = [
+        "| config | measure | mean | deviation | seeds |" + " published |" * beside,
+        "|---|---|---:|---:|---:|" + "---:|" * beside,
+    ]
+    for row in shown:
+        numbers = f"{row['mean']:.4g} | {row['deviation']:.2g} | {row['seeds']}"
+        if beside:
+            numbers += " | " + ("" if row["published"] is None else f"{row['published']:.4g}")
+        lines.append(f"| {row['config']} | {row['measure']} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

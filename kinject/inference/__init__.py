@@ -1,0 +1,14 @@
+"""What serving and training both stand on: a host ready for use, its compiled programs, and where arrays live."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "host": ["HostBundle", "knowledge_identity", "open_host"],
+        "program": ["Program", "plugged_in", "split_program"],
+        "mesh": ["MeshConfig", "Placement"],
+        "evaluation": ["evaluate"],
+        "passages": ["PassageEncoder", "attach", "sync"],
+    },
+)

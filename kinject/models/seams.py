@@ -1,0 +1,208 @@
+"""The three seams of the encoder that a knowledge plugin may touch, each the identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import jax
+from flax import nnx
+
+from kinject.errors import InputError
+
+if TYPE_CHECKING:
+    from kinject.data.pipeline import Examples
+    from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.encoder import Encoder
+    from kinject.models.pretrained import LoadedHost
+
+
+BEYOND_THE_LAST_LAYER = sys.maxsize  # first_seam() of a plugin that changes no hidden state of the encoder
+
+
+class FrozenHost(Protocol):
+    """What `Plugin.prepare` may read of the host: `kinject.inference.HostBundle` is one."""
+
+    @property
+    def loaded(self) -> LoadedHost:
+        """The model as it was loaded, with its configuration."""
+
+    @property
+    def tokenizer(self) -> HostTokenizer:
+        """How the host cuts texts."""
+
+
+class Table(nnx.Variable):
+    """An array that a plugin reads and that is none of its parameters: a memory, a table of vectors.
+
+    It travels as an argument of the compiled step, so that swapping it for one of the same shape compiles nothing. It
+    is frozen whatever the rules of a training say, keeps its dtype, and is never saved in the plugin's folder.
+    """
+
+
+class Plugin(nnx.Module):
+    """The identity at all three seams of the encoder; a method overrides those it uses.
+
+    A subclass states its hyperparameters as a frozen dataclass `Config` and is constructed as
+    `cls(config, hidden_size=…, knowledge_dim=…, rngs=…)`. Its seams are pure functions of their arguments and of its
+    parameters, so that a swapped domain is a swap of arrays. `batch` is the flat dict of docs/architecture.md; `key`
+    is a dropout key, or None when nothing is dropped.
+
+    Attributes:
+      name: what it is registered as.
+      reads_sequence: whether a seam of the last layer needs every position of a row. The encoder then computes the
+        last layer everywhere, and gathers afterwards. Where a subclass does not say, it is True exactly when it
+        overrides `feed_forward` or `outputs`.
+      reads_slots: whether entities with a vector get a slot in its examples. Where a subclass does not say, it is True
+        exactly when it overrides `embed`.
+      refresh_every: training steps from one `refresh` to the next; 0 = its tables depend on nothing that is trained.
+    """
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        """Hyperparameters; JSON-like values only, as they are written beside the weights."""
+
+    name: ClassVar[str] = "identity"
+    reads_sequence: ClassVar[bool] = False
+    reads_slots: ClassVar[bool] = False
+    refresh_every: int = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "reads_sequence" not in vars(cls):
+            cls.reads_sequence = _overrides(cls, "feed_forward") or _overrides(cls, "outputs")
+        if "reads_slots" not in vars(cls):
+            cls.reads_slots = _overrides(cls, "embed")
+
+    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs | None = None):
+        """Remembers what every plugin is built from.
+
+        Args:
+          config: an instance of `cls.Config`; None takes its defaults.
+          hidden_size: D of the host.
+          knowledge_dim: k, size of an entity vector; 0 where the method reads none.
+          rngs: where fresh parameters come from.
+        """
+        del rngs
+        self.config = type(self).Config() if config is None else config
+        self.hidden_size = hidden_size
+        self.knowledge_dim = knowledge_dim
+
+    @classmethod
+    def reads_examples(cls) -> bool:
+        """Whether what it reads differs by example, so that giving an example another's knowledge is a control."""
+        return cls.reads_slots or _overrides(cls, "prepare")
+
+    def prepare(
+        self, examples: Examples, records: Sequence[Record], host: FrozenHost, knowledge: KnowledgeBase | None
+    ) -> Examples:
+        """Gives each example what the method reads of it beyond slots: arrays that then are in every batch.
+
+        Called once a data set, before training and before evaluation; large arrays belong into `Examples.complete`.
+
+        Args:
+          examples: as the task made them.
+          records: for each example the record whose knowledge it gets: its own, or a donor's in the shuffled control.
+          host: the frozen host, with its tokenizer.
+          knowledge: the knowledge base; None where the stage names none.
+
+        Raises:
+          InputError: a record or a host that the method cannot serve.
+        """
+        del records, host, knowledge
+        return examples
+
+    def before(self, encoder: Encoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the seams read as `batch`: called once a forward pass, ahead of all of them, with the host's encoder.
+
+        A method that reads the host's own embedding layer puts it, or what it computes with it, into the batch here.
+        """
+        del encoder
+        return batch
+
+    @classmethod
+    def made_of(
+        cls, config: Any, parts: Mapping[str, Plugin], *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs
+    ) -> Plugin:
+        """Makes one out of other plugins, by name, whose arrays it takes over.
+
+        Args:
+          config: an instance of `cls.Config`, as far as it is known without the parts.
+          parts: what it is made of.
+          hidden_size: D of the host.
+          knowledge_dim: k.
+          rngs: for the parameters beyond the parts'.
+
+        Raises:
+          InputError: the method is not made of others, as most are not, or not of these.
+        """
+        del config, hidden_size, knowledge_dim, rngs
+        raise InputError("parts", f"{cls.name} is not made of other plugins: {', '.join(parts)}", "leave parts out")
+
+    def refresh(self, encoder: Encoder) -> dict[str, jax.Array]:
+        """Tables that follow what is trained, made anew: {path: [N, …]}. Called every `refresh_every` steps."""
+        del encoder
+        return {}
+
+    def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        """Changes the word embeddings [B, L, D], before position, type and LayerNorm are added."""
+        del batch, key
+        return embeddings
+
+    def feed_forward(
+        self,
+        layer: int,
+        hidden: jax.Array,
+        output: jax.Array,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Changes what the feed-forward of `layer` (from 0) yields, before dropout and residual.
+
+        Args:
+          layer: which one; the same Python integer in every trace.
+          hidden: [B, L, D] what the feed-forward read: after the attention's LayerNorm.
+          output: [B, L, D] what it yields. With `reads_sequence = False` the last layer may have [B, P, D] in both.
+          batch: the batch.
+          key: dropout key or None.
+        """
+        del layer, hidden, batch, key
+        return output
+
+    def outputs(
+        self, hidden_states: Sequence[jax.Array], batch: Mapping[str, jax.Array], key: jax.Array | None = None
+    ) -> jax.Array:
+        """Yields what the head reads, [B, L, D], from all hidden states (0 = embeddings, i + 1 = layer i)."""
+        del batch, key
+        return hidden_states[-1]
+
+    def reads_states(self, layers: int) -> tuple[int, ...]:
+        """Which hidden states below the last `outputs` reads, ascending, in a host of so many layers.
+
+        Where the host is frozen they are computed once an example and kept; in the place of others `outputs` then finds
+        None. The default is all of them for a method that overrides `outputs`, and none for any other.
+        """
+        return tuple(range(layers)) if _overrides(type(self), "outputs") else ()
+
+    def first_seam(self) -> int:
+        """Lowest hidden state index that the plugin can change: those below may be computed once and kept.
+
+        0 = embeddings, i + 1 = feed-forward of layer i, `BEYOND_THE_LAST_LAYER` = none of them. A subclass whose
+        configuration names the layers it serves overrides this; the default is what its overridden seams allow.
+        """
+        if _overrides(type(self), "embed"):
+            return 0
+        return 1 if _overrides(type(self), "feed_forward") else BEYOND_THE_LAST_LAYER
+
+
+def table_paths(state: nnx.State) -> frozenset[str]:
+    """The paths of the tables in a plugin's state, as `kinject.tree.flatten` writes them: no parameters."""
+    return frozenset("/".join(map(str, path)) for path, leaf in nnx.to_flat_state(state) if isinstance(leaf, Table))
+
+
+def _overrides(cls: type[Plugin], seam: str) -> bool:
+    return getattr(cls, seam) is not getattr(Plugin, seam)

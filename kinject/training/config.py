@@ -1,0 +1,72 @@
+"""How long a training runs, on how much at a time, and when it looks: the `fit` of a stage."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from kinject.config import Section
+from kinject.inference.micro_batches import MicroBatch
+from kinject.models.precision import Precision
+from kinject.training.optimizer import OptimizerConfig
+from kinject.training.profiling import ProfileConfig
+from kinject.training.trackers import Name as Tracked
+
+
+class FitConfig(Section):
+    """How long to train, on how much at a time, and when to look.
+
+    Give `epochs` or `steps`. Logged values are means since the line before. Several processes ask each other at logged
+    steps whether one of them was told to stop. `evaluate_every` is in steps, or "epoch"; 0 evaluates only at the end.
+    With development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
+    evaluations without improvement.
+    `micro_batch` is how many tokens of a batch are computed at a time, on all devices together: "auto" is all of them
+    except on a CPU (portions.py); what is dropped depends on it.
+    `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
+    below are then computed once, without it), or everywhere. What frozen layers compute is kept in memory, up to
+    `prefix_cache_mb` (0: nowhere), else, by one process, in the workdir, up to `prefix_disk_mb`;
+    `prefix_dtype="bfloat16"` halves it and rounds.
+    `profile` writes a trace of some steps to `<workdir>/profile/<stage>`, `timings` what steps take, of all processes,
+    to `<workdir>/timings.jsonl`.
+    `trackers` get what `metrics.jsonl` gets (trackers.py). A run may go on with or without these two.
+    """
+
+    batch_size: int = Field(32, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    dropout: Literal["none", "trained", "all"] = "none"
+    log_every: int = Field(10, ge=1)
+    checkpoint_every: int = Field(50, ge=1)
+    evaluate_every: Annotated[int, Field(ge=0)] | Literal["epoch"] = 0
+    evaluation_batch_size: int = Field(100, ge=1)
+    patience: int | None = Field(None, ge=1)
+    buckets: int = Field(2, ge=1, le=16)
+    prefix_cache_mb: int = Field(2048, ge=0)
+    prefix_disk_mb: int = Field(16384, ge=0)
+    prefix_dtype: Literal["exact", "bfloat16"] = "exact"
+    compute_dtype: Precision = "float32"
+    micro_batch: MicroBatch = "auto"
+    profile: ProfileConfig | None = None
+    timings: bool = Field(False, exclude=True)
+    trackers: tuple[Tracked, ...] = Field((), exclude=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FitConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.checkpoint_every % self.log_every:
+            raise ValueError("checkpoint_every must be a multiple of log_every")
+        if self.patience is not None and not self.evaluate_every:
+            raise ValueError("patience needs evaluate_every")
+        return self
+
+    def total_steps(self, examples: int) -> int:
+        """How many steps that makes with so many examples."""
+        return self.steps or max(1, math.ceil((self.epochs or 0) * examples / self.batch_size))
+
+    def evaluation_steps(self, examples: int) -> int:
+        """Steps from one evaluation to the next, 0 = only at the end."""
+        return math.ceil(examples / self.batch_size) if self.evaluate_every == "epoch" else self.evaluate_every
