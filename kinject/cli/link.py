@@ -15,7 +15,7 @@ from kinject.cli.parser import Parser, exit_code
 from kinject.errors import EXIT_BAD_INPUT, InputError
 
 if TYPE_CHECKING:
-    from kinject.linking.document import Document
+    from kinject.linking.document import Document, Reader
     from kinject.linking.linker import AliasLinker
 
 FORMATS = ("auto", "json", "text", "csv", "tsv", "conll", "brat")
@@ -126,10 +126,7 @@ class _Count:
 
 
 def _documents(arguments: argparse.Namespace) -> Iterator[Document | InputError]:
-    from kinject.linking.brat import read_brat
-    from kinject.linking.conll import read_conll
-    from kinject.linking.lines import read_json, read_lines, read_text
-    from kinject.linking.table import read_table
+    from kinject.linking.readers import read_brat, read_conll, read_json, read_lines, read_table, read_text
 
     if arguments.format == "brat":
         if not arguments.files:
@@ -139,8 +136,9 @@ def _documents(arguments: argparse.Namespace) -> Iterator[Document | InputError]
         return
     columns = arguments.columns.split(",") if arguments.columns else None
     conll = partial(read_conll, columns=columns)
-    tables = {"csv": partial(read_table, delimiter=","), "tsv": partial(read_table, delimiter="\t")}
-    read = {"auto": read_lines, "json": read_json, "text": read_text, "conll": conll, **tables}[arguments.format]
+    tables: dict[str, Reader] = {"csv": partial(read_table, delimiter=","), "tsv": partial(read_table, delimiter="\t")}
+    readers: dict[str, Reader] = {"auto": read_lines, "json": read_json, "text": read_text, "conll": conll, **tables}
+    read = readers[arguments.format]
     if not arguments.files:
         yield from read(sys.stdin.buffer, "standard input")
     for path in arguments.files:

@@ -9,7 +9,6 @@ the entity's id, in any order, none overlapping another. Two lines make one:
 `AliasLinker` is the one that comes along: it finds a knowledge base's own names.
 """
 
-from kinject.linking.linker import AliasLinker
-from kinject.linking.span import Linker, Span
+from kinject.linking.linker import AliasLinker, Linker, Span
 
 __all__ = ["AliasLinker", "Linker", "Span"]

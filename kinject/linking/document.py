@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from kinject.data.records import Mention
 from kinject.errors import InputError
-from kinject.linking.linker import AliasLinker
-from kinject.linking.span import Span
+from kinject.linking.linker import AliasLinker, Span
 
 
 class Document(NamedTuple):

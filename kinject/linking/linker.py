@@ -1,26 +1,50 @@
 """Finds the names of a knowledge base's entities in text, longest match first from the left.
 
 At each word the trie of all names (aliases.py, library marisa-trie) gives those that begin there; the longest one that
-ends at a word's end, and whose case fits, is a mention, and the search goes on behind it.
+ends at a word's end, and whose case fits, is a mention, and the search goes on behind it. Which of several entities a
+name means is decided by how likely each is beforehand, or by the context (`disambiguate`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
 
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking.aliases import Aliases
-from kinject.linking.context import Candidates, choose
-from kinject.linking.span import Span
 from kinject.linking.surface import boundary, fold, units
 
 Case = Literal["auto", "ignore", "exact"]
 Ambiguity = Literal["prior", "context"]
 CASES, AMBIGUITIES = ("auto", "ignore", "exact"), ("prior", "context")
 REMEMBERED = 1 << 16  # names whose owners are kept in memory
+MOST_CANDIDATES = 32  # candidates of a mention that are looked at: the likeliest beforehand
+
+
+class Span(NamedTuple):
+    """A stretch of text that names an entity.
+
+    Attributes:
+      start: its first character.
+      end: the character after its last.
+      entity: id in the knowledge base.
+      score: how sure the linker is, 0 to 1.
+    """
+
+    start: int
+    end: int
+    entity: str
+    score: float = 1.0
+
+
+class Linker(Protocol):
+    """Finds the entities that a text names; any callable of this form is one."""
+
+    def __call__(self, text: str) -> Iterable[Span | tuple[int, int, str]]: ...
 
 
 class AliasLinker:
@@ -32,7 +56,7 @@ class AliasLinker:
         capitals only ("US", "WHO") must stand so in the text; "ignore": always alike; "exact": never.
       capitals: see `case`.
       ambiguous: who is meant by a name that several entities have: "prior": the likeliest beforehand (aliases.py says
-        what that is); "context": the one whose vector fits the other entities of the text (context.py).
+        what that is); "context": the one whose vector fits the other entities of the text (`disambiguate`).
       strength: of the context against the prior.
       shortest: characters that a name must have at least, so that one-letter names do not link every "a".
 
@@ -122,7 +146,7 @@ class AliasLinker:
             return []
         mentions = [candidates for _, _, candidates in found]
         if self.ambiguous == "context":
-            chosen = choose(self.base, mentions, self.strength)
+            chosen = disambiguate(self.base, mentions, self.strength)
         else:
             chosen = [(one.rows[0], one.shares[0]) for one in mentions]
         entities = self.base.ids([row for row, _ in chosen])
@@ -135,3 +159,57 @@ class AliasLinker:
 def _shared(name: str, rows: list[int], weights: list[float]) -> Candidates:
     total = sum(weights)
     return Candidates(name, rows, [weight / total for weight in weights])
+
+
+class Candidates(NamedTuple):
+    """The entities that one mention may mean.
+
+    Attributes:
+      name: what stands in the text, folded; a name is no context of itself.
+      rows: rows of the knowledge base, the likeliest first.
+      shares: how likely each is beforehand; they sum to 1.
+    """
+
+    name: str
+    rows: Sequence[int]
+    shares: Sequence[float]
+
+
+def disambiguate(base: KnowledgeBase, mentions: Sequence[Candidates], strength: float) -> list[tuple[int, float]]:
+    """Chooses an entity for each mention of a text by its context; returns rows, and how likely they are.
+
+    Each mention expects a vector: the mean of its candidates' unit vectors, weighted by their prior shares. The context
+    of a mention is the direction of the sum of the vectors expected by the mentions with another name. A candidate's
+    logit is the logarithm of its prior share plus `strength` times the cosine of its vector and the context: one step
+    of mean-field inference of a model in which linked entities attract each other. A candidate without a vector has the
+    cosine 0.
+    """
+    if len(mentions) < 2 or all(len(one.rows) == 1 for one in mentions):
+        return [(one.rows[0], one.shares[0]) for one in mentions]
+    kept = [one._replace(rows=one.rows[:MOST_CANDIDATES], shares=one.shares[:MOST_CANDIDATES]) for one in mentions]
+    ends = np.cumsum([len(one.rows) for one in kept])
+    units = _unit_vectors(base, np.concatenate([one.rows for one in kept]))
+    shares = np.concatenate([one.shares for one in kept]).astype(np.float32)
+    expected = np.add.reduceat(units * shares[:, None], np.concatenate([[0], ends[:-1]]))
+    names = {one.name: number for number, one in enumerate(kept)}  # of several mentions with one name the last
+    total = expected[list(names.values())].sum(0)
+    chosen = []
+    for one, end in zip(kept, ends.tolist(), strict=True):
+        context = total - expected[names[one.name]]
+        length = float(np.linalg.norm(context))
+        if len(one.rows) == 1 or length < 1e-6:
+            chosen.append((one.rows[0], one.shares[0]))
+            continue
+        first = end - len(one.rows)
+        logits = np.log(shares[first:end]) + strength * (units[first:end] @ context) / length
+        odds = np.exp(logits - logits.max())
+        best = int(odds.argmax())
+        chosen.append((one.rows[best], float(odds[best] / odds.sum())))
+    return chosen
+
+
+def _unit_vectors(base: KnowledgeBase, rows: np.ndarray) -> np.ndarray:
+    """Vectors of length 1, float32 [n, k]; zeros where there is none."""
+    vectors, _ = base.gather(rows)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
