@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fact_world import write_facts
-from kinject.reports.tables import comparison
 from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, run_experiment, write_records
 
 from kinject.cli.sweep import markdown
@@ -17,6 +16,7 @@ from kinject.inference.mesh import Placement
 from kinject.inference.passages import attach, exchange_values
 from kinject.memory.store import PassageMemory
 from kinject.plugins.store import load_plugin
+from kinject.reports.tables import comparison
 from kinject.stages.compare import HOST_ROW, costs
 from kinject.stages.comparison import Comparison
 from kinject.stages.experiment import Experiment
