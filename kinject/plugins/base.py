@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, TypeVar
 
 from kinject.errors import InputError, did_you_mean
-from kinject.models.seams import Plugin
+from kinject.models.seams import Plugin, Table  # noqa: F401  # Table is public here
 
 if TYPE_CHECKING:
     pass
