@@ -33,7 +33,7 @@ from flax import nnx
 from kinject.inference.place import place_params
 from kinject.inference.program import split_program
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.models.precision import Precision
 from kinject.models.shapes import SHAPES
 from kinject.plugins.store import make_plugin
@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, shape: str, domains: int, precision: Precision):
         self.precision = precision
         self.config, self.domains, self.task = SHAPES[shape], domains, make_task("cloze")
-        host = Host(Encoder(self.config, rngs=nnx.Rngs(0)), build_head("masked_lm", self.config, rngs=nnx.Rngs(0)))
+        host = HostModel(Encoder(self.config, rngs=nnx.Rngs(0)), build_head("masked_lm", self.config, rngs=nnx.Rngs(0)))
         plugins = [self._plugin(seed) for seed in range(domains)]
         made = [split_program(host, plugin, self.task) for plugin in plugins]
         self.program, self.params = replace(made[0][0], precision=precision), [params for _, params in made]

@@ -39,7 +39,7 @@ from kinject.inference.mesh import Placement
 from kinject.inference.place import place_params
 from kinject.inference.program import make_evaluation_step, split_program
 from kinject.models.config import EncoderConfig
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.models.precision import Precision
 from kinject.tasks.base import Task, make_task
 
@@ -59,7 +59,7 @@ def sentences(tokens: int) -> list[Record]:
     return made
 
 
-def ours(task: Task, feed: Feed, host: Host, rows: int, precision: Precision) -> Callable[[], np.ndarray]:
+def ours(task: Task, feed: Feed, host: HostModel, rows: int, precision: Precision) -> Callable[[], np.ndarray]:
     """Scores of all queries, float32 [n, N], by the product's evaluation on batches of `rows` queries."""
     place = Placement.over()
     program, params = split_program(host, None, task)
@@ -69,7 +69,7 @@ def ours(task: Task, feed: Feed, host: Host, rows: int, precision: Precision) ->
     return lambda: evaluate(program, params, feed, rows, place, step)[1]["logits"]
 
 
-def one_by_one(task: Task, feed: Feed, host: Host, queries: int) -> Callable[[], np.ndarray]:
+def one_by_one(task: Task, feed: Feed, host: HostModel, queries: int) -> Callable[[], np.ndarray]:
     """The first queries' scores by one forward a query and class, all padded to one length, in float32."""
     program, params = split_program(host, None, task)
     step = jax.jit(lambda params, batch: program.outputs(params, batch, None))

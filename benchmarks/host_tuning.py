@@ -38,7 +38,7 @@ from kinject.inference.compiled import cores
 from kinject.inference.host import open_host
 from kinject.inference.place import place_params
 from kinject.inference.program import split_program
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.models.saving import save_host
 from kinject.models.tuning import Full, Lora, attach, rules_for
 from kinject.models.tuning_base import Tuning
@@ -73,7 +73,7 @@ class World:
         records = [parse_record(line, f"made up:{i}") for i, line in enumerate(lines)]
         self.feed = Feed(self.task.bare_examples(records, ready.encoder(128), None, buckets=buckets))
 
-    def host(self) -> Host:
+    def host(self) -> HostModel:
         return open_host(self.folder).loaded.host
 
     def rows(self) -> list[Row]:

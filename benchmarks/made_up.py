@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "#", "$", "/")
 
@@ -47,7 +47,7 @@ def shape_of(layers: int, hidden: int, vocabulary: int) -> EncoderConfig:
     )
 
 
-def random_host(config: EncoderConfig, head: str, labels: int | None = None) -> Host:
+def random_host(config: EncoderConfig, head: str, labels: int | None = None) -> HostModel:
     """A host whose weights are drawn, with seed 0 for the encoder and 1 for the head."""
     made = {} if labels is None else {"num_labels": labels}
-    return Host(Encoder(config, rngs=nnx.Rngs(0)), build_head(head, config, rngs=nnx.Rngs(1), **made))
+    return HostModel(Encoder(config, rngs=nnx.Rngs(0)), build_head(head, config, rngs=nnx.Rngs(1), **made))

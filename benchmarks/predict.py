@@ -43,7 +43,7 @@ from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.models.saving import save_host
 from kinject.plugins.store import make_plugin, save_plugin
 
@@ -72,7 +72,7 @@ def write_files(folder: Path, hidden: int, layers: int, words: int = WORDS) -> N
         pad_token_id=0,
     )
     rngs = nnx.Rngs(0)
-    host = Host(Encoder(config, rngs=rngs), build_head("classification", config, len(LABELS), rngs=rngs))
+    host = HostModel(Encoder(config, rngs=rngs), build_head("classification", config, len(LABELS), rngs=rngs))
     about = {"task": "sequence_classification", "labels": LABELS}
     save_host(host, folder / "host", tokenizer_files_from=tokenizer, host_json=about)
     vectors = np.random.default_rng(0).normal(size=(ENTITIES, DIM)).astype(np.float32)

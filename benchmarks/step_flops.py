@@ -20,7 +20,7 @@ from flax import nnx
 from kinject.inference.program import split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.plugins.store import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
@@ -60,7 +60,7 @@ def shapes_of(rows: int, length: int, dim: int) -> dict:
 
 def compiled_cost(rules: list, rows: int, length: int, dim: int) -> dict:
     def build():
-        host = Host(Encoder(BERT_BASE, rngs=nnx.Rngs(0)), build_head("masked_lm", BERT_BASE, rngs=nnx.Rngs(0)))
+        host = HostModel(Encoder(BERT_BASE, rngs=nnx.Rngs(0)), build_head("masked_lm", BERT_BASE, rngs=nnx.Rngs(0)))
         return host, make_plugin({"name": "map_tuning"}, hidden_size=768, knowledge_dim=dim)
 
     host, plugin = nnx.eval_shape(build)

@@ -24,7 +24,7 @@ from kinject.errors import InputError
 from kinject.inference.program import split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.models.tuning import attach, make_tuning, rules_for
 from kinject.plugins.store import make_plugin
 from kinject.stages.experiment import STAGES, Experiment
@@ -101,7 +101,7 @@ def full_size(model, head, labels, tuning, method, dim):
     """Abstract (host, plugin or None): shapes only, nothing is computed."""
 
     def made():
-        host = Host(
+        host = HostModel(
             Encoder(FULL_SIZE[model], rngs=nnx.Rngs(0)),
             None if head is None else build_head(head, FULL_SIZE[model], labels, rngs=nnx.Rngs(0)),
         )

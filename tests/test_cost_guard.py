@@ -29,7 +29,7 @@ from kinject.inference.mesh import Placement
 from kinject.inference.program import make_evaluation_step, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.models.precision import held
 from kinject.plugins.store import make_plugin
 from kinject.reports.console import Reporter
@@ -55,7 +55,7 @@ def shapes(head, task, method):
 
     def build():
         outputs = 2 if head == "classification" else None
-        host = Host(Encoder(config, rngs=nnx.Rngs(0)), build_head(head, config, outputs, rngs=nnx.Rngs(0)))
+        host = HostModel(Encoder(config, rngs=nnx.Rngs(0)), build_head(head, config, outputs, rngs=nnx.Rngs(0)))
         plugin = method and make_plugin({"name": method}, hidden_size=HIDDEN, knowledge_dim=DIM)
         return host, plugin
 

@@ -15,7 +15,7 @@ from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import FEED_FORWARD, Encoder, site
 from kinject.models.forward import logits
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.models.lora import LowRankParts
 from kinject.models.pretrained import save_host
 from kinject.models.tuning import BitFit, Houlsby, Lora, attach, merge_lora, rules_for
@@ -176,7 +176,7 @@ def counts(tuning, head, num_labels=None, **shape):
     config = EncoderConfig(**shape)
 
     def build():
-        host = Host(Encoder(config, rngs=nnx.Rngs(0)), build_head(head, config, num_labels, rngs=nnx.Rngs(0)))
+        host = HostModel(Encoder(config, rngs=nnx.Rngs(0)), build_head(head, config, num_labels, rngs=nnx.Rngs(0)))
         attach(host, tuning, nnx.Rngs(0))
         return host
 

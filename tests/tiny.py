@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.models.saving import save_host
 
 # jax.jit for tests: LLVM's optimiser takes most of the time of a test, and XLA's own passes are what is tested
@@ -43,7 +43,7 @@ def random_host(config, head=None, num_labels=None, *, seed=0, scale=0.15, **opt
 
     def build():
         encoder = Encoder(config, rngs=nnx.Rngs(0), **options)
-        return Host(encoder, None if head is None else build_head(head, config, num_labels, rngs=nnx.Rngs(0)))
+        return HostModel(encoder, None if head is None else build_head(head, config, num_labels, rngs=nnx.Rngs(0)))
 
     graph, state = nnx.split(nnx.eval_shape(build))  # drawing with jax would compile once a shape
     draw = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ from flax import nnx
 from kinject.errors import InputError
 from kinject.inference.host import HostBundle
 from kinject.models.fingerprint import array_digest
-from kinject.models.heads import Host, build_head
+from kinject.models.heads import HostModel, build_head
 from kinject.models.manifest import fingerprints
 from kinject.plugins.store import TrainedHead
 from kinject.tree import flatten, unflatten
@@ -34,7 +34,7 @@ def with_head(ready: HostBundle, head: TrainedHead, where: object) -> HostBundle
             problem = f"its head has {path} {found.get(path, 'missing')}, one of this host {expected.get(path)}"
             raise InputError(where, problem, "use it with the host that it was trained with")
     nnx.update(made, unflatten({path: jnp.asarray(leaf) for path, leaf in head.params.items()}))
-    host = Host(loaded.host.encoder, made)
+    host = HostModel(loaded.host.encoder, made)
     host.tuning = loaded.host.tuning
     described = {"head": facts["kind"], "num_labels": facts.get("num_labels"), "labels": facts.get("labels")}
     return as_it_is(replace(ready, loaded=replace(loaded, host=host, manifest={**loaded.manifest, **described})))
@@ -52,7 +52,7 @@ def as_it_is(ready: HostBundle) -> HostBundle:
     return replace(ready, loaded=replace(loaded, manifest=manifest, **prints))
 
 
-def trained_head(host: Host, **facts: object) -> TrainedHead:
+def trained_head(host: HostModel, **facts: object) -> TrainedHead:
     """The head of a host as it is now, to go along with a plugin; `facts` are what it was trained for."""
     params = flatten(nnx.to_pure_dict(nnx.state(host.head, nnx.Param)))
     described = {"kind": host.head.kind, "num_labels": getattr(host.head, "num_labels", None), **facts}

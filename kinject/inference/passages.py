@@ -20,7 +20,7 @@ from kinject.inference.examples import derangement
 from kinject.inference.host import HostBundle
 from kinject.memory.store import BATCH, PassageMemory
 from kinject.models.forward import encode
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.plugins.pluglm import PlugLM, found_rows
 from kinject.plugins.store import HostIdentity, load_plugin
 from kinject.tree import digest, flatten
@@ -202,7 +202,7 @@ class _Watched:
 Reading = tuple[np.ndarray, np.ndarray]
 
 
-def make_readings(host: Host, plugin: PlugLM) -> Callable[[Mapping[str, Any]], dict[int, Reading]]:
+def make_readings(host: HostModel, plugin: PlugLM) -> Callable[[Mapping[str, Any]], dict[int, Reading]]:
     """The compiled (batch) -> {layer: (rows int32 [B, G, k], weights float32 [B, L, G, k], mean over heads)}.
 
     It says what each memory layer reads, of the memory that the plugin holds now.
@@ -238,7 +238,7 @@ def exchange_values(plugin: PlugLM, seed: int) -> None:
 
 
 def retrieved(
-    host: Host, plugin: PlugLM, feed: Feed, batch_size: int, own: Sequence[Collection[int]]
+    host: HostModel, plugin: PlugLM, feed: Feed, batch_size: int, own: Sequence[Collection[int]]
 ) -> dict[str, float]:
     """How often the first, and any, of the passages that the last memory layer found is one of an example's own.
 

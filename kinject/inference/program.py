@@ -16,7 +16,7 @@ from flax import nnx
 from kinject.inference.compiled import options
 from kinject.inference.micro_batches import MicroBatch, map_microbatches
 from kinject.inference.vectors import TABLE, LookUp
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.models.precision import Precision, multiplied
 from kinject.models.seams import Plugin, table_paths
 from kinject.tasks.base import Task
@@ -55,7 +55,7 @@ class Program:
         """The batch ([B, …] each) as a plugin sees it, wherever its entity vectors were: once a step, first of all."""
         return batch if self.vectors is None else self.vectors.give(params[TABLE], batch)
 
-    def merge(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
+    def merge(self, params: Mapping[str, Any]) -> tuple[HostModel, Plugin | None]:
         """Flat parameters -> the host and the plugin as modules, the plugin None where there is none.
 
         They hold what a step multiplies (`multiplied`), of a host in 8 bits a copy: made within compiled programs only.
@@ -64,12 +64,12 @@ class Program:
         host = nnx.merge(self.host, tree["host"])
         return host, None if self.plugin is None else nnx.merge(self.plugin, tree.get("plugin", {}))
 
-    def outline(self, params: Mapping[str, Any]) -> tuple[Host, Plugin | None]:
+    def outline(self, params: Mapping[str, Any]) -> tuple[HostModel, Plugin | None]:
         """As `merge`, with shapes in the place of arrays: for what modules say without computing."""
         return nnx.eval_shape(self.merge, dict(params))
 
 
-def split_program(host: Host, plugin: Plugin | None, task: Task) -> tuple[Program, Flat]:
+def split_program(host: HostModel, plugin: Plugin | None, task: Task) -> tuple[Program, Flat]:
     """NNX modules -> (program, flat parameters `host/…`, `plugin/…`)."""
     graph, state = nnx.split(host)
     program, params = Program(graph, None, task), flatten(nnx.to_pure_dict(state), "host")

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from kinject.models.encoder import gather_positions, site
-from kinject.models.heads import Host, MaskedLMHead
+from kinject.models.heads import HostModel, MaskedLMHead
 from kinject.models.seams import Plugin
 
 HEAD_SITE = 1_000_003  # far from the sites of the layers
 
 
 def encode(
-    host: Host,
+    host: HostModel,
     batch: Mapping[str, jax.Array],
     plugin: Plugin | None = None,
     key: jax.Array | None = None,
@@ -52,7 +52,7 @@ def encode(
 
 
 def logits(
-    host: Host,
+    host: HostModel,
     batch: Mapping[str, jax.Array],
     plugin: Plugin | None = None,
     key: jax.Array | None = None,
@@ -76,7 +76,7 @@ def logits(
 
 
 def encode_prefix(
-    host: Host, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int, seam: bool = False
+    host: HostModel, batch: Mapping[str, jax.Array], plugin: Plugin | None = None, *, stop: int, seam: bool = False
 ) -> dict[str, jax.Array]:
     """What a batch needs for `start=stop`, computed without dropout.
 

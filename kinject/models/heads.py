@@ -171,7 +171,7 @@ class JoinedHead(nnx.Module):
 Head = MaskedLMHead | PooledHead | PlainHead | JoinedHead | DependencyHead
 
 
-class Host(nnx.Module):
+class HostModel(nnx.Module):
     """An encoder and the head that reads it; `head` is None for a bare encoder.
 
     Attributes:
@@ -182,6 +182,9 @@ class Host(nnx.Module):
         self.encoder = encoder
         self.head = head
         self.tuning: Tuning | None = None
+
+
+Host = HostModel  # `kinject.models.Host`, its public name
 
 
 @dataclasses.dataclass(frozen=True)

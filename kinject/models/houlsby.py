@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from pydantic import Field, field_validator
 
 from kinject.errors import did_you_mean
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.models.kernels.activations import ACTIVATIONS
 from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
 
@@ -63,7 +63,7 @@ class Houlsby(Tuning):
             raise ValueError(f"there is no such activation ({did_you_mean(name, ACTIVATIONS)})")
         return name
 
-    def attach(self, host: Host, rngs: nnx.Rngs) -> None:
+    def attach(self, host: HostModel, rngs: nnx.Rngs) -> None:
         size = host.encoder.config.hidden_size
         dtype, held = host.encoder.dtype, host.encoder.embeddings.word.embedding[...].dtype
         for layer in chosen_layers(host, self.layers):

@@ -17,7 +17,7 @@ from flax import nnx
 from pydantic import Field, field_validator
 
 from kinject.errors import InputError
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.models.kernels.dense import Dense, FusedProjection, JoinedProjection
 from kinject.models.kernels.dropout import Dropout
 from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
@@ -128,7 +128,7 @@ class Lora(Tuning):
         """What the product of the two factors is multiplied by."""
         return self.alpha / self.rank
 
-    def attach(self, host: Host, rngs: nnx.Rngs) -> None:
+    def attach(self, host: HostModel, rngs: nnx.Rngs) -> None:
         parts = tuple(i for i, site in enumerate(PARTS) if site in self.sites)
         for layer in chosen_layers(host, self.layers):
             attention, feed_forward = layer.attention, layer.feed_forward
@@ -146,7 +146,7 @@ class Lora(Tuning):
         return (("host/.*/lora/.*", "train"), *own_output(head), (".*", "freeze"))
 
 
-def merge_lora(host: Host) -> Host:
+def merge_lora(host: HostModel) -> HostModel:
     """Returns the plain host that computes the same; `host` stays as it is, and shares all other arrays with it.
 
     Raises:
@@ -165,7 +165,7 @@ def merge_lora(host: Host) -> Host:
     return merged
 
 
-def _dense_layers(host: Host) -> Iterator[Dense | JoinedProjection | FusedProjection]:
+def _dense_layers(host: HostModel) -> Iterator[Dense | JoinedProjection | FusedProjection]:
     for layer in host.encoder.layers:
         yield from (layer.attention.qkv, layer.attention.output, layer.feed_forward.up, layer.feed_forward.down)
 

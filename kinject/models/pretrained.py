@@ -19,7 +19,7 @@ from kinject.models import hf_keys
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.fingerprint import array_digest, fingerprint
-from kinject.models.heads import Head, Host, build_head, head_kind
+from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hub import host_folder
 from kinject.models.manifest import NO_HEAD, check_pinned, fingerprints, read_json, read_manifest
 from kinject.models.saving import save_host
@@ -46,7 +46,7 @@ class LoadedHost:
       unused: tensors of other heads in the checkpoint.
     """
 
-    host: Host
+    host: HostModel
     config: EncoderConfig
     manifest: dict[str, Any]
     folder: Path
@@ -123,10 +123,10 @@ def _outline(
 ) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """A host's graph and its parameters' shapes by path: nothing is drawn that the checkpoint has."""
 
-    def build() -> Host:
+    def build() -> HostModel:
         key = _OneKey()
         encoder = Encoder(config, remat=remat, **options, rngs=key)
-        host = Host(encoder, None if kind is None else build_head(kind, config, labels, **options, rngs=key))
+        host = HostModel(encoder, None if kind is None else build_head(kind, config, labels, **options, rngs=key))
         if tuning is not None:
             attach(host, tuning, key)
         return host

@@ -17,7 +17,7 @@ from kinject.errors import InputError
 from kinject.models import hf_keys, manifest
 from kinject.models.config import EncoderConfig
 from kinject.models.fingerprint import array_digest
-from kinject.models.heads import Host, head_kind
+from kinject.models.heads import HostModel, head_kind
 from kinject.models.tuning_file import write_added
 
 TOKENIZER_FILES = (
@@ -32,7 +32,7 @@ TOKENIZER_FILES = (
 
 
 def save_host(
-    host: Host,
+    host: HostModel,
     folder: str | os.PathLike[str],
     *,
     tokenizer_files_from: str | os.PathLike[str] | None = None,
@@ -92,7 +92,7 @@ def save_host(
     return folder
 
 
-def _hf_config(host: Host, kind: str | None, labels: Sequence[str] | None) -> dict[str, Any]:
+def _hf_config(host: HostModel, kind: str | None, labels: Sequence[str] | None) -> dict[str, Any]:
     config = host.encoder.config
     values = config.to_hf() | {"architectures": [hf_keys.architecture(config, kind)]}
     values["dtype"] = host.encoder.embeddings.word.embedding[...].dtype.name

@@ -23,7 +23,7 @@ from flax import nnx
 
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
-from kinject.models.heads import Host, head_kind
+from kinject.models.heads import HostModel, head_kind
 from kinject.models.houlsby import Houlsby
 from kinject.models.lora import Lora, merge_lora
 from kinject.models.tuning_base import Rules, Tuning, own_output
@@ -67,7 +67,7 @@ def make_tuning(settings: Mapping[str, Any], where: str = "tuning") -> Tuning:
     return build(TUNINGS[name], settings, where)
 
 
-def attach(host: Host, tuning: Tuning, rngs: nnx.Rngs) -> None:
+def attach(host: HostModel, tuning: Tuning, rngs: nnx.Rngs) -> None:
     """Makes a host ready for a tuning, in place: adds to the encoder what the tuning adds, freshly drawn.
 
     Raises:

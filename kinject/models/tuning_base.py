@@ -14,7 +14,7 @@ from kinject.models.heads import head_kind
 
 if TYPE_CHECKING:
     from kinject.models.encoder import Layer
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
 
 Rules = tuple[tuple[str, str], ...]
 """(regex of parameter paths, "train" | "freeze"), the first match counts: see training/partition.py."""
@@ -31,7 +31,7 @@ class Tuning(Section, ABC):
     name: ClassVar[str]
     adds: ClassVar[bool] = False
 
-    def attach(self, host: Host, rngs: nnx.Rngs) -> None:
+    def attach(self, host: HostModel, rngs: nnx.Rngs) -> None:
         """Adds fresh parameters to the encoder of a plain host, in place. No path of the host's own changes.
 
         Raises:
@@ -47,7 +47,7 @@ class Tuning(Section, ABC):
         return {"name": self.name, **self.model_dump(mode="json")}
 
 
-def chosen_layers(host: Host, numbers: tuple[int, ...] | None) -> Iterator[Layer]:
+def chosen_layers(host: HostModel, numbers: tuple[int, ...] | None) -> Iterator[Layer]:
     """The layers with these numbers, or all.
 
     Raises:

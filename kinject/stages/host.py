@@ -15,7 +15,7 @@ from pydantic import field_validator, model_validator
 from kinject.errors import InputError
 from kinject.inference.host import HostBundle, open_host
 from kinject.inference.processes import on_first
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.models.precision import activations
 from kinject.models.pretrained import save_host
 from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
@@ -100,7 +100,7 @@ class HostStage(TrainingStage):
         on_first(lambda: self._write(host, base, task, tuning))
         return summary(result, feeds[0])
 
-    def _write(self, host: Host, base: HostBundle, task: Task, tuning: Tuning) -> None:
+    def _write(self, host: HostModel, base: HostBundle, task: Task, tuning: Tuning) -> None:
         config = self.config
         save_host(
             merge_lora(host) if config.merge else host,

@@ -8,7 +8,7 @@ import numpy as np
 
 from kinject.data.pipeline import Batch, Feed
 from kinject.errors import InputError, did_you_mean
-from kinject.models.heads import Host
+from kinject.models.heads import HostModel
 from kinject.models.seams import Plugin
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.ridge import fit_ridge
@@ -22,7 +22,9 @@ def is_start(name: str) -> bool:
     return name in DRAWN or name.startswith("ridge_")
 
 
-def initialise(plugin: Plugin, start: str, feed: Feed, host: Host, penalty: float, where: str, seed: int = 0) -> None:
+def initialise(
+    plugin: Plugin, start: str, feed: Feed, host: HostModel, penalty: float, where: str, seed: int = 0
+) -> None:
     """Sets the affine part of a map-tuning plugin.
 
     Args:
@@ -53,7 +55,7 @@ def initialise(plugin: Plugin, start: str, feed: Feed, host: Host, penalty: floa
     mapper.kernel[...], mapper.bias[...] = kernel, bias
 
 
-def _fitted(target: str, feed: Feed, host: Host, penalty: float, where: str) -> tuple[jax.Array, jax.Array]:
+def _fitted(target: str, feed: Feed, host: HostModel, penalty: float, where: str) -> tuple[jax.Array, jax.Array]:
     """Kernel float32 [k, D] and bias float32 [D] of the regression."""
     table = np.asarray(host.encoder.embeddings.word.embedding[...], np.float32)
     aim = _label_vectors if target == "ridge_label" else _mention_vectors

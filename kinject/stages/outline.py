@@ -23,7 +23,7 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.graph import GraphConfig
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.heads import Host, build_head, head_kind
+from kinject.models.heads import HostModel, build_head, head_kind
 from kinject.models.manifest import read_manifest
 from kinject.models.precision import activations
 from kinject.models.seams import Plugin
@@ -91,7 +91,7 @@ def outline(name: str, stages: Stages) -> Outline:
         shape = dataclasses.replace(shape, config=config)
     outputs = _outputs(task, shape)
 
-    def build() -> tuple[Host, Plugin | None]:
+    def build() -> tuple[HostModel, Plugin | None]:
         return _host(shape, task, outputs, activations(stage.fit.compute_dtype)), _plugin(
             stage, shape, knowledge.dim if knowledge else None, where, stages
         )
@@ -133,10 +133,10 @@ def _outputs(task: Task, shape: _HostShape) -> int | None:
     return task.num_labels if shape.labels is None else shape.labels
 
 
-def _host(shape: _HostShape, task: Task, outputs: int | None, dtype: Any) -> Host:
+def _host(shape: _HostShape, task: Task, outputs: int | None, dtype: Any) -> HostModel:
     options = {"dtype": dtype, "rngs": nnx.Rngs(0)}
     head = None if task.head is None else build_head(task.head, shape.config, outputs, **options)
-    host = Host(Encoder(shape.config, **options), head)
+    host = HostModel(Encoder(shape.config, **options), head)
     if shape.tuning is not None:
         attach(host, shape.tuning, options["rngs"])
     return host

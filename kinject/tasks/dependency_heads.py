@@ -30,7 +30,7 @@ from kinject.tasks.slots import entity_count
 if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
 
@@ -93,7 +93,7 @@ class DependencyHeads(Task):
 
     def outputs(
         self,
-        host: Host,
+        host: HostModel,
         plugin: Plugin | None,
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,

@@ -28,7 +28,7 @@ from kinject.tasks.slots import entity_count, first_span, slot_rows
 if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
 
@@ -97,7 +97,7 @@ class DescriptionMatching(Task):
 
     def outputs(
         self,
-        host: Host,
+        host: HostModel,
         plugin: Plugin | None,
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,
@@ -124,7 +124,7 @@ class DescriptionMatching(Task):
 
 
 def pooled(
-    host: Host,
+    host: HostModel,
     plugin: Plugin | None,
     batch: Mapping[str, jax.Array],
     key: jax.Array | None = None,

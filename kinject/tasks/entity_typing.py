@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
 
@@ -83,7 +83,7 @@ class EntityTyping(LabelledTask):
 
     def outputs(
         self,
-        host: Host,
+        host: HostModel,
         plugin: Plugin | None,
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
 EVALUATION_CLASSES = 1000  # the authors measure 200 episodes of 5 ways, 100 of 10: N * episodes is 1000
@@ -190,7 +190,7 @@ class FewShotRelations(Task):
 
     def outputs(
         self,
-        host: Host,
+        host: HostModel,
         plugin: Plugin | None,
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,
@@ -232,7 +232,7 @@ class PairScores(Task):
 
     def outputs(
         self,
-        host: Host,
+        host: HostModel,
         plugin: Plugin | None,
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from kinject.data.records import Mention, Record
     from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
 NO_CHOICE = -1e9  # the score of a choice that a record does not have
@@ -108,7 +108,7 @@ class MultipleChoice(Task):
 
     def outputs(
         self,
-        host: Host,
+        host: HostModel,
         plugin: Plugin | None,
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,

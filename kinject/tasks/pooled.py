@@ -19,12 +19,12 @@ from kinject.tasks.slots import entity_count, first_span
 if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
 
 def pooled_scores(
-    host: Host,
+    host: HostModel,
     plugin: Plugin | None,
     batch: Mapping[str, jax.Array],
     key: jax.Array | None = None,

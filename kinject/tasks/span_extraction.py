@@ -35,7 +35,7 @@ from kinject.tasks.slots import entity_count, slot_rows
 if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.heads import Host
+    from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
 NEVER = -1e9  # the score of a position that cannot be an answer's
@@ -147,7 +147,7 @@ class SpanExtraction(Task):
 
     def outputs(
         self,
-        host: Host,
+        host: HostModel,
         plugin: Plugin | None,
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,
