@@ -35,7 +35,7 @@ def start(processes: int, devices: int | None, arguments: list[str]) -> list[sub
         flags = [flag for flag in environment.get("XLA_FLAGS", "").split() if "device_count" not in flag]
         environment["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
         environment["JAX_PLATFORMS"] = "cpu"
-    command = [sys.executable, "-m", "kinject.cli.train", *arguments]
+    command = [sys.executable, "-m", "kinject.train", *arguments]
     if processes == 1:
         return [subprocess.Popen(command, env=environment, start_new_session=True)]
     cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]

@@ -117,7 +117,7 @@ def test_words_and_heads_stand_at_first_pieces(world):
 def test_sentences_that_do_not_fit_are_left_out_and_counted(world):
     values = [TREE, {"tokens": ["is"], "heads": [0]}, {"tokens": ["is", "\u200b\u00ad"], "heads": [0, 1]}]
     made = make_task("dependency_heads", positions=8).examples(parsed(*values), world.host.encoder(None), None)
-    assert made.size == 1 and made.made_of.tolist() == [1]
+    assert made.size == 1 and made.record_index.tolist() == [1]
     assert list(made.notes.values()) == [1, 1]
     with pytest.raises(InputError, match="no sentence fits into 8 pieces; raise positions"):
         make_task("dependency_heads", positions=8).examples(parsed(TREE), world.host.encoder(None), None)

@@ -262,7 +262,7 @@ CUDA = [plugin for plugin in PLUGINS if find_spec(plugin)]
 def test_a_step_compiles_for_devices_that_are_not_here(world, tmp_path, where):
     config = {"stages": {"mapper": plugin_stage(world, max_length=16)}}
     (tmp_path / "config.py").write_text(f"def get_config():\n    return {config!r}\n")
-    command = [sys.executable, "-m", "kinject.cli.train", "--config", tmp_path / "config.py", "--aot", where]
+    command = [sys.executable, "-m", "kinject.train", "--config", tmp_path / "config.py", "--aot", where]
     done = subprocess.run([*command, "--json", tmp_path / "found.json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "GFLOP" in done.stdout and "all-reduce" in done.stdout and "at best" in done.stdout

@@ -37,7 +37,7 @@ def refused(capsys, *arguments) -> str:
 
 
 def run_command(*arguments, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "kinject.cli.train", *map(str, arguments)]
+    command = [sys.executable, "-m", "kinject.train", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
 

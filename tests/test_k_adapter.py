@@ -217,7 +217,7 @@ def test_a_host_too_shallow_is_refused(encoder):
 
 
 def combination(parts, join="concat"):
-    made = KAdapterCombination.made_of(KAdapterCombination.Config(join=join), parts, hidden_size=D, rngs=nnx.Rngs(0))
+    made = KAdapterCombination.from_parts(KAdapterCombination.Config(join=join), parts, hidden_size=D, rngs=nnx.Rngs(0))
     return made
 
 
@@ -258,4 +258,4 @@ def test_a_combination_needs_adapters():
     with pytest.raises(InputError, match=r"parts\.2nd: cannot be a name here"):
         combination({"2nd": small()})
     with pytest.raises(InputError, match="parts: k_adapter is not made of other plugins: a; leave parts out"):
-        KAdapter.made_of(None, {"a": small()}, hidden_size=D, rngs=nnx.Rngs(0))
+        KAdapter.from_parts(None, {"a": small()}, hidden_size=D, rngs=nnx.Rngs(0))

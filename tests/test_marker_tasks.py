@@ -120,7 +120,7 @@ def test_only_so_many_negatives_train_and_all_are_measured(world):
     task = make_task("marker_relations", labels=RELATIONS, most_ignored=1)
     train = task.examples(parsed(*values), world.host.encoder(None), None, buckets=1)
     assert train.in_order("labels").tolist() == [1, 0, 1, 1, 1]
-    assert train.notes == {"dropped: more than 1 no_relation": 3} and train.made_of.tolist() == [0, 1, 2, 4, 6]
+    assert train.notes == {"dropped: more than 1 no_relation": 3} and train.record_index.tolist() == [0, 1, 2, 4, 6]
     assert task.for_evaluation().examples(parsed(*values), world.host.encoder(None), None).size == 8
     with pytest.raises(InputError, match=r"task_options\.most_ignored: is -1"):
         make_task("marker_relations", labels=RELATIONS, most_ignored=-1)

@@ -161,7 +161,7 @@ def test_the_loss_is_torchs_and_knows_no_padding(world):
     task = make_task("span_extraction", stride=4)
     host = load_host(world.folder / "raw", head="span", fresh_head=True, seed=2).host
     batch = world.batch(task, [asked(7), asked(3, answers=["far"])], max_length=16)
-    made_of = task.examples(parsed(asked(7), asked(3)), world.host.encoder(16), None).made_of
+    made_of = task.examples(parsed(asked(7), asked(3)), world.host.encoder(16), None).record_index
     assert sorted(made_of) == made_of.tolist() and set(made_of) == {0, 1} and len(made_of) > 2
     assert len(batch["labels"]) > 2 and (batch["labels"] == 0).all(1).any() and (batch["labels"] > 0).all(1).any()
     outputs = np.asarray(fast_jit(lambda batch: task.outputs(host, None, batch))(as_device(batch)))

@@ -61,7 +61,7 @@ def test_published_numbers_stand_beside_ours(config, world, tmp_path):
 def test_lines_for_a_scheduler_run_nothing(config, tmp_path, capsys):
     assert main(["--config", f"{config}:8", "--seeds", "3", "--workdir", str(tmp_path / "x"), "--lines"]) == 0
     words = shlex.split(capsys.readouterr().out)
-    assert words[:5] == ["python", "-m", "kinject.cli.train", "--config", f"{config}:8"]
+    assert words[:5] == ["python", "-m", "kinject.train", "--config", f"{config}:8"]
     assert "--config.seed=3" in words and not (tmp_path / "x").exists()
 
 

@@ -209,7 +209,7 @@ def test_lama_ranks_and_means(world, tmp_path):
             assert metrics[f"weighted_p_at_{most}"] == pytest.approx((found["better"] < most).mean())
         assert len({len(some) for some in by_relation.values()}) == 2  # else both means are the same
         examples = task.examples(parsed(*values), world.host.encoder(None), None)
-        notes, owners = examples.notes, range(20) if examples.made_of is None else examples.made_of
+        notes, owners = examples.notes, range(20) if examples.record_index is None else examples.record_index
         assert [values[i] for i in owners] == kept
         assert notes == ({} if len(kept) == 20 else {"dropped: the answer is no candidate of one piece": 4})
 

@@ -49,7 +49,7 @@ class SweepRun:
     def command(self) -> list[str]:
         """The arguments of Python that run it."""
         flags = [f"--config.seed={self.seed}", *(f"--config.{override}" for override in self.overrides)]
-        return ["-m", "kinject.cli.train", "--config", self.config, *flags, "--workdir", str(self.workdir)]
+        return ["-m", "kinject.train", "--config", self.config, *flags, "--workdir", str(self.workdir)]
 
     @property
     def results(self) -> Path:

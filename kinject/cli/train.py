@@ -83,7 +83,7 @@ def _main(argv: Sequence[str]) -> tuple[int, bool]:
         if arguments.aot is not None:
             compile_only(arguments, overrides)
         else:
-            run(arguments, overrides, command=shlex.join(["python", "-m", "kinject.cli.train", *argv]))
+            run(arguments, overrides, command=shlex.join(["python", "-m", "kinject.train", *argv]))
     except InputError as error:
         print(f"kinject: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT, True  # what is wrong with a config or a file is so for all

@@ -91,7 +91,7 @@ class Examples:
       parts: how an evaluation takes the examples apart; None = it computes them as they are.
       redraw: draws what is random in an example, such as which words are masked, from a seed a row.
       ordered: train in the given order, not in a shuffled one.
-      made_of: int [n], of which of the records each example was made; None = the i-th of the i-th, or of several.
+      record_index: int [n], of which of the records each example was made; None = the i-th of the i-th, or of several.
       notes: what became of the records, such as how many were dropped and why.
       references: what scoring reads beside predictions and no device sees, such as texts: one item an example, in the
         given order. `Task.score` finds it under its name.
@@ -103,7 +103,7 @@ class Examples:
     parts: Parts | None = None
     redraw: Redraw | None = None
     ordered: bool = False
-    made_of: np.ndarray | None = None
+    record_index: np.ndarray | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
     references: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 

@@ -66,8 +66,8 @@ def record_of(examples: Examples, records: Sequence[Record]) -> np.ndarray:
     Raises:
       InputError: it was made of several.
     """
-    if examples.made_of is not None:
-        return examples.made_of
+    if examples.record_index is not None:
+        return examples.record_index
     if examples.size != len(records):
         problem = f"it makes {examples.size} examples of {len(records)} records, several of which share one"
         raise InputError("task", problem, "use a method that reads slots, or a task with one record an example")

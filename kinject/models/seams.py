@@ -125,7 +125,7 @@ class Plugin(nnx.Module):
         return batch
 
     @classmethod
-    def made_of(
+    def from_parts(
         cls, config: Any, parts: Mapping[str, Plugin], *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs
     ) -> Plugin:
         """Makes one out of other plugins, by name, whose arrays it takes over.

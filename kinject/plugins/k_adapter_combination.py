@@ -58,7 +58,7 @@ class KAdapterCombination(Plugin):
         self.join = Join(self.config.join, len(members), hidden_size, rngs)
 
     @classmethod
-    def made_of(
+    def from_parts(
         cls, config: Any, parts: Mapping[str, Plugin], *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs
     ) -> KAdapterCombination:
         for name, part in parts.items():

@@ -182,7 +182,7 @@ class Engine:
             max_length=self.max_length,
             buckets=1,
         )
-        if made.made_of is not None and len(set(made.made_of.tolist())) < len(made.made_of):
+        if made.record_index is not None and len(set(made.record_index.tolist())) < len(made.record_index):
             raise InputError(type(task).__name__, "it makes several examples of a text", "such a task cannot be served")
         return attach_knowledge(made, arrangement.plugin, records, host, arrangement.knowledge)
 

@@ -154,7 +154,7 @@ def _plugin(
         return make_plugin(method, **sizes, where=f"{where}.method")
     cls, settings = read_method(method, f"{where}.method")
     made = {name: make_plugin(_stored_method(one, where, stages), **sizes) for name, one in parts.items()}
-    return cls.made_of(settings, made, **sizes, rngs=nnx.Rngs(0))
+    return cls.from_parts(settings, made, **sizes, rngs=nnx.Rngs(0))
 
 
 def _stored_method(reference: str, where: str, stages: Stages) -> dict[str, Any]:

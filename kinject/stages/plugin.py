@@ -193,7 +193,7 @@ class PluginStage(TrainingStage):
             ).plugin
             for name, reference in config.parts.items()
         }
-        return cls.made_of(settings, parts, **sizes, rngs=nnx.Rngs(self.seed))
+        return cls.from_parts(settings, parts, **sizes, rngs=nnx.Rngs(self.seed))
 
     def knowledge(self) -> KnowledgeBase | None:
         """The knowledge base, None where the method needs none."""

@@ -85,7 +85,7 @@ class DependencyHeads(Task):
         notes["left out: a word of which the tokenizer keeps nothing"] = empty
         kept = {id(record) for record, _ in pairs}
         owners = np.array([number for number, record in enumerate(records) if id(record) in kept])
-        return replace(made, notes={note: count for note, count in notes.items() if count}, made_of=owners)
+        return replace(made, notes={note: count for note, count in notes.items() if count}, record_index=owners)
 
     def batch_shapes(self, extent: Extent) -> Shapes:
         words = {name: extent.whole(extent.places) for name in ("positions", "labels")}

@@ -73,7 +73,7 @@ class DescriptionMatching(Task):
             }
 
         made = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
-        return replace(made, made_of=np.array(owners))
+        return replace(made, record_index=np.array(owners))
 
     def prepare(self, examples: Examples, records: Sequence[Record], host: Any, max_length: int | None) -> Examples:
         """Adds `targets` float32 [B, D]: what the frozen encoder makes of each description, computed once."""

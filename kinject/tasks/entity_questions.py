@@ -70,7 +70,7 @@ class EntityQuestions(Cloze):
             }
 
         made = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
-        return replace(made, notes=dict(dropped), made_of=np.array(numbers))
+        return replace(made, notes=dict(dropped), record_index=np.array(numbers))
 
     def _answerable(
         self, records: Sequence[Record], tokenizer: HostTokenizer

@@ -83,7 +83,7 @@ class Lama(Cloze):
         if len(kept) == len(records):
             return made
         dropped = {"dropped: the answer is no candidate of one piece": len(records) - len(kept)}
-        return replace(made, made_of=np.array(used), notes=dropped)
+        return replace(made, record_index=np.array(used), notes=dropped)
 
     def _find(self, tokenizer: HostTokenizer, words: list[str]) -> dict[str, int]:
         """The words that are one piece, and a candidate, with that piece's id."""

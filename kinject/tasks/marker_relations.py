@@ -71,7 +71,7 @@ class MarkerRelations(RelationClassification):
         if len(kept) == len(records):
             return made
         note = f"dropped: more than {self.most_ignored} {self.ignored}"
-        return replace(made, made_of=np.array(used), notes={note: len(records) - len(kept)})
+        return replace(made, record_index=np.array(used), notes={note: len(records) - len(kept)})
 
     def batch_shapes(self, extent: Extent) -> Shapes:
         return {**super().batch_shapes(extent), "positions": extent.whole(2)}

@@ -85,7 +85,9 @@ class MentionMaskedLM(MaskedPieces):
             spans = np.stack([first_span(one) for one in rows])
             return {**padded, "positions": positions, "labels": labels, "weights": weights, "mention_spans": spans}
 
-        return replace(make_examples([len(one) for one in encoded], arrays, buckets=buckets), made_of=np.array(owners))
+        return replace(
+            make_examples([len(one) for one in encoded], arrays, buckets=buckets), record_index=np.array(owners)
+        )
 
     def _encode(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, slots: bool

@@ -124,7 +124,7 @@ class SpanExtraction(Task):
             return {**padded, "answerable": answerable, "labels": wanted[index]}
 
         made = make_examples([len(one) for one, _ in windows], arrays, buckets=buckets)
-        return replace(made, made_of=np.array(owners), references={"windows": [window for _, window in windows]})
+        return replace(made, record_index=np.array(owners), references={"windows": [window for _, window in windows]})
 
     def _cut(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None
