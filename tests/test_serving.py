@@ -366,7 +366,7 @@ def test_every_task_with_labels(served, name):
         if name != "multiple_choice"
         else value["choices"]
     )
-    if task.several:
+    if task.multi_label:
         assert {label.label for label in one.labels} == {
             each for each, chosen in zip(names, found["chosen"][0], strict=True) if chosen
         }

@@ -189,7 +189,7 @@ class Engine:
     def labels(self, made: Mapping[str, np.ndarray], record: Record) -> Labels:
         """One row of an answer step -> its labels."""
         name, tokenizer = self.task.choice_name, self._hosts[""].tokenizer
-        if self.task.several:
+        if self.task.multi_label:
             order = np.argsort(-made["scores"], kind="stable")
             return tuple(
                 Label(name(int(i), record, tokenizer), float(made["scores"][i])) for i in order if made["chosen"][i]

@@ -35,14 +35,14 @@ class Programs:
     def answer(self, program: Program, top: int) -> Step:
         """(params, batch) -> {"scores", "numbers", "possible"}, each [B, (W,) top], best answers first.
 
-        Where the task is for several, "scores" and "chosen" [B, C] of all.
+        Where the task is multi-label, "scores" and "chosen" [B, C] of all.
         """
 
         def of(params: Flat, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             outputs = program.outputs(params, rows, None)
             raw = program.task.choices(outputs, rows)
             scores = probabilities(program.task, raw)
-            if program.task.several:
+            if program.task.multi_label:
                 return {"scores": scores, "chosen": program.task.predict(outputs, rows)["chosen"]}
             found, numbers = jax.lax.top_k(scores, min(top, scores.shape[-1]))
             possible = jnp.take_along_axis(raw, numbers, axis=-1) > POSSIBLE
@@ -97,7 +97,7 @@ class Programs:
 def probabilities(task: Task, raw: jax.Array) -> jax.Array:
     """Raw scores [..., C] -> 0 to 1, float32: each for itself where several may hold, else of one among all."""
     raw = raw.astype(jnp.float32)
-    return jax.nn.sigmoid(raw) if task.several else jax.nn.softmax(raw, axis=-1)
+    return jax.nn.sigmoid(raw) if task.multi_label else jax.nn.softmax(raw, axis=-1)
 
 
 def _of(scores: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:

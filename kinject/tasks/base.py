@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,14 +35,14 @@ class Task(ABC):
       required: record fields without which an example is an error.
       metric: the metric on which checkpoints are compared; larger is better.
       labels: names of the head's outputs, in their order; None for tasks whose outputs have no names.
-      several: whether an example may have several answers at once, each for itself (see `choices`).
+      multi_label: whether an example may have several answers at once, each for itself (see `choices`).
     """
 
     head: ClassVar[str | None]
     required: ClassVar[tuple[str, ...]] = ()
     metric: ClassVar[str] = "accuracy"
     labels: tuple[str, ...] | None = None
-    several: ClassVar[bool] = False
+    multi_label: ClassVar[bool] = False
 
     @property
     def num_labels(self) -> int | None:
@@ -143,7 +146,7 @@ class Task(ABC):
     def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         """The score of every possible answer before softmax: float32 [B, C], or [B, W, C] of each of W words.
 
-        Where the task is for `several`, each is before a sigmoid of its own, and `predict` says which are `chosen`.
+        Where the task is `multi_label`, each is before a sigmoid of its own, and `predict` says which are `chosen`.
         What cannot be an answer has a score of -1e9 or less.
 
         Raises:
@@ -183,11 +186,17 @@ def make_task(name: str, where: str = "task", **options: Any) -> Task:
     Raises:
       InputError: no such task, or options that it does not take.
     """
-    import kinject.tasks.registry  # noqa: F401  (its imports register the tasks that come along)
-
+    if name not in _TASKS:
+        _import_ours()
     if name not in _TASKS:
         raise InputError(where, f"there is no task {name!r}", did_you_mean(name, _TASKS))
     try:
         return _TASKS[name](**options)
     except TypeError as error:
         raise InputError(where, f"the task {name} refuses its options: {error}") from None
+
+
+def _import_ours() -> None:
+    """Imports the modules of this package, which registers the tasks in them."""
+    for module in pkgutil.iter_modules(sys.modules[__package__].__path__):
+        importlib.import_module(f"{__package__}.{module.name}")

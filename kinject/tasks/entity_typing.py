@@ -46,7 +46,7 @@ class EntityTyping(LabelledTask):
     head = "multi_label"
     required = ("labels",)
     metric = "f1"
-    several = True
+    multi_label = True
     needs_type = True
 
     def __init__(self, labels: str | Path | Sequence[str] | None = None, protocol: str = "kinject"):
