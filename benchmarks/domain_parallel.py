@@ -30,13 +30,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from kinject.inference.place import place_params
+from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
 from kinject.models.precision import Precision
 from kinject.models.shapes import SHAPES
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.domains import initial_states, make_domains_step, stack_plugins

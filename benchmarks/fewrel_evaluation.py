@@ -35,8 +35,7 @@ from kinject.data.records import Record, parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.inference.compiled import split_cpu
 from kinject.inference.evaluation import evaluate
-from kinject.inference.mesh import Placement
-from kinject.inference.place import place_params
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import make_evaluation_step, split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel

@@ -31,12 +31,11 @@ from kinject.data.records import Record, parse_record
 from kinject.inference.compiled import cores
 from kinject.inference.examples import attach_knowledge, task_examples
 from kinject.inference.host import HostBundle, open_host
-from kinject.inference.mesh import Placement
-from kinject.inference.place import place_params
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import split_program
 from kinject.models.saving import save_host
 from kinject.models.seams import Plugin
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.malloc_tuning import keep_heap
 from kinject.training.optimizer import OptimizerConfig, make_optimizer

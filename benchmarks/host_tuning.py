@@ -36,7 +36,7 @@ from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
 from kinject.inference.compiled import cores
 from kinject.inference.host import open_host
-from kinject.inference.place import place_params
+from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
 from kinject.models.heads import HostModel
 from kinject.models.saving import save_host

@@ -23,11 +23,11 @@ import numpy as np
 from made_up import random_host
 from rows import row, write
 
-from kinject.inference.place import place_params
+from kinject.inference.mesh import place_params
 from kinject.inference.program import Program, make_evaluation_step, split_program
 from kinject.models.precision import Precision
 from kinject.models.shapes import SHAPES
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.ahead import cost_of

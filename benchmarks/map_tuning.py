@@ -53,15 +53,14 @@ from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.inference.compiled import cores, split_cpu
-from kinject.inference.mesh import Placement
-from kinject.inference.place import place_params
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.config import EncoderConfig
 from kinject.models.precision import activations
 from kinject.models.pretrained import load_host
 from kinject.models.saving import save_host
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.malloc_tuning import keep_heap
 from kinject.training.optimizer import OptimizerConfig, make_optimizer

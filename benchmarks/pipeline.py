@@ -38,8 +38,7 @@ from kinject.data.encode import EntityEncoder, Passage, rows_with_vector
 from kinject.data.records import Mention
 from kinject.data.sources.package_data import package_file
 from kinject.data.tokenizer import load_tokenizer
-from kinject.inference.mesh import Placement
-from kinject.inference.place import place_params
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.linking import AliasLinker

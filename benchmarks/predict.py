@@ -45,7 +45,8 @@ from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
 from kinject.models.saving import save_host
-from kinject.plugins.store import make_plugin, save_plugin
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import save_plugin
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "."]
 WORDS, ENTITIES, DIM, LABELS = 28_000, 1_000, 128, ["no", "yes"]

@@ -168,7 +168,8 @@ def serving(folder: Path, repeats: int) -> Iterator[dict[str, Any]]:
     import kinject
     from kinject.inference.host import knowledge_identity, open_host
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.plugins.store import make_plugin, save_plugin
+    from kinject.plugins.base import make_plugin
+    from kinject.plugins.store import save_plugin
 
     base = KnowledgeBase.open(folder / "knowledge")
     about = {"host": open_host(folder / "host").identity, "knowledge": knowledge_identity(base)}

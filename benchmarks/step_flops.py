@@ -21,7 +21,7 @@ from kinject.inference.program import split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.optimizer import OptimizerConfig, make_optimizer
 from kinject.training.partition import label_parameters, split

@@ -23,8 +23,7 @@ import numpy as np
 from domain_parallel import DIM, LENGTH, Bench
 
 from kinject.data.pipeline import Examples, Feed
-from kinject.inference.mesh import Placement
-from kinject.inference.place import place_params
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.vectors import TABLE, load_table
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.training.partition import split

@@ -25,7 +25,7 @@ from kinject.inference.program import split_program
 from kinject.inference.vectors import load_table
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.tuning import attach, make_tuning, rules_for
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.training.config import FitConfig

@@ -11,7 +11,8 @@ from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.memory.store import Passage, build_memory
 from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
-from kinject.plugins.store import NO_KNOWLEDGE, load_plugin, make_plugin, save_plugin
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import NO_KNOWLEDGE, load_plugin, save_plugin
 
 PLUGLM = {"name": "pluglm", "layers": [0], "heads": 2, "key_size": 8, "top_k": 2, "query_from": "embeddings"}
 MORE = ["@", "Q", "A", ":", "near"]

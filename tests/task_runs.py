@@ -20,11 +20,12 @@ from kinject.data.records import parse_record
 from kinject.datasets.prepare import prepare
 from kinject.inference.evaluation import evaluate
 from kinject.inference.host import knowledge_identity, open_host
-from kinject.inference.place import place_params
+from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.pretrained import load_host
-from kinject.plugins.store import load_plugin, make_plugin, save_plugin
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import load_plugin, save_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
 from kinject.training.optimizer import OptimizerConfig, make_optimizer

@@ -15,7 +15,8 @@ from kinject.inference.host import knowledge_identity, open_host
 from kinject.inference.mesh import Placement
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
-from kinject.plugins.store import make_plugin, save_plugin
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import save_plugin
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
 from kinject.stages.initialise import initialise
 from kinject.tasks.base import make_task

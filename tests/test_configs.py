@@ -26,7 +26,7 @@ from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
 from kinject.models.tuning import attach, make_tuning, rules_for
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.stages.experiment import STAGES, Experiment
 from kinject.tasks.base import make_task
 from kinject.training.partition import TRAIN, label_parameters

@@ -31,7 +31,7 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
 from kinject.models.precision import held
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent

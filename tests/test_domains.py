@@ -10,10 +10,10 @@ from tiny_world import as_device, question, same_bits, write_base, write_records
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
 from kinject.inference.host import open_host
-from kinject.inference.place import place_params
+from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.domains import (
     DomainFeeds,

@@ -17,7 +17,8 @@ from kinject.data.encode import Mention, Passage, rows_with_vector
 from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.forward import logits
-from kinject.plugins.store import load_plugin, make_plugin, save_plugin
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import load_plugin, save_plugin
 
 DOCS = Path(__file__).parent.parent / "docs" / "serving.md"
 

@@ -17,12 +17,11 @@ from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate
 from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
-from kinject.inference.micro_batches import portion_count
-from kinject.inference.program import make_evaluation_step, split_program
+from kinject.inference.program import make_evaluation_step, portion_count, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.fingerprint import fingerprint
 from kinject.models.precision import activations
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.training.config import FitConfig

@@ -16,8 +16,7 @@ import kinject
 from kinject.cli.parser import PRECISIONS
 from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate
-from kinject.inference.mesh import MeshConfig, Placement
-from kinject.inference.place import place_params
+from kinject.inference.mesh import MeshConfig, Placement, place_params
 from kinject.inference.program import split_program
 from kinject.models import int8
 from kinject.models.fingerprint import fingerprint

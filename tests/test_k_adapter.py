@@ -9,9 +9,9 @@ from tiny import fast_jit, random_host, tiny_batch, tiny_config
 from tiny_world import same_bits
 
 from kinject.errors import InputError
+from kinject.plugins.base import make_plugin
 from kinject.plugins.k_adapter import KAdapter, spread
 from kinject.plugins.k_adapter_combination import KAdapterCombination
-from kinject.plugins.store import make_plugin
 from kinject.tree import flatten
 
 SMALL = {"name": "k_adapter", "width": 12, "heads": 3, "feed_forward": 20, "depth": 1}

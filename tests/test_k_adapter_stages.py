@@ -15,8 +15,7 @@ from task_runs import TaskWorld
 from tiny_world import run_experiment, sentence, write_base, write_host, write_records
 
 from kinject.errors import InputError
-from kinject.inference.heads import task_of
-from kinject.inference.host import open_host
+from kinject.inference.host import open_host, task_of
 from kinject.inference.processes import Preempted
 from kinject.plugins.store import load_plugin, read_head
 from kinject.training.loop import Fit

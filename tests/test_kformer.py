@@ -33,8 +33,9 @@ from kinject.inference.examples import attach_knowledge, task_examples
 from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.forward import encode, encode_prefix, logits
+from kinject.plugins.base import make_plugin
 from kinject.plugins.kformer import Kformer
-from kinject.plugins.store import load_plugin, make_plugin, save_plugin
+from kinject.plugins.store import load_plugin, save_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.training.prefix import stops_at_seam

@@ -13,8 +13,9 @@ from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate
 from kinject.inference.host import knowledge_identity
 from kinject.inference.program import split_program
+from kinject.plugins.base import make_plugin
 from kinject.plugins.map_tuning import MapTuning
-from kinject.plugins.store import make_plugin, save_plugin
+from kinject.plugins.store import save_plugin
 from kinject.tasks.few_shot_relations import FewShotRelations
 from kinject.tasks.leaderboard import write_predictions
 

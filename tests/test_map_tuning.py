@@ -20,9 +20,9 @@ from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.forward import logits
-from kinject.plugins.ridge import fit_ridge
-from kinject.plugins.store import make_plugin
-from kinject.plugins.thunlp import load_released_affine, read_released_affine
+from kinject.plugins.base import make_plugin
+from kinject.plugins.map_files import load_released_affine, read_released_affine
+from kinject.plugins.map_tuning import fit_ridge
 from kinject.stages.comparison import Comparison
 from kinject.stages.initialise import initialise
 from kinject.tasks.base import make_task

@@ -25,7 +25,8 @@ from kinject.inference.passages import (
 )
 from kinject.knowledge.base import write_knowledge
 from kinject.memory.store import Passage, PassageMemory, build_memory
-from kinject.plugins.store import HostIdentity, load_plugin, make_plugin
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import HostIdentity, load_plugin
 from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
 

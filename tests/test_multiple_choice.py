@@ -13,7 +13,7 @@ from kinject.errors import InputError
 from kinject.inference.program import split_program
 from kinject.models.forward import logits
 from kinject.models.pretrained import load_host
-from kinject.plugins.store import make_plugin
+from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.multiple_choice import choice_facts, single_separators
 from kinject.training.prefix import attach_prefix

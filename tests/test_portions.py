@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kinject.inference.micro_batches import accumulate_microbatches, map_microbatches, portion_count
+from kinject.inference.program import accumulate_microbatches, map_microbatches, portion_count
 
 
 def batch_of(rows, length=8):

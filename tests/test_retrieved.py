@@ -17,7 +17,7 @@ from kinject.errors import InputError
 from kinject.inference.examples import attach_knowledge, task_examples
 from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
-from kinject.plugins.store import make_plugin, method_without_parameters
+from kinject.plugins.base import make_plugin, method_without_parameters
 from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
 

@@ -15,14 +15,13 @@ from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate
-from kinject.inference.heads import trained_head
-from kinject.inference.host import knowledge_identity, open_host
+from kinject.inference.host import knowledge_identity, open_host, trained_head
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Span
 from kinject.plugins.store import load_plugin, save_plugin
 from kinject.serving import Refused
-from kinject.serving.batches import ladder
+from kinject.serving.programs import ladder
 from kinject.serving.routing import JoinedKnowledge
 from kinject.tasks.base import make_task
 

@@ -15,15 +15,8 @@ import pytest
 from flax import nnx
 
 from kinject.errors import InputError
-from kinject.plugins.store import (
-    HostIdentity,
-    TrainedHead,
-    hash_files,
-    load_plugin,
-    make_plugin,
-    read_head,
-    save_plugin,
-)
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import HostIdentity, TrainedHead, hash_files, load_plugin, read_head, save_plugin
 from kinject.tree import flatten
 
 HIDDEN, DIM = 16, 8

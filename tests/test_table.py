@@ -11,7 +11,7 @@ from flax import nnx
 from tiny import random_host, tiny_batch, tiny_config
 
 from kinject.errors import InputError
-from kinject.inference.place import place_params
+from kinject.inference.mesh import place_params
 from kinject.inference.program import make_evaluation_step, split_program
 from kinject.models.seams import Plugin, Table, table_paths
 from kinject.plugins.base import register

@@ -29,7 +29,8 @@ from kinject.inference.host import open_host
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.forward import logits
-from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin
+from kinject.plugins.base import make_plugin
+from kinject.plugins.store import StoredPlugin, load_plugin
 from kinject.stages.plugin import take_over
 from kinject.tasks.base import make_task
 

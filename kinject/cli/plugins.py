@@ -135,8 +135,7 @@ def about(folder: Path) -> dict[str, Any]:
 
 def show_one(arguments: argparse.Namespace) -> None:
     """Prints a plugin's card, or its whole manifest."""
-    from kinject.plugins.card import card
-    from kinject.plugins.store import read_manifest
+    from kinject.plugins.store import card, read_manifest
 
     manifest = read_manifest(arguments.folder)
     print(json.dumps(manifest, indent=2, ensure_ascii=False) if arguments.json else card(manifest), end="\n")
@@ -167,8 +166,8 @@ def verify(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """Writes a map as one file, and prints its name."""
+    from kinject.plugins.map_files import export_map
     from kinject.plugins.store import load_plugin
-    from kinject.serving.export import export_map
 
     print(export_map(load_plugin(arguments.folder), arguments.safetensors))
 

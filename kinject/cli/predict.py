@@ -160,7 +160,7 @@ def plug(host: Host, arguments: argparse.Namespace) -> Linker | None:
     """
     from kinject.knowledge.base import KnowledgeBase
     from kinject.serving import Plugin
-    from kinject.serving.pairing import pair
+    from kinject.serving.plugin import pair
 
     bases = [KnowledgeBase.open(folder) for folder in arguments.knowledge]
     plugins = [Plugin.load(folder) for folder in arguments.plugin]

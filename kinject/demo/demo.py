@@ -13,7 +13,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import AliasLinker
 from kinject.serving import Host, Plugin, Prediction, Refused
-from kinject.serving.pairing import pair
+from kinject.serving.plugin import pair
 from kinject.tasks.token_classification import TokenClassification
 
 EXAMPLES_A_FILE = 4

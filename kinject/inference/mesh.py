@@ -2,24 +2,27 @@
 
 Everything is `jax.jit` with `NamedSharding`s over Auto axes: arrays are placed by the rules below and XLA puts in the
 collectives. One axis is the special case of two, several processes are that of one, and a single device is placed
-plainly, without a mesh.
+plainly, without a mesh. `place_params` also says in which dtype parameters are held.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from pydantic import Field
 
 from kinject.config import Section
 from kinject.errors import InputError
+from kinject.models.precision import Precision, held
+from kinject.tree import Flat
 
 DATA, MODEL = "data", "model"
 
@@ -245,3 +248,31 @@ def fetch(tree: Any) -> Any:
     if split:
         tree = jax.jit(lambda tree: tree, out_shardings=NamedSharding(split[0].sharding.mesh, PartitionSpec()))(tree)
     return jax.device_get(tree)
+
+
+def place_params(
+    train: Flat,
+    frozen: Flat,
+    precision: Precision,
+    place: Placement | None = None,
+    tables: Collection[str] = (),
+) -> tuple[Flat, Flat]:
+    """Puts parameters where they live: trainable ones in float32, frozen ones as the precision says, once.
+
+    Tables keep the dtype that they have. The trainable leaves are copied: the train step donates its buffers, and the
+    caller's arrays must survive that.
+
+    Raises:
+      InputError: the library of a precision is not installed.
+    """
+    place = place or Placement.single()
+
+    def kept(path: str, leaf: Any) -> Any:
+        made = jnp.asarray(leaf) if path in tables else held(precision, path, leaf)
+        return jax.tree.map(lambda part: put(part, place.parameter(path, part.shape, frozen=True)), made)
+
+    moving = {
+        path: put(jnp.array(leaf, jnp.float32, copy=True), place.parameter(path, leaf.shape, frozen=False))
+        for path, leaf in train.items()
+    }
+    return moving, {path: kept(path, leaf) for path, leaf in frozen.items()}

@@ -5,14 +5,14 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "base": ["Plugin", "Table", "plugin_class", "plugin_names", "register"],
+        "base": ["Plugin", "Table", "make_plugin", "plugin_class", "plugin_names", "register"],
         "map_tuning": ["MapTuning"],
         "kformer": ["Kformer"],
         "k_adapter": ["KAdapter"],
         "k_adapter_combination": ["KAdapterCombination"],
         "pluglm": ["PlugLM"],
         "retrieved_text": ["RetrievedText"],
-        "store": ["HostIdentity", "StoredPlugin", "load_plugin", "make_plugin", "save_plugin"],
-        "thunlp": ["load_released_affine"],
+        "store": ["HostIdentity", "StoredPlugin", "load_plugin", "save_plugin"],
+        "map_files": ["load_released_affine"],
     },
 )

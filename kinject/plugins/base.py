@@ -1,4 +1,4 @@
-"""The three seams a knowledge plugin may touch, each the identity, and the names plugins are found by.
+"""Registered plugins: the names by which methods are found, and plugins made from settings.
 
 A plugin is one file in this folder, called like the plugin, whose class is decorated with `@register(name)`. A third
 party's plugin lives in its own distribution, which declares the entry point group `kinject.plugins`
@@ -11,19 +11,29 @@ import dataclasses
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
+import jax
+from flax import nnx
+
+from kinject.config import build_dataclass
 from kinject.errors import InputError, did_you_mean
-from kinject.models.seams import Plugin, Table  # noqa: F401  # Table is public here
+from kinject.models.seams import Plugin, Table
 
-if TYPE_CHECKING:
-    pass
+__all__ = [
+    "Plugin",
+    "Table",
+    "make_plugin",
+    "method_without_parameters",
+    "plugin_class",
+    "plugin_names",
+    "read_method",
+    "register",
+]
 
 ENTRY_POINT_GROUP = "kinject.plugins"
-
-
 _REGISTERED: dict[str, type[Plugin]] = {}
 P = TypeVar("P", bound=type[Plugin])
 
@@ -77,3 +87,44 @@ def _package() -> str:
 
 def _our_modules() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(sys.modules[_package()].__path__)]
+
+
+def make_plugin(
+    settings: Mapping[str, Any], *, hidden_size: int, knowledge_dim: int, seed: int = 0, where: str = "method"
+) -> Plugin:
+    """Makes a fresh plugin from `{"name": registered name, **fields of its Config}`.
+
+    Raises:
+      InputError: an unknown method, an unknown field, or a value of the wrong type.
+    """
+    cls, config = read_method(settings, where)
+    return cls(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, rngs=nnx.Rngs(seed))
+
+
+def method_without_parameters(settings: Mapping[str, Any], *, hidden_size: int, where: str) -> Plugin:
+    """Makes a plugin that nothing trains, from its settings alone: there is no folder to keep it in.
+
+    Raises:
+      InputError: as `make_plugin`; a method that has parameters.
+    """
+    plugin = make_plugin(settings, hidden_size=hidden_size, knowledge_dim=1, where=where)  # a map of 0 numbers is none
+    if jax.tree.leaves(nnx.state(plugin, nnx.Param)):
+        raise InputError(where, f"{plugin.name} has parameters", "train it in a stage plugin, and name its folder")
+    return plugin
+
+
+def read_method(settings: Mapping[str, Any], where: str = "method") -> tuple[type[Plugin], Any]:
+    """The class and the checked Config of `{"name": registered name, **fields of its Config}`.
+
+    Raises:
+      InputError: as `make_plugin`.
+    """
+    settings = dict(settings)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise InputError(f"{where}.name", "it is missing", "name a method, such as map_tuning")
+    try:
+        cls = plugin_class(name)
+    except InputError as error:
+        raise InputError(f"{where}.name", str(error)) from None
+    return cls, build_dataclass(cls.Config, settings, where)

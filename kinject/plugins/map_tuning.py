@@ -2,7 +2,8 @@
 
 Zhang et al., "Plug-and-Play Knowledge Injection for Pre-trained Language Models", ACL 2023, section 3. An entity vector
 e [k] becomes W e + b [d] and occupies one token slot of its own, before the mention: `[ENTITY] / mention`. It stands
-in for the word embedding only; position, type and LayerNorm follow as for any token.
+in for the word embedding only; position, type and LayerNorm follow as for any token. The map may start in closed form:
+Poerner et al., "E-BERT", section 3.1, align vectors with word embeddings by least squares (`fit_ridge`).
 
 Seam: input embeddings. Trained: the map, k * d + d parameters for the affine one. Needs of the knowledge base: one
 vector an entity.
@@ -16,8 +17,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from kinject.errors import InputError
 from kinject.models.kernels.activations import ACTIVATIONS
 from kinject.models.kernels.dropout import Dropout
 from kinject.models.seams import Plugin
@@ -107,3 +110,29 @@ class MapTuning(Plugin):
         slot = batch["entity_slot"]
         here = jnp.take_along_axis(mapped, jnp.maximum(slot, 0)[:, :, None], axis=1)
         return jnp.where((slot >= 0)[:, :, None], here.astype(embeddings.dtype), embeddings)
+
+
+def fit_ridge(vectors: np.ndarray, targets: np.ndarray, penalty: float = 0.1) -> tuple[jnp.ndarray, jnp.ndarray]:
+    """Solves min ||X W + b - Y||^2 + penalty * n * ||W||^2 over centred data, in float64.
+
+    The penalty matters where there are fewer pairs than would determine the map.
+
+    Args:
+      vectors: X [n, k].
+      targets: Y [n, D].
+      penalty: multiplies the number of pairs n.
+
+    Returns:
+      (kernel float32 [k, D], bias float32 [D]).
+
+    Raises:
+      InputError: fewer than two pairs.
+    """
+    if len(vectors) < 2:
+        raise InputError("initialise", f"ridge regression needs at least 2 pairs, there are {len(vectors)}")
+    x, y = np.asarray(vectors, np.float64), np.asarray(targets, np.float64)
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    centred = x - x_mean
+    gram = centred.T @ centred + penalty * len(x) * np.eye(x.shape[1])
+    kernel = np.linalg.solve(gram, centred.T @ (y - y_mean))
+    return jnp.asarray(kernel, jnp.float32), jnp.asarray(y_mean - x_mean @ kernel, jnp.float32)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -22,12 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kinject.config import build_dataclass
 from kinject.errors import InputError, first_line
 from kinject.json_file import read_object
 from kinject.models.seams import Plugin
-from kinject.plugins.base import plugin_class
-from kinject.plugins.card import card
+from kinject.plugins.base import make_plugin
 from kinject.tree import flatten, unflatten
 
 FORMAT_VERSION, WITH_HEAD = 1, 2  # a folder without a head is what version 1 always was
@@ -89,47 +88,6 @@ class TrainedHead:
 
     facts: Mapping[str, Any]
     params: Mapping[str, np.ndarray]
-
-
-def make_plugin(
-    settings: Mapping[str, Any], *, hidden_size: int, knowledge_dim: int, seed: int = 0, where: str = "method"
-) -> Plugin:
-    """Makes a fresh plugin from `{"name": registered name, **fields of its Config}`.
-
-    Raises:
-      InputError: an unknown method, an unknown field, or a value of the wrong type.
-    """
-    cls, config = read_method(settings, where)
-    return cls(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, rngs=nnx.Rngs(seed))
-
-
-def method_without_parameters(settings: Mapping[str, Any], *, hidden_size: int, where: str) -> Plugin:
-    """Makes a plugin that nothing trains, from its settings alone: there is no folder to keep it in.
-
-    Raises:
-      InputError: as `make_plugin`; a method that has parameters.
-    """
-    plugin = make_plugin(settings, hidden_size=hidden_size, knowledge_dim=1, where=where)  # a map of 0 numbers is none
-    if jax.tree.leaves(nnx.state(plugin, nnx.Param)):
-        raise InputError(where, f"{plugin.name} has parameters", "train it in a stage plugin, and name its folder")
-    return plugin
-
-
-def read_method(settings: Mapping[str, Any], where: str = "method") -> tuple[type[Plugin], Any]:
-    """The class and the checked Config of `{"name": registered name, **fields of its Config}`.
-
-    Raises:
-      InputError: as `make_plugin`.
-    """
-    settings = dict(settings)
-    name = settings.pop("name", None)
-    if not isinstance(name, str):
-        raise InputError(f"{where}.name", "it is missing", "name a method, such as map_tuning")
-    try:
-        cls = plugin_class(name)
-    except InputError as error:
-        raise InputError(f"{where}.name", str(error)) from None
-    return cls, build_dataclass(cls.Config, settings, where)
 
 
 def library_versions() -> dict[str, str]:
@@ -359,3 +317,41 @@ def check_fits(
                 f"this one is {knowledge['fingerprint'][:19]}…",
                 "vectors of another embedding space mean nothing to it: train a plugin for this knowledge base",
             )
+
+
+def card(manifest: Mapping[str, Any]) -> str:
+    """The plugin's README: what it is, what it fits, what it was trained on, how it did, under which licence."""
+    knowledge, host, config = manifest["knowledge"], manifest["host"], manifest.get("config", {})
+    size = sum(math.prod(leaf["shape"]) for leaf in manifest["parameters"].values())
+    metrics = "\n".join(f"| {name} | {value:.4g} |" for name, value in manifest["metrics"].items())
+    source = f" Source: {knowledge['source']}." if knowledge.get("source") else ""
+    made_with = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
+    return (
+        f"# Knowledge plugin: {knowledge.get('name', 'unnamed')}\n\n"
+        f"Method `{manifest['method']}`, {size:,} parameters, for a host with hidden size {manifest['hidden_size']} "
+        f"and entity vectors of {manifest['knowledge_dim']} numbers.\n\n"
+        f"- Host encoder: `{host['encoder_fingerprint']}`\n"
+        f"- Knowledge base: {knowledge.get('name')} (`{knowledge.get('fingerprint')}`), "
+        f"{knowledge.get('count', 0):,} entities.{source}\n"
+        f"- Licence of the knowledge: {knowledge.get('license') or 'not stated'}\n"
+        f"- Trained on: {_data_line(config)}\n"
+        f"- Made with: {made_with}\n\n"
+        f"| metric in training | value |\n|---|---|\n{metrics}\n\n"
+        f"{_head_line(manifest)}The plugin holds no entity vectors: it needs the knowledge base named above.\n"
+    )
+
+
+def _data_line(config: Mapping[str, Any]) -> str:
+    """The data and the task, as the config named them; `@` is what another stage of its run made."""
+    data = [f"`{one}`" for one in config.get("data", ())]
+    if not data:
+        return "not stated"
+    return ", ".join(data) + (f", for the task `{config['task']}`" if config.get("task") else "")
+
+
+def _head_line(manifest: Mapping[str, Any]) -> str:
+    head = manifest.get("head")
+    if head is None:
+        return ""
+    outputs = f" of {head['num_labels']} outputs" if head.get("num_labels") else ""
+    return f"The `{head['kind']}` head{outputs} that was trained with it, for `{head['task']}`, is in `head/`. "

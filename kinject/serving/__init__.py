@@ -8,10 +8,10 @@ with host.unplugged():
     print(next(host.predict("the otter is a kind of [MASK] .")).label)
 """
 
-from kinject.serving.answers import Contribution, Explanation, Label, Linked, Prediction, Refused
-from kinject.serving.export import export_map
+from kinject.plugins.map_files import export_map
 from kinject.serving.host import Host
 from kinject.serving.plugin import Plugin
+from kinject.serving.questions import Contribution, Explanation, Label, Linked, Prediction, Refused
 
 __all__ = [
     "Contribution",

@@ -19,17 +19,14 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.inference.examples import attach_knowledge, record_of, task_examples
 from kinject.inference.host import HostBundle
-from kinject.inference.mesh import Placement
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.passages import tagged
-from kinject.inference.place import place_params
 from kinject.inference.program import Program, plugged_in, split_program
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
-from kinject.serving.answers import Label, Labels, Linked, Prediction, Refused
-from kinject.serving.batches import Shapes
 from kinject.serving.plugin import ActivePlugins
-from kinject.serving.programs import EXPLAINED, Programs, Step
-from kinject.serving.questions import Question
+from kinject.serving.programs import EXPLAINED, Programs, Shapes, Step
+from kinject.serving.questions import Label, Labels, Linked, Prediction, Question, Refused
 from kinject.tasks.base import Task
 from kinject.tree import Flat
 

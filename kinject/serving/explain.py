@@ -19,8 +19,8 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.inference.passages import make_readings, passages_used
 from kinject.plugins.pluglm import PlugLM
-from kinject.serving.answers import Contribution, Explanation
 from kinject.serving.plugin import ActivePlugins
+from kinject.serving.questions import Contribution, Explanation
 from kinject.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:

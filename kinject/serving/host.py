@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 from kinject.data.records import Record
 from kinject.errors import InputError, did_you_mean
-from kinject.inference.heads import task_of, with_head
-from kinject.inference.host import HostBundle, open_host
+from kinject.inference.host import HostBundle, open_host, task_of, with_head
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
@@ -20,10 +19,9 @@ from kinject.models.int8 import check_installed
 from kinject.models.manifest import NO_HEAD, read_json
 from kinject.models.precision import Precision, activations
 from kinject.plugins.store import check_fits, read_head
-from kinject.serving.answers import Prediction, Refused
 from kinject.serving.engine import Engine
 from kinject.serving.plugin import ActivePlugins, Plugged, Plugin, fit
-from kinject.serving.questions import Question, questions
+from kinject.serving.questions import Prediction, Question, Refused, questions
 from kinject.tasks.base import Task, make_task
 
 Folder = str | os.PathLike[str]

@@ -21,7 +21,8 @@ from kinject.inference.host import HostBundle, knowledge_identity
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.seams import Plugin
-from kinject.plugins.store import load_plugin, method_without_parameters, read_method
+from kinject.plugins.base import method_without_parameters, read_method
+from kinject.plugins.store import load_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 

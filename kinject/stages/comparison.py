@@ -16,10 +16,8 @@ from kinject.data.records import Record
 from kinject.data.retrieved import mean_length
 from kinject.inference.evaluation import evaluate, step_feed
 from kinject.inference.examples import attach_knowledge, derangement, record_of, task_examples
-from kinject.inference.heads import with_head
-from kinject.inference.host import HostBundle, open_host
-from kinject.inference.mesh import Placement
-from kinject.inference.place import place_params
+from kinject.inference.host import HostBundle, open_host, with_head
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import Program, make_evaluation_step, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, activations

@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
-from kinject.inference.heads import task_of
-from kinject.inference.host import knowledge_identity
+from kinject.inference.host import knowledge_identity, task_of
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.int8 import check_installed
 from kinject.models.precision import Precision

@@ -1,4 +1,4 @@
-"""Starts of a mapping network: drawn, or in closed form from the training examples (plugins/ridge.py says why)."""
+"""Starts of a mapping network: drawn, or in closed form from the training examples (plugins/map_tuning.py says why)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from kinject.data.pipeline import Batch, Feed
 from kinject.errors import InputError, did_you_mean
 from kinject.models.heads import HostModel
 from kinject.models.seams import Plugin
-from kinject.plugins.map_tuning import MapTuning
-from kinject.plugins.ridge import fit_ridge
+from kinject.plugins.map_tuning import MapTuning, fit_ridge
 
 DRAWN, FITTED = ("zero", "normal"), ("ridge_label", "ridge_mention")
 DEVIATION = 0.02  # of "normal": what BERT's own weights are drawn with

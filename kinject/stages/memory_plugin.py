@@ -25,8 +25,9 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import BATCH, Passage, PassageMemory, build_memory
 from kinject.models.precision import activations
 from kinject.models.saving import save_host
+from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.pluglm import PlugLM
-from kinject.plugins.store import load_plugin, make_plugin, read_method, save_plugin
+from kinject.plugins.store import load_plugin, save_plugin
 from kinject.stages.base import Stage, StageConfig
 from kinject.stages.plugin import take_over
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take

@@ -31,7 +31,7 @@ from kinject.models.shapes import SHAPE_MARK, encoder_shape
 from kinject.models.tuning import attach, make_tuning, rules_for
 from kinject.models.tuning_base import Tuning
 from kinject.models.tuning_file import saved_tuning
-from kinject.plugins.store import make_plugin, read_method
+from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.store import read_manifest as read_plugin_manifest
 from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, StageConfig
 from kinject.stages.host import HostConfig

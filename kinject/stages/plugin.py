@@ -18,8 +18,7 @@ from pydantic import Field
 
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
-from kinject.inference.heads import as_it_is, trained_head
-from kinject.inference.host import HostBundle, knowledge_identity, open_host
+from kinject.inference.host import HostBundle, as_it_is, knowledge_identity, open_host, trained_head
 from kinject.inference.processes import on_first
 from kinject.inference.vectors import Choice, Table, TableShape, Where, check_read, choose, device_memory, load_table
 from kinject.knowledge.base import KnowledgeBase
@@ -27,8 +26,9 @@ from kinject.models.precision import activations
 from kinject.models.saving import save_host
 from kinject.models.seams import Plugin
 from kinject.models.tuning import make_tuning
-from kinject.plugins.store import StoredPlugin, load_plugin, make_plugin, read_method, save_plugin
-from kinject.plugins.thunlp import load_released_affine
+from kinject.plugins.base import make_plugin, read_method
+from kinject.plugins.map_files import load_released_affine
+from kinject.plugins.store import StoredPlugin, load_plugin, save_plugin
 from kinject.stages.initialise import initialise, is_start
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
 from kinject.tasks.base import Task, make_task

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kinject.config import Section
-from kinject.inference.micro_batches import MicroBatch
+from kinject.inference.program import MicroBatch
 from kinject.models.precision import Precision
 from kinject.training.optimizer import OptimizerConfig
 from kinject.training.profiling import ProfileConfig

@@ -17,8 +17,7 @@ import optax
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate
-from kinject.inference.mesh import Placement, fetch
-from kinject.inference.place import place_params
+from kinject.inference.mesh import Placement, fetch, place_params
 from kinject.inference.processes import Preempted, alone, first, share
 from kinject.inference.program import Program, make_evaluation_step
 from kinject.inference.vectors import TABLE, Table

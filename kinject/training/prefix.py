@@ -20,8 +20,7 @@ import numpy as np
 from kinject.data.pipeline import Batch, Feed
 from kinject.inference.compiled import options
 from kinject.inference.mesh import Placement, fetch
-from kinject.inference.micro_batches import map_microbatches
-from kinject.inference.program import Program
+from kinject.inference.program import Program, map_microbatches
 from kinject.models.forward import encode_prefix
 from kinject.models.seams import Plugin
 from kinject.training.partition import TRAIN

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from kinject.inference.compiled import options
-from kinject.inference.micro_batches import accumulate_microbatches
-from kinject.inference.program import Program
+from kinject.inference.program import Program, accumulate_microbatches
 from kinject.training.optimizer import mask_frozen
 from kinject.tree import Flat
 
