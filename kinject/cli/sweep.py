@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: run(*parse(sys.argv[1:] if argv is None else argv)))
 
 
-def run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+def run(arguments: argparse.Namespace, overrides: tuple[str, ...]) -> int:
     """Runs what is asked for and gathers it; returns the exit code."""
     runs = plan(arguments.config, arguments.seeds, arguments.workdir, overrides)
     if arguments.lines:

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,19 +94,18 @@ def _of_run(run: FinishedRun) -> Iterable[str]:
         yield _table(heads, rows, strong=strong)
         if any("shuffled" in values for values in domains.values()):
             yield f"<p>{CONTROLS}</p>"
-        yield from _plot(lambda domains=domains: plots.result_bars(domains), "The same as bars.")
+        yield from _plot(partial(plots.result_bars, domains), "The same as bars.")
         yield from _examples(domains)
     for stage, domains in run.of_kind("compare").items():
         for domain, values in domains.items():
             yield f"<h2>{escape(stage)}: {escape(domain)} (n={values['n']})</h2>"
             yield _methods(values)
             caption = "Score over trained parameters; the line joins the methods that no other beats at their size."
-            yield from _plot(lambda domain=domain: plots.pareto([run], domain), caption)
+            yield from _plot(partial(plots.pareto, [run], domain), caption)
     if run.metrics:
         yield "<h2>Training</h2>"
-        yield from _plot(
-            lambda: plots.training_curves(run), "What metrics.jsonl logged; losses are means between lines."
-        )
+        caption = "What metrics.jsonl logged; losses are means between lines."
+        yield from _plot(partial(plots.training_curves, run), caption)
     yield "<h2>Stages</h2>"
     yield _stages(run)
     yield "<h2>How it was made</h2>"
@@ -129,7 +129,7 @@ def _of_sweep(sweep: FinishedSweep) -> Iterable[str]:
         if "shuffled" in table:
             yield f"<p>Mean ± sample deviation over seeds. {CONTROLS}</p>"
         caption = "Bars are means, whiskers deviations; a row that is the same everywhere is a line."
-        yield from _plot(lambda place=place: plots.ablation_bars(sweep, place), caption)
+        yield from _plot(partial(plots.ablation_bars, sweep, place), caption)
     if any(run.tables() for run in runs):
         yield from _coverage(runs)
     for config, seeds in sweep.runs.items():
@@ -137,7 +137,7 @@ def _of_sweep(sweep: FinishedSweep) -> Iterable[str]:
         for domain in tables[0] if tables else ():
             yield f"<h2>{escape(config)}: {escape(domain)}</h2>"
             caption = "Score over trained parameters, mean and deviation over seeds."
-            yield from _plot(lambda s=seeds, d=domain: plots.pareto(list(s.values()), d), caption)
+            yield from _plot(partial(plots.pareto, list(seeds.values()), domain), caption)
     yield "<h2>How it was made</h2>"
     yield from _provenance(runs)
     lines = [

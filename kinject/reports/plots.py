@@ -168,14 +168,12 @@ def score_over_steps(
     rows = row_names({place: _table_at(sweep, place)})
     steps = {config: sweep.value(config, f"{stage}.steps") for config in (sweep.runs if configs is None else configs)}
     for number, row in enumerate(("plugin", "shuffled", "host")):
-        points = [
-            (found[0], *sweep.value(config, f"{place}.{row}"))
-            for config, found in steps.items()
-            if found and row in rows and sweep.value(config, f"{place}.{row}")
-        ]
+        reached = {config: found[0] for config, found in steps.items() if found and row in rows}
+        measured = {config: sweep.value(config, f"{place}.{row}") for config in reached}
+        points = sorted((reached[config], *value) for config, value in measured.items() if value)
         if points:
-            along, means, deviations = zip(*sorted(points), strict=True)
-            percent = [100 * one for one in means], [100 * one for one in deviations]
+            along = [at for at, _, _ in points]
+            percent = [100 * mean for _, mean, _ in points], [100 * deviation for _, _, deviation in points]
             axes.errorbar(along, percent[0], percent[1], label=row_title(row), capsize=3, **_style(number))
     if not axes.lines:
         raise InputError(sweep.folder, f"no config has {stage}.steps and {place}", "name another stage or place")
@@ -214,7 +212,8 @@ def ablation_bars(sweep: FinishedSweep, place: str, configs: Mapping[str, str] |
         if row not in ("majority", "shuffled_follows_vector", "nearest_neighbour")
     ]
     found = {row: [sweep.value(config, f"{place}.{row}") for config in configs] for row in rows}
-    level = [row for row in rows if len(configs) > 1 and len(set(found[row])) == 1 and found[row][0]]
+    everywhere = {row: values[0] for row, values in found.items() if len(configs) > 1 and len(set(values)) == 1}
+    level = {row: value[0] for row, value in everywhere.items() if value}
     barred = [row for row in rows if row not in level]
     thick = 0.8 / max(1, len(barred))
     figure, (axes,) = _figure(7, 0.3 * len(configs) * max(1.6, len(barred)) + 1.5)
@@ -222,15 +221,15 @@ def ablation_bars(sweep: FinishedSweep, place: str, configs: Mapping[str, str] |
         drawn = [(place, *pair) for place, pair in enumerate(found[row]) if pair]
         at = [one - 0.4 + thick * (number + 0.5) for one, _, _ in drawn]
         values, errors = ([scale * one[part] for one in drawn] for part in (1, 2))
-        fill = FILLS.get(row, OTHER_FILLS[number % 2]) | {"edgecolor": "black", "linewidth": 0.5}
+        fill: dict[str, Any] = FILLS.get(row, OTHER_FILLS[number % 2]) | {"edgecolor": "black", "linewidth": 0.5}
         bars = axes.barh(at, values, thick, label=row_title(row), **fill)
         axes.errorbar(values, at, xerr=errors, fmt="none", color="black", capsize=2, linewidth=1)
         texts = [f" {value:.1f} ± {error:.1f}" for value, error in zip(values, errors, strict=True)]
         for bar, text, error in zip(bars, texts, errors, strict=True):
             x, y = bar.get_width() + error, bar.get_y() + bar.get_height() / 2
             axes.text(x if x > 0 else 0, y, text, va="center", fontsize=7)
-    for number, row in enumerate(level):
-        axes.axvline(scale * found[row][0][0], color=CONTROL, linestyle=LINES[1 + number % 4], label=row_title(row))
+    for number, (row, value) in enumerate(level.items()):
+        axes.axvline(scale * value, color=CONTROL, linestyle=LINES[1 + number % 4], label=row_title(row))
     axes.set_yticks(range(len(configs)), list(configs.values()))
     axes.invert_yaxis()
     axes.set(xlabel=f"held-out {title_of({place: table})}, mean ± deviation")
@@ -308,8 +307,9 @@ def pareto(runs: Sequence[FinishedRun], domain: str | None = None) -> Figure:
     )
     for method, (size, score, deviation) in points.items():
         on = method in [one[2] for one in front]
-        look = {"color": SHADES[0], "markerfacecolor": SHADES[0] if on else "white"}
-        axes.errorbar(size, score, deviation, fmt=MARKS[0] if on else MARKS[1], capsize=3, **look)
+        inside = SHADES[0] if on else "white"
+        mark = MARKS[0] if on else MARKS[1]
+        axes.errorbar(size, score, deviation, fmt=mark, capsize=3, color=SHADES[0], markerfacecolor=inside)
     _name_points(axes, {name.replace("_", " "): (size, score) for name, (size, score, _) in points.items()})
     largest = max(size for size, _, _ in points.values())
     axes.set_xscale("symlog", linthresh=1000)

@@ -125,10 +125,9 @@ class CompareStage(Stage):
 
     def _plugin(self, method: MethodConfig, comparison: Comparison, knowledge: KnowledgeBase, where: str) -> Plugin:
         """A row's plugin, with its memory where it has one."""
-        if method.memory is None:
-            return open_plugin(self.run, method.plugin, comparison.host, knowledge, f"{where}.plugin")
         named = f"{where}.plugin"
-        named = f"{where}.plugin"
+        if method.memory is None or not isinstance(method.plugin, str):  # a memory's reader is a folder
+            return open_plugin(self.run, method.plugin, comparison.host, knowledge, named)
         plugin = open_memory_plugin(self.run.path(method.plugin, named), comparison.host, named)
         memory = PassageMemory.open(self.run.path(method.memory, f"{where}.memory"))
         if memory.manifest["tag"]:

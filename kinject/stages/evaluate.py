@@ -83,7 +83,7 @@ class EvaluateStage(Stage):
 
     def _domain(self, name: str, domain: DomainConfig, comparison: Comparison) -> dict[str, Any]:
         where = f"{self.where}.domains.{name}"
-        knowledge = domain.knowledge and self.run.knowledge(domain.knowledge, f"{where}.knowledge")
+        knowledge = self.run.knowledge(domain.knowledge, f"{where}.knowledge") if domain.knowledge else None
         records = self.run.records(domain.data, comparison.task.required, f"{where}.data")
         metric = comparison.task.metric
         metrics, before = comparison.host_alone(records, knowledge)
@@ -104,7 +104,7 @@ class EvaluateStage(Stage):
                     followed = swapped["predicted"] == predictions["label"][donors]
                     moved = donors != np.arange(len(donors))
                     rows["shuffled_follows_vector"] = float(followed[moved].mean()) if moved.any() else 0.0
-        if domain.reference_data:
+        if domain.reference_data and knowledge is not None:
             if "label" not in comparison.task.required:
                 problem = f"the task {self.config.task} has no label to look up"
                 raise InputError(f"{where}.reference_data", problem, "leave it out")
