@@ -11,8 +11,7 @@ from kinject.data.facts import FactReader
 from kinject.data.records import parse_record
 from kinject.errors import InputError
 from kinject.knowledge.base import write_knowledge
-from kinject.knowledge.facts import Facts
-from kinject.knowledge.text_index import TextIndex
+from kinject.knowledge.facts import Facts, TextIndex
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import pytest
 
 from kinject.errors import InputError
 from kinject.knowledge import KnowledgeBase, write_knowledge
-from kinject.knowledge.graph import GraphConfig, GraphResult, _table, _update_rows, train_graph, triple_loss
-from kinject.knowledge.graph_methods import METHODS
+from kinject.knowledge.graph import METHODS, GraphConfig, GraphResult, _table, _update_rows, train_graph, triple_loss
 from kinject.knowledge.ranking import filtered_ranking, filtered_ranks
 
 METHOD_NAMES = sorted(METHODS)

@@ -8,8 +8,7 @@ from typing import Any
 from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.knowledge.facts import Facts, Form
-from kinject.knowledge.text_index import TextIndex
+from kinject.knowledge.facts import Facts, Form, TextIndex
 
 Groups = list[list[str]]
 """The facts of one text, group by group: one group an entity, in order of preference."""

@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any
 
 from kinject.errors import InputError
-from kinject.knowledge.importers.lines import read_lines
+from kinject.knowledge.files import read_lines
 
 
 def find(folder: Path, *names: str) -> Path | None:

@@ -13,7 +13,7 @@ from kinject.datasets.choices import texts
 from kinject.datasets.files import take
 from kinject.datasets.split_files import SplitFiles
 from kinject.errors import InputError
-from kinject.knowledge.importers.lines import read_lines
+from kinject.knowledge.files import read_lines
 
 COLUMN_ENDINGS = (".txt", ".txt.gz", ".conll", ".conll.gz")
 DOCUMENT = "-DOCSTART-"

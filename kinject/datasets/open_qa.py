@@ -19,7 +19,7 @@ from kinject.data.records import Record, parse_record
 from kinject.datasets.builder import RecordBuilder, Splits
 from kinject.datasets.files import check, find, need, read_json_lines, take
 from kinject.errors import InputError
-from kinject.knowledge.importers.lines import read_lines
+from kinject.knowledge.files import read_lines
 
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 

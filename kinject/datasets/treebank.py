@@ -11,7 +11,7 @@ from typing import Any
 from kinject.data.records import Record, parse_record
 from kinject.datasets.builder import RecordBuilder, Splits
 from kinject.errors import InputError, first_line
-from kinject.knowledge.importers.lines import read_lines
+from kinject.knowledge.files import read_lines
 
 ENDINGS = (".conllu", ".conllu.gz")
 FORM = "CoNLL-U has ten columns between tabs, ID to MISC, and a blank line after each sentence"

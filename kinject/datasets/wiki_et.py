@@ -19,7 +19,7 @@ from kinject.datasets.builder import RecordBuilder, Splits, expect
 from kinject.datasets.files import check, need, read_json_lines, read_labels, take
 from kinject.datasets.relation_lines import check_span
 from kinject.errors import InputError, did_you_mean
-from kinject.knowledge.importers.lines import at, read_lines, whole_number
+from kinject.knowledge.files import at, read_lines, whole_number
 
 FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
 LABEL_FILE, ROW_FILE = "label2id.json", "entity2id.txt"

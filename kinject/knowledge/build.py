@@ -17,11 +17,12 @@ from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.description_vectors import Cut, embed_descriptions
 from kinject.knowledge.entity_file import EntityFile
+from kinject.knowledge.files import map_array
 from kinject.knowledge.importers import import_knowledge
-from kinject.knowledge.importers.lines import map_array
+from kinject.knowledge.manifest import refuse_existing
 from kinject.knowledge.row_views import Beside, Picked
-from kinject.knowledge.triple_file import TripleCollector, Unknown
-from kinject.knowledge.write import refuse_existing, write_knowledge
+from kinject.knowledge.triples import TripleCollector, Unknown
+from kinject.knowledge.write import write_knowledge
 
 Make = Literal["auto", "triples", "descriptions", "both"]
 # a small graph is trained in smaller batches and more epochs, so that it sees enough steps

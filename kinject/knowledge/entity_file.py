@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.knowledge.importers.spool import VectorSpool
+from kinject.knowledge.files import VectorSpool
 from kinject.knowledge.importers.table import BUILD_COLUMNS, read_rows
 
 _BATCH = 65_536  # entities of a record batch

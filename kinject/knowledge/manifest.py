@@ -151,3 +151,9 @@ def _check_sizes(folder: Path, files: dict[str, Any]) -> None:
         if path.stat().st_size != facts["bytes"]:
             problem = f"has {path.stat().st_size} bytes, knowledge.json says {facts['bytes']}"
             raise InputError(path, problem, "copy the whole folder again")
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raises InputError where something is at the path already: nothing is overwritten."""
+    if folder.exists() or folder.is_symlink():
+        raise InputError(folder, "exists already", "name another folder, or remove this one first")

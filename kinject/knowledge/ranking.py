@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.knowledge.graph import GraphConfig, GraphResult
-from kinject.knowledge.graph_methods import METHODS
+from kinject.knowledge.graph import METHODS, GraphConfig, GraphResult
 from kinject.knowledge.triples import check_triples
 
 

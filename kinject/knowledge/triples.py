@@ -1,10 +1,91 @@
-"""Triples as arrays of indices."""
+"""Triples: read by the names of their entities and relations, held and checked as indices."""
 
 from __future__ import annotations
+
+from array import array
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.knowledge.files import at, read_lines
+
+Unknown = Literal["refuse", "add", "skip"]
+HEADER = ["head", "relation", "tail"]
+
+
+class TripleCollector:
+    """Collects triples given by names, 12 bytes each.
+
+    Args:
+      row_of: rows of the entities that there are; "add" adds to it.
+      unknown: what becomes of a triple whose head or tail is not among them: "refuse" raises, "add" makes it an entity,
+        "skip" leaves the triple out.
+
+    Attributes:
+      relations: relation ids with their indices.
+      skipped: triples left out.
+    """
+
+    def __init__(self, row_of: dict[str, int], unknown: Unknown = "refuse"):
+        self.row_of, self.unknown = row_of, unknown
+        self.relations: dict[str, int] = {}
+        self.skipped = 0
+        self._numbers = array("i")
+
+    def add(self, where: str, head: str, relation: str, tail: str) -> None:
+        """Takes a triple; raises InputError at `where` for an unknown entity, where those are refused."""
+        for field, one in (("head", head), ("tail", tail)):
+            if one in self.row_of:
+                continue
+            if self.unknown == "skip":
+                self.skipped += 1
+                return
+            if self.unknown == "refuse":
+                mend = "add it to the entities, or choose --unknown add (makes it one) or --unknown skip"
+                raise InputError(where, f"field {field!r} is {one!r}, which is no entity", mend)
+            self.row_of[one] = len(self.row_of)
+        numbers = self.row_of[head], self.relations.setdefault(relation, len(self.relations)), self.row_of[tail]
+        self._numbers.extend(numbers)
+
+    def read(self, path: Path) -> None:
+        """Takes all triples of a TSV of head, relation, tail; a first line with just these words is passed over.
+
+        Raises:
+          InputError: a line of another form, no line at all, an unknown entity where those are refused.
+        """
+        found = False
+        for number, line in read_lines(path):
+            if not line.strip():
+                continue
+            found = True
+            fields = line.split("\t")
+            if len(fields) != 3 or not all(fields):
+                problem = f"{line!r} is not head, relation and tail with tabs between"
+                raise InputError(at(path, number), problem, "write Q90<tab>country<tab>Q142")
+            if number > 1 or fields != HEADER:
+                self.add(at(path, number), *fields)
+        if not found:
+            raise InputError(path, "the file is empty", "a line is head, relation and tail with tabs between")
+
+    def array(self) -> np.ndarray:
+        """All triples as int32 [T, 3] of (head row, relation index, tail row)."""
+        return np.frombuffer(self._numbers, np.int32).reshape(-1, 3)
+
+
+def read_triples(path: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """Reads a TSV of head, relation, tail.
+
+    Returns:
+      (entity ids, relation ids, int32 [T, 3] of their numbers), both in the order in which they first occur.
+
+    Raises:
+      InputError: a line of another form; no line at all.
+    """
+    collected = TripleCollector({}, unknown="add")
+    collected.read(path)
+    return list(collected.row_of), list(collected.relations), collected.array()
 
 
 def check_triples(where: object, triples: np.ndarray, num_entities: int, num_relations: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def write_knowledge(
         points outside. Nothing is left behind.
     """
     folder = Path(folder)
-    refuse_existing(folder)
+    layout.refuse_existing(folder)
     about = {"name": name, "source": source, "license": license, "normalisation": normalisation}
     content = _Content(ids, vectors, has_vector, labels, aliases, descriptions, triples, relations, dtype)
     content = _check(folder, name, content)
@@ -86,12 +86,6 @@ class _Content(NamedTuple):
     triples: np.ndarray | None
     relations: Any
     dtype: str | None
-
-
-def refuse_existing(folder: Path) -> None:
-    """Raises InputError where something is at the path already: nothing is overwritten."""
-    if folder.exists() or folder.is_symlink():
-        raise InputError(folder, "exists already", "name another folder, or remove this one first")
 
 
 @contextmanager

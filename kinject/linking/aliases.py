@@ -11,8 +11,6 @@ not its label. Among equals the earlier row comes first.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +20,7 @@ import numpy as np
 
 from kinject.errors import InputError, first_line
 from kinject.knowledge.base import KnowledgeBase
-from kinject.knowledge.facts import cache_folder, finish, is_current
+from kinject.knowledge.derived import derived_path, ensure_derived
 from kinject.knowledge.manifest import ENTITIES, blocks
 from kinject.linking.surface import fold
 
@@ -63,13 +61,13 @@ class Aliases:
 
     def __init__(self, base: KnowledgeBase, *, cases: bool = True):
         self.base, self.cases = base, cases
-        self.folder = cache_folder(base, "names" if cases else "names_exact")
+        name = "names" if cases else "names_exact"
+        self.folder = derived_path(base, name)
         if ENTITIES not in base.manifest["files"]:  # not `base.entities`, which imports Arrow
             mend = "build it with labels or aliases: kinject knowledge build --entities …"
             raise InputError(base.folder, "its entities have no names", mend)
         try:
-            if not is_current(self.folder, base):
-                self._build()
+            ensure_derived(base, name, self._build)
             self._open()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             mend = "the folder of the knowledge base must be writable; delete the index and try again"
@@ -106,23 +104,13 @@ class Aliases:
         views = [memoryview(np.asarray(np.load(self.folder / name, mmap_mode="r"))) for name in names]
         self._starts, self._rows, self._weights, self._capitals = views
 
-    def _build(self) -> None:
-        partial = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            trie = marisa_trie.Trie(name for name, _, _, _ in self._names())
-            if not len(trie):
-                raise InputError(self.base.folder, "no entity has a label or an alias", "add them and build it again")
-            trie.save(str(partial / TRIE))
-            longest = _write_owners(partial, trie, self._names(), self.base)
-            (partial / ABOUT).write_text(json.dumps({"format_version": FORMAT_VERSION, "longest": longest}))
-            finish(partial, self.folder, self.base)
-        except OSError:
-            if not is_current(self.folder, self.base):  # else another process was quicker, and made the same
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    def _build(self, folder: Path) -> None:
+        trie = marisa_trie.Trie(name for name, _, _, _ in self._names())
+        if not len(trie):
+            raise InputError(self.base.folder, "no entity has a label or an alias", "add them and build it again")
+        trie.save(str(folder / TRIE))
+        longest = _write_owners(folder, trie, self._names(), self.base)
+        (folder / ABOUT).write_text(json.dumps({"format_version": FORMAT_VERSION, "longest": longest}))
 
     def _names(self) -> Iterator[tuple[str, int, bool, bool]]:
         """Yields (folded name, row, whether it is the label, whether it is in capitals) of every name."""

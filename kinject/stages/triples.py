@@ -19,7 +19,7 @@ from kinject.json_file import read_object
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.graph import GraphConfig
 from kinject.knowledge.graph_vectors import NORMALISATION, embed_triples
-from kinject.knowledge.triple_file import read_triples
+from kinject.knowledge.triples import read_triples
 from kinject.knowledge.write import write_knowledge
 from kinject.stages.base import Stage, StageConfig
 

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean
-from kinject.knowledge.importers.biggraph import import_biggraph
-from kinject.knowledge.importers.npy import import_npy
-from kinject.knowledge.importers.openke import import_openke
-from kinject.knowledge.importers.pykeen import import_pykeen
+from kinject.knowledge.importers.arrays import import_npy, import_openke, import_pykeen, import_umls
 from kinject.knowledge.importers.table import import_table
-from kinject.knowledge.importers.umls import import_umls
-from kinject.knowledge.importers.wikipedia2vec import import_wikipedia2vec
-from kinject.knowledge.importers.word2vec import import_word2vec
-from kinject.knowledge.write import refuse_existing
+from kinject.knowledge.importers.text import import_biggraph, import_wikipedia2vec, import_word2vec
+from kinject.knowledge.manifest import refuse_existing
 
 __all__ = [
     "import_biggraph",

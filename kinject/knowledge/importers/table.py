@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean
-from kinject.knowledge.importers.lines import at, map_array, read_lines
-from kinject.knowledge.importers.spool import VectorSpool
+from kinject.knowledge.files import VectorSpool, at, map_array, read_lines
 from kinject.knowledge.write import write_knowledge
 
 COLUMNS = ("id", "label", "aliases", "description", "vector")

@@ -1,0 +1,64 @@
+"""Indexes that are made of a knowledge base once and kept beside it, in `<knowledge base>.<name>/`.
+
+Each holds the hashes of the files that it was made of, and is made anew when those have changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from kinject.knowledge.base import KnowledgeBase
+
+SOURCE_HASHES = "made_of.json"
+
+
+def derived_path(base: KnowledgeBase, name: str) -> Path:
+    """Where an index of a knowledge base is kept: `<knowledge base>.<name>`, beside it."""
+    return base.folder.with_name(f"{base.folder.name}.{name}")
+
+
+def ensure_derived(base: KnowledgeBase, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder of an index, made first where there is none of the knowledge base as it is now.
+
+    Args:
+      base: the knowledge base.
+      name: of the index.
+      make: writes the index into an empty folder, which takes its place in one step when all is written.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
+    folder = derived_path(base, name)
+    if _is_current(folder, base):
+        return folder
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        make(partial)
+        (partial / SOURCE_HASHES).write_text(json.dumps(_source_hashes(base)))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except OSError:
+        if not _is_current(folder, base):  # else another process was quicker, and made the same
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _source_hashes(base: KnowledgeBase) -> dict[str, str]:
+    """The hashes of all files of a knowledge base, labels and triples included."""
+    return {name: str(facts.get("sha256")) for name, facts in base.manifest["files"].items()}
+
+
+def _is_current(folder: Path, base: KnowledgeBase) -> bool:
+    """Whether `folder` was made of the knowledge base as it is now."""
+    try:
+        return json.loads((folder / SOURCE_HASHES).read_text()) == _source_hashes(base)
+    except (OSError, ValueError):
+        return False
