@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from dataset_files import TOKENS, fewrel_item, line, write_files, write_json
 
+from kinject.datasets.builder import Ids
 from kinject.datasets.prepare import prepare
-from kinject.datasets.unique import Ids
 from kinject.errors import InputError
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from kinject.cli.data import main
 from kinject.data.records import Mention, Record, parse_record, read_records
-from kinject.datasets.example import decode, encode, features
 from kinject.datasets.prepare import BUILDERS, prepare
 from kinject.datasets.records import Dataset, read_dataset, read_datasets
+from kinject.datasets.storage import decode, encode, features
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 
@@ -261,7 +261,7 @@ def test_what_was_prepared_stays(tmp_path):
 
 
 def test_a_large_corpus_is_streamed_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinject.datasets.shards.write_shards.__defaults__", (1_000, 200_000))
+    monkeypatch.setattr("kinject.datasets.storage.write_shards.__defaults__", (1_000, 200_000))
     (tmp_path / "files").mkdir()
     path, count = tmp_path / "files/wiki20m_train.txt", 6_000
     with path.open("w") as file:
@@ -326,7 +326,7 @@ print(sorted({{"tensorflow", "torch", "transformers"}} & set(sys.modules)))
 def test_any_builder_works_through_tensorflow_datasets(tmp_path):
     import tensorflow_datasets as tfds
 
-    import kinject.datasets.wiki80  # noqa: F401  (registers it)
+    import kinject.datasets.relations  # noqa: F401  (registers it)
 
     files = write_files(tmp_path / "files", "wiki80")
     builder = tfds.builder("wiki80/files", data_dir=tmp_path / "data", check=False)

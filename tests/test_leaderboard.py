@@ -9,6 +9,7 @@ from flax import nnx
 
 from kinject.cli.leaderboard import main as leaderboard
 from kinject.data.pipeline import Feed
+from kinject.datasets.leaderboard import write_predictions
 from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate
 from kinject.inference.host import knowledge_identity
@@ -17,7 +18,6 @@ from kinject.plugins.base import make_plugin
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.store import save_plugin
 from kinject.tasks.few_shot_relations import FewShotRelations
-from kinject.tasks.leaderboard import write_predictions
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from task_files import WRITERS, tacred, typed, write
 from test_dataset_faults import drop, edit, edit_line, put, text
 
 from kinject.data.records import Mention
-from kinject.datasets import json_stream
-from kinject.datasets.json_stream import read_objects
-from kinject.datasets.ner import as_bio
+from kinject.datasets import files
+from kinject.datasets.corpora import as_bio
+from kinject.datasets.files import read_objects
 from kinject.datasets.prepare import prepare
 from kinject.datasets.records import Dataset, read_dataset
 from kinject.errors import InputError
@@ -318,7 +318,7 @@ json_objects = st.lists(
 def test_arrays_are_read_object_by_object(objects, chunk, indent, lines):
     import tempfile
 
-    before, json_stream.CHUNK = json_stream.CHUNK, chunk  # a chunk may end anywhere
+    before, files.CHUNK = files.CHUNK, chunk  # a chunk may end anywhere
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "x.json"
@@ -326,7 +326,7 @@ def test_arrays_are_read_object_by_object(objects, chunk, indent, lines):
             path.write_text("\n" * 70 + content)
             found = [value for _, _, value in read_objects(path)]
     finally:
-        json_stream.CHUNK = before
+        files.CHUNK = before
     assert found == objects
 
 

@@ -59,12 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
       InputError: a host of another task, a plugin of another host, a malformed question, an output file that exists.
     """
     from kinject.data.pipeline import Feed
+    from kinject.datasets.leaderboard import write_predictions
     from kinject.inference.evaluation import evaluate
     from kinject.inference.host import open_host
     from kinject.inference.program import split_program
     from kinject.knowledge.base import KnowledgeBase
     from kinject.tasks.few_shot_relations import FewShotRelations
-    from kinject.tasks.leaderboard import write_predictions
 
     if arguments.out.exists():
         raise InputError(f"--out {arguments.out}", "it exists", "choose another file; nothing was overwritten")

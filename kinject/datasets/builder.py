@@ -1,26 +1,30 @@
 """What every builder here shares: the feature form, how a split is written, and what is noted about it.
 
 A data set says which records each split of a folder holds, as callables, so that nothing is read before its turn and
-a split can be read twice. Everything else of a tensorflow_datasets builder is here.
+a split can be read twice. Everything else of a tensorflow_datasets builder is here; `SplitFiles` is for the many data
+sets of one file a split.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import tempfile
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from kinject.data.records import Record
-from kinject.datasets.example import encode, features
-from kinject.datasets.shards import write_shards
-from kinject.datasets.unique import Ids
+from kinject.datasets.files import check_label, find, need, read_labels, read_objects
+from kinject.datasets.storage import encode, features, write_shards
 from kinject.errors import InputError
 
 Splits = Mapping[str, Callable[[], Iterator[Record]]]
@@ -80,11 +84,18 @@ class RecordBuilder(FileReaderBuilder):
           InputError: here or while reading: whatever is wrong with the files.
         """
 
-    def leave_out_overlap(self, where: str, fields: str = "fields 'h' and 't'") -> None:
-        """Counts a sentence whose mentions overlap; raises InputError instead where files are to be the published."""
-        if self.check:
+    def unless_overlap(self, record: Record | None, where: str, fields: str = "fields 'h' and 't'") -> Iterator[Record]:
+        """Yields the record; of None, a sentence whose mentions overlap, it notes that it was left out.
+
+        Raises:
+          InputError: such a sentence where the files are to be the published ones.
+        """
+        if record is not None:
+            yield record
+        elif self.check:
             raise InputError(where, f"{fields} overlap", "--no-check leaves such sentences out")
-        self.left_out["head and tail overlap"] += 1
+        else:
+            self.left_out["head and tail overlap"] += 1
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -157,5 +168,134 @@ def progress(records: Iterable[Record], title: str) -> Iterable[Record]:
 def expect(where: object, what: str, found: int, published: int) -> None:
     """Raises InputError when a count is not the published one."""
     if found != published:
-        mend = "download it again, or prepare with --no-check"
-        raise InputError(where, f"it has {found:,} {what}, the published one has {published:,}", mend)
+        hint = "download it again, or prepare with --no-check"
+        raise InputError(where, f"it has {found:,} {what}, the published one has {published:,}", hint)
+
+
+LABEL_FILES = ("label2id.json", "rel2id.json")
+
+
+class SplitFiles(RecordBuilder):
+    """A data set of one file a split, each a JSON array or JSON lines.
+
+    Attributes:
+      SPLITS: split -> the names that its file may have; the first split is needed, the others may be missing.
+      COUNTS: split -> how many objects the published file has, where that is known.
+      LABELS: how many labels the published files have, where that is known.
+    """
+
+    SPLITS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "train": ("train.json", "train.jsonl"),
+        "validation": ("dev.json", "dev.jsonl", "valid.json", "valid.jsonl"),
+        "test": ("test.json", "test.jsonl"),
+    }
+    COUNTS: ClassVar[dict[str, int]] = {}
+    LABELS: ClassVar[int | None] = None
+
+    @abstractmethod
+    def record(self, line: dict[str, Any], where: str, identity: str) -> Record | None:
+        """The record of one object; None where it is left out, which is counted.
+
+        Args:
+          line: the object.
+          where: file and place, for messages.
+          identity: "split/number", for objects without an id of their own.
+
+        Raises:
+          InputError: a missing field, a wrong type, a span outside of the text, a label that is none.
+        """
+
+    def objects(self, path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """(number, where, object) of a file, in order."""
+        return read_objects(path)
+
+    def files(self, folder: Path) -> list[Path]:
+        labels = find(folder, *LABEL_FILES)
+        return [*self._split_files(folder).values(), *([labels] if labels else [])]
+
+    def splits(self, folder: Path) -> Splits:
+        self._label_file = find(folder, *LABEL_FILES)
+        self.labels = read_labels(self._label_file) if self._label_file else []
+        self._known = set(self.labels)
+        files = self._split_files(folder)
+        if self.check:
+            for split, path in files.items():
+                if split in self.COUNTS:
+                    expect(path, "records", sum(1 for _ in self.objects(path)), self.COUNTS[split])
+        return {split: partial(self._records, split, path) for split, path in files.items()}
+
+    def _split_files(self, folder: Path) -> dict[str, Path]:
+        first, *_ = self.SPLITS
+        need(folder, *self.SPLITS[first])
+        found = {split: find(folder, *names) for split, names in self.SPLITS.items()}
+        return {split: path for split, path in found.items() if path}
+
+    def _records(self, split: str, path: Path) -> Iterator[Record]:
+        for number, where, line in self.objects(path):
+            record = self.record(line, where, f"{split}/{number}")
+            if record is not None:
+                yield record
+        if self.check and self.LABELS is not None and split == next(iter(self.SPLITS)):
+            expect(path, "labels", len(self.labels), self.LABELS)
+
+    def known(self, labels: Iterable[tuple[str, str]], where: str) -> None:
+        """Notes the labels of a record, or holds them to the label file where the folder has one.
+
+        Without a label file the labels of a data set are those that occur, in the order of their names.
+
+        Args:
+          labels: (field, label) pairs.
+          where: file and place.
+
+        Raises:
+          InputError: a label that the label file does not have.
+        """
+        for field, label in labels:
+            if label in self._known:
+                continue
+            if self._label_file:
+                check_label(label, self._known, field, self._label_file.name, where)
+            self._known.add(label)
+            self.labels = sorted(self._known)
+
+
+class Ids:
+    """Collects ids as 64-bit hashes in a temporary file, eight bytes each, and sorts them there.
+
+    Two ids may share a hash (for 100 million ids, once in some 4,000 data sets), so `refuse_repeated` looks at the
+    ids themselves again before it blames one.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (lives as long as this object)
+
+    def add(self, one: str) -> None:
+        """Notes one id."""
+        self._file.write(_hash(one))
+
+    def repeated(self) -> set[bytes]:
+        """The hashes that occur more than once."""
+        self._file.flush()
+        if not self._file.tell():
+            return set()
+        hashes = np.memmap(self._file, np.uint64, mode="r+")
+        hashes.sort()
+        return {value.tobytes() for value in hashes[1:][hashes[1:] == hashes[:-1]]}
+
+    def refuse_repeated(self, again: Iterable[tuple[str, str]]) -> None:
+        """Raises InputError for an id that stands twice.
+
+        Args:
+          again: (id, where) of all records once more; read only if there is a suspicion.
+        """
+        suspects = self.repeated()
+        if not suspects:
+            return
+        first: dict[str, str] = {}
+        for one, where in again:
+            if _hash(one) in suspects and first.setdefault(one, where) != where:
+                raise InputError(where, f"field 'id' is {one!r}, as at {first[one]} already", "give each its own id")
+
+
+def _hash(one: str) -> bytes:
+    return hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -150,10 +150,7 @@ class Fewrel(RecordBuilder):
                 fields = {"label": relation} if relation else {}
                 where = place(path, relation, index)
                 record = fewrel_record(item, where, config.entities, id=f"{relation}/{index}".lstrip("/"), **fields)
-                if record is not None:
-                    yield record
-                else:
-                    self.leave_out_overlap(where)
+                yield from self.unless_overlap(record, where)
 
 
 def read_relations(path: Path) -> dict[str, list]:

@@ -1,20 +1,32 @@
-"""Reading the published files: JSON whole or line by line, every fault named by file, line and field."""
+"""Reading the published files: JSON whole or one object at a time, every fault named by file, line and field."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
+import re
 import reprlib
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any
+from typing import Any, TextIO
 
-from kinject.errors import InputError
+from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.files import read_lines
+
+CHUNK = 1 << 20  # characters of a JSON array that are read at a time
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NAMES: dict[type | UnionType, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a whole number",
+    str | int: "a string or a whole number",
+    str | list: "a string or a list",
+}
 
 
 def find(folder: Path, *names: str) -> Path | None:
@@ -35,8 +47,8 @@ def need(folder: Path, *names: str) -> Path:
     path = find(folder, *names)
     if path is None:
         other = f" (or as {', '.join(names[1:])})" if len(names) > 1 else ""
-        mend = f"put it there{other}; `python -m kinject.datasets list` says where it comes from"
-        raise InputError(folder / names[0], "no such file", mend)
+        hint = f"put it there{other}; `python -m kinject.datasets list` says where it comes from"
+        raise InputError(folder / names[0], "no such file", hint)
     return path
 
 
@@ -97,7 +109,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         raise InputError(path, "the file is empty", "download it again")
 
 
-def take(value: dict[str, Any], name: str, kind: type, where: str, at: str = "") -> Any:
+def take(value: dict[str, Any], name: str, kind: type | UnionType, where: str, at: str = "") -> Any:
     """A field that must be there and be of this type; `at` is where `value` stands in its record, e.g. "h".
 
     Raises:
@@ -118,6 +130,17 @@ def check(value: Any, kind: type | UnionType, field: str, where: str) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise InputError(where, f"field {field!r} is {short(value)}", f"it must be {_NAMES[kind]}")
     return value
+
+
+def texts(values: Any, field: str, where: str) -> list[str]:
+    """A list of texts, or raises InputError."""
+    return [check(one, str, f"{field}[{i}]", where) for i, one in enumerate(check(values, list, field, where))]
+
+
+def check_label(label: str, known: Collection[str], field: str, label_file: str, where: str) -> None:
+    """Raises InputError for a label that the label file of this name does not have."""
+    if label not in known:
+        raise InputError(where, f"field {field!r} is {label!r}, not in {label_file}", did_you_mean(label, known))
 
 
 def read_labels(path: Path) -> list[str]:
@@ -151,11 +174,88 @@ def short(value: object) -> str:
     return f"{type(value).__name__} {reprlib.repr(value)}"
 
 
-_NAMES = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    int: "a whole number",
-    str | int: "a string or a whole number",
-    str | list: "a string or a list",
-}
+def read_objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Streams (number, where, object): of JSON lines number and "file:line" from 1, of an array "file:[index]" from 0.
+
+    Raises:
+      InputError: not UTF-8, not JSON, something else than objects, or nothing in it.
+    """
+    return _array(path) if _is_array(path) else read_json_lines(path)
+
+
+def _is_array(path: Path) -> bool:
+    """Whether the first visible byte opens an array; a file that cannot be read is for the readers to tell."""
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            start = file.read(3).removeprefix(b"\xef\xbb\xbf")
+            while not start.strip() and (more := file.read(64)):
+                start = more
+            return start.lstrip().startswith(b"[")
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def _array(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    index = 0
+    try:
+        with _open(path) as file:
+            for value in _values(file):
+                where = f"{path}:[{index}]"
+                if not isinstance(value, dict):
+                    raise InputError(where, f"expected a JSON object, got {short(value)}")
+                yield index, where, value
+                index += 1
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}:[{index}]", f"is not UTF-8 ({error.reason})", "convert: iconv -t UTF-8") from None
+    except ValueError as error:
+        problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"{path}:[{index}]", f"not JSON: {problem}", "download it again") from None
+    except (OSError, EOFError, zlib.error, RecursionError) as error:
+        raise InputError(f"{path}:[{index}]", f"cannot be read ({error})", "download it again") from None
+    if not index:
+        raise InputError(path, "the file is empty: its array holds nothing", "download it again")
+
+
+def _values(file: TextIO) -> Iterator[Any]:
+    """The items of the array, decoded as soon as they are whole."""
+    decoder, text, size = json.JSONDecoder(), file.read(CHUNK), CHUNK
+    while not text.strip() and (more := file.read(CHUNK)):
+        text = more
+    at, first = _visible(text, _visible(text, 0) + 1), True
+    while True:
+        start = at
+        try:
+            if text.startswith("]", at):
+                _nothing_behind(text[at + 1 :], file)
+                return
+            if not first:
+                if at < len(text) and text[at] != ",":
+                    raise ValueError("expected a comma or the end of the array")
+                at = _visible(text, at + 1)
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:  # an item that goes on behind the chunk, or is none
+            more = file.read(size)
+            if not more:
+                raise
+            # twice as much each time, so that a long item is not read again and again
+            text, at, size = text[start:] + more, 0, 2 * size
+            at = _visible(text, at)
+            continue
+        yield value
+        at, first, size = _visible(text, at), False, CHUNK
+
+
+def _nothing_behind(text: str, file: TextIO) -> None:
+    if (text + file.read()).strip():
+        raise ValueError("something stands behind the array")
+
+
+def _visible(text: str, at: int) -> int:
+    """The first place from `at` on that is no white space; the end where there is none."""
+    found = _SPACE.match(text, at)
+    return found.end() if found else at  # the pattern matches everywhere
+
+
+def _open(path: Path) -> TextIO:
+    opener = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig")

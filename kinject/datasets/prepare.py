@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from kinject.datasets.builder import RecordBuilder
     from kinject.knowledge.base import KnowledgeBase
 
-BUILDERS = {
-    "fewrel": "Fewrel",
-    "wiki80": "Wiki80",
-    "wiki_et": "WikiEt",
-    "entity_questions": "EntityQuestions",
-    "wiki20m": "Wiki20m",
-    "trex_rc": "TrexRc",
-    "treebank": "Treebank",
-    "open_entity": "OpenEntity",
-    "figer": "Figer",
-    "tacred": "Tacred",
-    "cosmosqa": "Cosmosqa",
-    "socialiqa": "Socialiqa",
-    "medqa": "Medqa",
-    "squad_json": "SquadJson",
-    "squad_v2": "SquadV2",
-    "open_qa": "OpenQa",
-    "ner": "Ner",
-    "text_classification": "TextClassification",
-    "lama": "Lama",
-    "jsonl": "Jsonl",
+BUILDERS = {  # data set -> module of this package : class
+    "fewrel": "fewrel:Fewrel",
+    "wiki80": "relations:Wiki80",
+    "wiki_et": "entity_typing:WikiEt",
+    "entity_questions": "entity_questions:EntityQuestions",
+    "wiki20m": "relations:Wiki20m",
+    "trex_rc": "relations:TrexRc",
+    "treebank": "corpora:Treebank",
+    "open_entity": "entity_typing:OpenEntity",
+    "figer": "entity_typing:Figer",
+    "tacred": "relations:Tacred",
+    "cosmosqa": "multiple_choice:Cosmosqa",
+    "socialiqa": "multiple_choice:Socialiqa",
+    "medqa": "multiple_choice:Medqa",
+    "squad_json": "extractive_qa:SquadJson",
+    "squad_v2": "extractive_qa:SquadV2",
+    "open_qa": "extractive_qa:OpenQa",
+    "ner": "corpora:Ner",
+    "text_classification": "corpora:TextClassification",
+    "lama": "lama:Lama",
+    "jsonl": "corpora:Jsonl",
 }
 BLOCK = 4096
 
@@ -85,7 +85,8 @@ def builder_class(name: str) -> type[RecordBuilder]:
     """
     if name not in BUILDERS:
         raise InputError(name, "there is no such data set", did_you_mean(name, BUILDERS))
-    return getattr(import_module(f"kinject.datasets.{name}"), BUILDERS[name])
+    module, _, builder = BUILDERS[name].partition(":")
+    return getattr(import_module(f"kinject.datasets.{module}"), builder)
 
 
 def prepare(

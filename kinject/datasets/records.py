@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from kinject.data.records import Record, read_records
-from kinject.datasets.example import decode
-from kinject.datasets.shards import Shards
+from kinject.datasets.storage import Shards, decode
 from kinject.errors import InputError, did_you_mean
 
 PREFIX = "tfds:"
@@ -147,8 +146,8 @@ def find_dataset(name: str, data_dir: Path, where: str) -> Path:
     configs = [each.name for each in _children(folder) if any(_children(each))]
     if configs:
         raise InputError(where, f"{path} has the configs {', '.join(configs)}", f"name one: {path}/{configs[0]}")
-    mend = f"prepare it: python -m kinject.datasets prepare {path} --manual-dir FILES --data-dir {data_dir}"
-    raise InputError(where, f"there is no data set {path} in {data_dir}", mend)
+    hint = f"prepare it: python -m kinject.datasets prepare {path} --manual-dir FILES --data-dir {data_dir}"
+    raise InputError(where, f"there is no data set {path} in {data_dir}", hint)
 
 
 def _children(folder: Path) -> list[Path]:

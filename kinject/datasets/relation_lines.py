@@ -23,10 +23,8 @@ def opennre_record(line: dict[str, Any], where: str, **fields: Any) -> Record | 
     source = "token" if "token" in line or "text" not in line else "text"
     content = take(line, source, list if source == "token" else str, where)
     mentions = [_opennre_mention(line, name, len(content), where) for name in ("h", "t")]
-    if overlap(*((mention["start"], mention["end"]) for mention in mentions)):
-        return None
     key = {"token": "tokens", "text": "text"}[source]
-    return parse_record({key: content, "mentions": mentions, **fields}, where)
+    return _unless_overlap({key: content, "mentions": mentions, **fields}, where)
 
 
 def fewrel_record(item: Any, where: str, entity_kind: str | None, **fields: Any) -> Record | None:
@@ -48,9 +46,7 @@ def fewrel_record(item: Any, where: str, entity_kind: str | None, **fields: Any)
     item = check(item, dict, "the instance", where)
     tokens = take(item, "tokens", list, where)
     mentions = [_fewrel_mention(item, name, len(tokens), entity_kind, where) for name in ("h", "t")]
-    if overlap(*((mention["start"], mention["end"]) for mention in mentions)):
-        return None
-    return parse_record({"tokens": tokens, "mentions": mentions, **fields}, where)
+    return _unless_overlap({"tokens": tokens, "mentions": mentions, **fields}, where)
 
 
 def subject_object_record(
@@ -76,14 +72,14 @@ def subject_object_record(
         start, last = (take(item, f"{name}_{end}", int, where) for end in ("start", "end"))
         check_span((start, last + 1), len(tokens), f"{name}_start, {name}_end", where)
         mentions.append({"start": start, "end": last + 1, "entity": entity})
-    if overlap(*((mention["start"], mention["end"]) for mention in mentions)):
-        return None
-    return parse_record({"tokens": tokens, "mentions": mentions, **fields}, where)
+    return _unless_overlap({"tokens": tokens, "mentions": mentions, **fields}, where)
 
 
-def overlap(left: Span, right: Span) -> bool:
-    """Whether two stretches, ends exclusive, share a place."""
-    return left[0] < right[1] and right[0] < left[1]
+def _unless_overlap(value: dict[str, Any], where: str) -> Record | None:
+    """The record of an object with two mentions; None where they share a place."""
+    left, right = value["mentions"]
+    overlap = left["start"] < right["end"] and right["start"] < left["end"]
+    return None if overlap else parse_record(value, where)
 
 
 def check_span(span: Span, length: int, field: str, where: str) -> None:

@@ -21,11 +21,11 @@ import optax
 
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Batch, Examples, Parts, even, make_examples
+from kinject.datasets.leaderboard import read_questions
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.episodes import Episode, Setting, check_pool, draw_episode
 from kinject.tasks.fields import HEAD_MARKER, TAIL_MARKER, marked, unique_ids
-from kinject.tasks.leaderboard import read_questions
 from kinject.tasks.pairs import PairTable
 from kinject.tasks.pooled import pooled_scores
 from kinject.tasks.protocol import Thunlp, protocol_named
@@ -126,7 +126,7 @@ class FewShotRelations(Task):
         """Examples of a leaderboard's file: `[{"meta_train": N lists of K instances, "meta_test": instance}, …]`.
 
         Nobody knows their labels: `labels` is 0 everywhere, and only the prediction `chosen` means something; see
-        `kinject.tasks.leaderboard.write_predictions`.
+        `kinject.datasets.leaderboard.write_predictions`.
 
         Raises:
           InputError: a malformed file, naming the question and the field.

@@ -42,7 +42,8 @@ def read_questions(file: str | Path) -> tuple[list[Record], np.ndarray, np.ndarr
     if not isinstance(values, list) or not values:
         raise InputError(path, "holds no list of questions", 'it is [{"meta_train": …, "meta_test": …}, …]')
     records: list[Record] = []
-    queries, supports = [], []
+    queries: list[int] = []
+    supports: list[list[list[int]]] = []
     for number, value in enumerate(values):
         where = f"{path}: question {number}"
         asked, shown = _question(value, where)

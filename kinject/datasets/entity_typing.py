@@ -1,8 +1,4 @@
-"""Wiki-ET: types of a linked mention, several at once (Xin et al., AAAI 2018; Zhang et al., ACL 2023, section 4).
-
-The files name an entity by its row in the authors' embedding table. With their `entity2id.txt` rows become Wikidata
-ids, so that one knowledge base serves every data set; the config `rows` keeps the numbers.
-"""
+"""Entity typing: OpenEntity and FIGER as ERNIE and K-Adapter read them, and Wiki-ET."""
 
 from __future__ import annotations
 
@@ -15,11 +11,71 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from kinject.data.records import Record, parse_record
-from kinject.datasets.builder import RecordBuilder, Splits, expect
-from kinject.datasets.files import check, need, read_json_lines, read_labels, take
+from kinject.datasets.builder import RecordBuilder, SplitFiles, Splits, expect
+from kinject.datasets.files import check, check_label, need, read_json_lines, read_labels, take, texts
 from kinject.datasets.relation_lines import check_span
-from kinject.errors import InputError, did_you_mean
+from kinject.errors import InputError
 from kinject.knowledge.files import at, read_lines, whole_number
+
+
+class TypedMentions(SplitFiles):
+    """The form that OpenEntity and FIGER share: one mention a sentence, its types, perhaps links of entities.
+
+    Records: text, one mention, `labels` (types, perhaps none), `id`.
+    """
+
+    def record(self, line: dict[str, Any], where: str, identity: str) -> Record:
+        text, start, end = _sentence(line, where)
+        labels = texts(take(line, "labels", list, where), "labels", where)
+        self.known(((f"labels[{i}]", label) for i, label in enumerate(labels)), where)
+        mention = {"start": start, "end": end, "entity": _linked(line, (start, end), where)}
+        return parse_record({"text": text, "mentions": [mention], "labels": labels, "id": identity}, where)
+
+
+def _sentence(line: dict[str, Any], where: str) -> tuple[str, int, int]:
+    """The text of a line, and the characters [start, end) of its mention."""
+    text = take(line, "sent", str, where)
+    start, end = take(line, "start", int, where), take(line, "end", int, where)
+    check_span((start, end), len(text), "start, end", where)
+    return text, start, end
+
+
+def _linked(line: dict[str, Any], span: tuple[int, int], where: str) -> str | None:
+    """The entity that `ents`, a list of [id, start, end, score], gives the mention itself; None where it gives none."""
+    for i, entity in enumerate(check(line.get("ents", []), list, "ents", where)):
+        given: list[Any] = [*check(entity, list, f"ents[{i}]", where), None, None, None]
+        found = tuple(check(given[j], int, f"ents[{i}][{j}]", where) for j in (1, 2))
+        if found == span:
+            return check(given[0], str, f"ents[{i}][0]", where) or None
+    return None
+
+
+class OpenEntity(TypedMentions):
+    """OpenEntity (Choi et al., ACL 2018), nine general types."""
+
+    DESCRIPTION = "OpenEntity: general types of a mention in its sentence, nine of them."
+    HOMEPAGE = "https://www.cs.utexas.edu/~eunsol/html_pages/open_entity.html"
+    CITATION = "Choi et al., Ultra-Fine Entity Typing, ACL 2018"
+    LABELS = 9
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    train.json, dev.json and test.json of the folder OpenEntity of the data of https://github.com/thunlp/ERNIE or
+    https://github.com/microsoft/K-Adapter: arrays of {"sent", "start", "end" (exclusive), "labels"}, perhaps with
+    "ents": [[id, start, end, score], …], which link the mention where one of them is the mention.
+    """
+
+
+class Figer(TypedMentions):
+    """FIGER (Ling & Weld, AAAI 2012), 113 fine types."""
+
+    DESCRIPTION = "FIGER: fine types of a mention in its sentence, distantly supervised training data."
+    HOMEPAGE = "https://github.com/xiaoling/figer"
+    CITATION = "Ling and Weld, Fine-Grained Entity Recognition, AAAI 2012"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    train.json, dev.json and test.json of the folder FIGER of the data of https://github.com/thunlp/ERNIE or
+    https://github.com/microsoft/K-Adapter, in the form of OpenEntity. With a label2id.json beside them, a type that it
+    does not have is refused; without, the types are those that occur.
+    """
+
 
 FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
 LABEL_FILE, ROW_FILE = "label2id.json", "entity2id.txt"
@@ -27,7 +83,12 @@ LABELS = 68
 
 
 class WikiEt(RecordBuilder):
-    """Records: text, one mention, `labels` (types), `id`."""
+    """Types of a linked mention, several at once (Xin et al., AAAI 2018; Zhang et al., ACL 2023, section 4).
+
+    Records: text, one mention, `labels` (types), `id`. The files name an entity by its row in the authors' embedding
+    table. With their `entity2id.txt` rows become Wikidata ids, so that one knowledge base serves every data set; the
+    config `rows` keeps the numbers.
+    """
 
     DESCRIPTION = "Wiki-ET: entity typing in Wikipedia sentences, 68 types, several for one mention."
     HOMEPAGE = "https://github.com/thunlp/Knowledge-Plugin"
@@ -60,16 +121,13 @@ class WikiEt(RecordBuilder):
         for number, where, line in read_json_lines(path):
             labels = take(line, "labels", list, where)
             for index, label in enumerate(labels):
-                if check(label, str, f"labels[{index}]", where) not in known:
-                    problem = f"field 'labels[{index}]' is {label!r}, not in {LABEL_FILE}"
-                    raise InputError(where, problem, did_you_mean(label, known))
+                field = f"labels[{index}]"
+                check_label(check(label, str, field, where), known, field, LABEL_FILE, where)
             yield parse_record(_line(line, where, name, id=f"{split}/{number}", labels=labels), where)
 
 
 def _line(line: dict[str, Any], where: str, name: Callable[[str, str], str], **fields: Any) -> dict[str, Any]:
-    text = take(line, "sent", str, where)
-    start, end = take(line, "start", int, where), take(line, "end", int, where)
-    check_span((start, end), len(text), "start, end", where)
+    text, start, end = _sentence(line, where)
     entity = name(str(check(line.get("id"), str | int, "id", where)), where)
     return {"text": text, "mentions": [{"start": start, "end": end, "entity": entity}], **fields}
 
