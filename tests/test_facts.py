@@ -38,7 +38,7 @@ def test_an_entity_s_facts_are_its_description_and_its_own_triples(base, form):
 
 def test_the_index_is_made_once_mapped_and_made_anew_for_another_base(base, tmp_path):
     facts = Facts(base)
-    assert isinstance(facts._order, np.memmap) and isinstance(facts._starts, np.memmap)
+    assert all(isinstance(part, np.memmap) for part in facts._by_head)
     folder = base.folder.with_name("base.facts")
     before = (folder / "order.npy").stat().st_mtime_ns
     Facts(base)

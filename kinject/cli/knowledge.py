@@ -15,7 +15,7 @@ from kinject.errors import InputError
 
 if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.knowledge.description_vectors import Cut
+    from kinject.knowledge.vectors import Cut
 
 FORMATS = ("biggraph", "glove", "npy", "openke", "pykeen", "table", "umls", "wikipedia2vec", "word2vec")
 

@@ -1,4 +1,15 @@
-"""A knowledge base out of what a user has: entities, triples, vectors; vectors are made where none are given."""
+"""The one way in which a knowledge base is built: entities with their names, triples, and vectors, put in a folder.
+
+    files ── importers/, triples.py ──┐
+    a domain of data/sources ─────────┴─> Parts (ids, names, triples) ─┐
+    given vectors ────────────────────┐                                ├─> write_parts
+    graph_vectors(triples) ───────────┼─> Vectors ─────────────────────┘
+    description_vectors(descriptions) ┘
+
+`build_knowledge` reads a user's files and chooses where the vectors come from; the stages, which train a graph by the
+settings of a config, bring `Parts` and `Vectors`. `write_knowledge`, which importers and users call with arrays, is
+`write_parts` with its arguments one by one.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +20,19 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.knowledge.description_vectors import Cut, embed_descriptions
-from kinject.knowledge.entity_file import EntityFile
 from kinject.knowledge.files import map_array
 from kinject.knowledge.importers import import_knowledge
+from kinject.knowledge.importers.table import EntityTable
 from kinject.knowledge.manifest import refuse_existing
-from kinject.knowledge.row_views import Beside, Picked
 from kinject.knowledge.triples import TripleCollector, Unknown
-from kinject.knowledge.write import write_knowledge
+from kinject.knowledge.vectors import Cut, Picked, Vectors, description_vectors, graph_vectors, side_by_side
+from kinject.knowledge.write import Parts, write_parts
 
 Make = Literal["auto", "triples", "descriptions", "both"]
 # a small graph is trained in smaller batches and more epochs, so that it sees enough steps
@@ -77,16 +87,6 @@ class Given:
     unknown: Unknown = "refuse"
 
 
-class _Vectors(NamedTuple):
-    """Vectors [N, k] that can be read in slices, which entities have one, and what is to be noted of them."""
-
-    values: Any
-    present: np.ndarray | None
-    normalisation: str
-    provenance: dict[str, Any]
-    metrics: dict[str, float]
-
-
 def build_knowledge(
     folder: str | os.PathLike[str],
     given: Given,
@@ -116,28 +116,25 @@ def build_knowledge(
     with ExitStack() as stack:
         table = None
         if given.entities is not None:
-            table = stack.enter_context(EntityFile(given.entities, folder, given.columns, given.separator))
+            table = stack.enter_context(EntityTable(given.entities, folder, given.columns, given.separator))
+            if not table.row_of:
+                mend = "the first line of a CSV names its columns, id among them"
+                raise InputError(given.entities, "holds no entity", mend)
         collected = _collect(given, table)
-        ids = list(collected.row_of)
-        triples = collected.array() if collected.relations else None
         vectors = _vectors(stack, folder, given, making, table, collected, progress)
-        words = {"labels": ids}
-        if table is not None:
-            words = {"labels": table.words("label"), "aliases": table.words("aliases")}
-            words["descriptions"] = table.words("description")
-        return write_knowledge(
-            folder,
-            ids=ids,
-            vectors=vectors.values,
-            has_vector=vectors.present,
-            triples=triples,
-            relations=None if triples is None else list(collected.relations),
-            normalisation=vectors.normalisation,
-            metrics=vectors.metrics,
-            provenance={"files": _names(given), "triples_skipped": collected.skipped, **vectors.provenance},
-            **words,
-            **about,
-        )
+        note = {"files": _names(given), "triples_skipped": collected.skipped, **(vectors.provenance or {})}
+        return write_parts(folder, _parts(table, collected), vectors._replace(provenance=note), **about)
+
+
+def _parts(table: EntityTable | None, collected: TripleCollector) -> Parts:
+    """Entities and triples; an entity that only triples name has its id as its label."""
+    ids = list(collected.row_of)
+    parts = Parts(ids, labels=ids)
+    if table is not None:
+        parts = Parts(ids, table.words("label"), table.words("aliases"), table.words("description"))
+    if collected.relations:
+        parts = parts._replace(triples=collected.array(), relations=list(collected.relations))
+    return parts
 
 
 def _names(given: Given) -> dict[str, Any]:
@@ -158,7 +155,7 @@ def _only_vectors(folder: Path, given: Given, about: dict[str, Any]) -> Path:
     return import_knowledge(given.vectors_format, folder, **_arguments(given), **about)
 
 
-def _collect(given: Given, table: EntityFile | None) -> TripleCollector:
+def _collect(given: Given, table: EntityTable | None) -> TripleCollector:
     """All triples there are; without a table their heads and tails are the entities."""
     collected = TripleCollector({} if table is None else table.row_of, "add" if table is None else given.unknown)
     if table is not None and table.has_triples:
@@ -174,23 +171,26 @@ def _vectors(
     folder: Path,
     given: Given,
     making: Making,
-    table: EntityFile | None,
+    table: EntityTable | None,
     collected: TripleCollector,
     progress: Progress | None,
-) -> _Vectors:
+) -> Vectors:
     """The vectors that are given, or those that are made."""
-    count = len(collected.row_of)
-    column = None if table is None else table.vectors()
+    in_table = table is not None and table.has_vectors
     if given.vectors:
-        if column is not None:
-            raise InputError(given.entities, "has vectors although --vectors is given", "give one of the two")
+        if in_table:
+            raise InputError(str(given.entities), "has vectors although --vectors is given", "give one of the two")
         return _imported(stack, folder, given, collected)
-    if column is not None:
-        values, present = column
-        rows = np.concatenate([np.arange(len(values)), np.full(count - len(values), -1)])
-        there = np.concatenate([np.ones(len(values), bool) if present is None else present, rows[len(values) :] >= 0])
-        return _Vectors(Picked(values, rows), there, "none", {"vectors": "the vector column of the entities"}, {})
-    return _made(stack, folder, given, making, table, collected, progress)
+    if table is None or not in_table:
+        return _made(stack, folder, given, making, table, collected, progress)
+    values, present = table.vectors()
+    rows = np.full(len(collected.row_of), -1)
+    rows[: len(values)] = np.arange(len(values))
+    there = rows >= 0
+    if present is not None:
+        there[: len(values)] = present
+    note = {"vectors": "the vector column of the entities"}
+    return Vectors(Picked(values, rows), there, provenance=note)
 
 
 def _arguments(given: Given) -> dict[str, Path]:
@@ -201,7 +201,7 @@ def _arguments(given: Given) -> dict[str, Path]:
     return {name or usual: path for name, path in given.vectors.items()}
 
 
-def _imported(stack: ExitStack, folder: Path, given: Given, collected: TripleCollector) -> _Vectors:
+def _imported(stack: ExitStack, folder: Path, given: Given, collected: TripleCollector) -> Vectors:
     """Vectors out of somebody's files, by the entities' ids; out of a plain .npy in their order."""
     ids = list(collected.row_of)
     listed = ", ".join(str(path) for path in given.vectors.values())
@@ -213,7 +213,7 @@ def _imported(stack: ExitStack, folder: Path, given: Given, collected: TripleCol
         if len(values) != len(ids):
             problem = f"has {len(values)} vectors, there are {len(ids)} entities"
             raise InputError(path, problem, "without a --vectors-format they are in the order of the entities")
-        return _Vectors(values, None, "none", {"vectors": f"{path.name}, in the order of the entities"}, {})
+        return Vectors(values, provenance={"vectors": f"{path.name}, in the order of the entities"})
     spool = folder.with_name(f".{folder.name}.imported-{os.getpid()}")
     stack.callback(shutil.rmtree, spool, ignore_errors=True)
     base = KnowledgeBase.open(import_knowledge(given.vectors_format, spool, **_arguments(given)))
@@ -223,7 +223,8 @@ def _imported(stack: ExitStack, folder: Path, given: Given, collected: TripleCol
         problem = f"none of its ids, such as {base.ids([0])[0]!r}, is one of the entities', such as {ids[0]!r}"
         raise InputError(listed, problem, "take vectors that belong to these entities")
     note = {"vectors": f"imported: {given.vectors_format}", "vectors_in_file": base.size}
-    return _Vectors(Picked(base.vectors, rows), present, base.manifest["normalisation"], note, base.manifest["metrics"])
+    said = base.manifest
+    return Vectors(Picked(base.vectors, rows), present, said["normalisation"], said["metrics"], note)
 
 
 def _made(
@@ -231,53 +232,33 @@ def _made(
     folder: Path,
     given: Given,
     making: Making,
-    table: EntityFile | None,
+    table: EntityTable | None,
     collected: TripleCollector,
     progress: Progress | None,
-) -> _Vectors:
-    """Vectors out of triples, descriptions, or both."""
+) -> Vectors:
+    """Vectors out of triples, descriptions, or both: the graph's first, then the descriptions'."""
     of = making.of
     if of == "auto":
         of = "triples" if collected.relations else "descriptions"
     if of != "descriptions" and not collected.relations:
         raise InputError("--vectors-from", "there are no triples", "give --triples, or a column of triples")
-    if of != "triples" and table is None:
-        raise InputError("--vectors-from", "there are no descriptions", "give --entities with descriptions")
-    parts: list[tuple[Any, np.ndarray]] = []
-    note, metrics = {}, {}
+    parts: list[Vectors] = []
     if of != "triples":
+        if table is None:
+            raise InputError("--vectors-from", "there are no descriptions", "give --entities with descriptions")
         spool = folder.with_name(f".{folder.name}.described-{os.getpid()}")
         stack.callback(spool.unlink, missing_ok=True)
-        texts = table.words("description")
-        made = embed_descriptions(texts, making.dim, spool, seed=making.seed, cut=making.cut, where=given.entities)
-        parts.append((made.vectors, made.present))
-        kind = "TF-IDF and truncated SVD (scikit-learn) of the descriptions"
-        note["descriptions"] = f"{kind}, {made.vectors.shape[1]} components"
-        note["descriptions_words"] = "the pieces of a host's tokenizer" if making.cut else "runs of letters and digits"
-        metrics["descriptions_variance_kept"] = round(made.kept, 4)
+        texts, options = table.words("description"), {"seed": making.seed, "cut": making.cut}
+        parts.append(description_vectors(texts, making.dim, spool, where=given.entities, **options))
     if of != "descriptions":
-        part, note["graph"], ranked = _of_triples(making, collected, progress)
-        parts.insert(0, part)
-        metrics |= ranked
-    (values, present) = parts[0]
-    if len(parts) > 1:
-        values = Beside([one for one, _ in parts], [there for _, there in parts])
-        present = parts[0][1] | parts[1][1]
-    provenance = {
-        "vectors": f"made of {'triples and descriptions' if of == 'both' else of}",
-        **note,
-        "seed": making.seed,
-    }
-    normalisation = "centred, divided by the standard deviation of all numbers"
-    return _Vectors(values, present, normalisation, provenance, metrics)
+        parts.insert(0, _of_triples(making, collected, progress))
+    made = side_by_side(parts) if len(parts) > 1 else parts[0]
+    source = f"made of {'triples and descriptions' if of == 'both' else of}"
+    return made._replace(provenance={"vectors": source, **(made.provenance or {}), "seed": making.seed})
 
 
-def _of_triples(
-    making: Making, collected: TripleCollector, progress: Progress | None
-) -> tuple[Any, dict[str, Any], Any]:
-    """(vectors and which are there), how they were made, metrics."""
+def _of_triples(making: Making, collected: TripleCollector, progress: Progress | None) -> Vectors:
     from kinject.knowledge.graph import GraphConfig  # JAX
-    from kinject.knowledge.graph_vectors import embed_triples
 
     triples = collected.array()
     batch = min(GraphConfig.batch, max(LEAST_BATCH, len(triples) // BATCHES))
@@ -285,6 +266,6 @@ def _of_triples(
     config = GraphConfig(method=making.method, dim=making.dim, epochs=epochs, batch=batch)
     report = None if progress is None else lambda done, loss: progress(done, epochs, loss)
     sizes = len(collected.row_of), len(collected.relations)
-    made = embed_triples(triples, *sizes, config, seed=making.seed, held_out=making.held_out, progress=report)
+    made = graph_vectors(triples, *sizes, config, seed=making.seed, held_out=making.held_out, progress=report)
     note = {"method": config.method, "dim": config.dim, "epochs": epochs, "batch": batch, "triples": len(triples)}
-    return (made.vectors, made.seen), note, made.metrics
+    return made._replace(provenance={"graph": note})

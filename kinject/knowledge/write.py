@@ -16,8 +16,20 @@ import numpy as np
 from kinject.errors import InputError
 from kinject.knowledge import manifest as layout
 from kinject.knowledge.triples import check_triples
+from kinject.knowledge.vectors import Vectors
 
 _ENTITY_BATCH = 65_536  # rows of a record batch of entities.arrow: small enough to build without a second copy
+
+
+class Parts(NamedTuple):
+    """What a knowledge base is made of besides its vectors; the fields are those of `write_knowledge`."""
+
+    ids: Sequence[str]
+    labels: Sequence[str] | None = None
+    aliases: Sequence[Sequence[str]] | None = None
+    descriptions: Sequence[str] | None = None
+    triples: np.ndarray | None = None
+    relations: Sequence[str] | Mapping[str, str] | None = None
 
 
 def write_knowledge(
@@ -63,29 +75,30 @@ def write_knowledge(
       InputError: the folder exists, counts differ, an id is doubled or unusable, a vector is not finite, a triple
         points outside. Nothing is left behind.
     """
+    parts = Parts(ids, labels, aliases, descriptions, triples, relations)
+    given = Vectors(vectors, has_vector, normalisation, metrics or {}, provenance)
+    return write_parts(folder, parts, given, name=name, dtype=dtype, source=source, license=license)
+
+
+def write_parts(
+    folder: str | os.PathLike[str],
+    parts: Parts,
+    vectors: Vectors,
+    *,
+    name: str,
+    dtype: str | None = None,
+    source: str = "",
+    license: str = "",
+) -> Path:
+    """Writes a knowledge base folder of its parts; `write_knowledge` says what each may be, and what is raised."""
     folder = Path(folder)
     layout.refuse_existing(folder)
-    about = {"name": name, "source": source, "license": license, "normalisation": normalisation}
-    content = _Content(ids, vectors, has_vector, labels, aliases, descriptions, triples, relations, dtype)
-    content = _check(folder, name, content)
-    more = {} if provenance is None else {"provenance": dict(provenance)}
+    about = {"name": name, "source": source, "license": license, "normalisation": vectors.normalisation}
+    parts, vectors, dtype = _check(folder, name, parts, vectors, dtype)
+    more = {} if vectors.provenance is None else {"provenance": dict(vectors.provenance)}
     with _whole(folder) as draft:
-        _write(draft, folder, content, {**about, "metrics": dict(metrics or {}), **more})
+        _write(draft, folder, parts, vectors, dtype, {**about, "metrics": dict(vectors.metrics), **more})
     return folder
-
-
-class _Content(NamedTuple):
-    """What a knowledge base is made of; the fields are those of `write_knowledge`."""
-
-    ids: Sequence[str]
-    vectors: np.ndarray
-    has_vector: np.ndarray | None
-    labels: Sequence[str] | None
-    aliases: Sequence[Sequence[str]] | None
-    descriptions: Sequence[str] | None
-    triples: np.ndarray | None
-    relations: Any
-    dtype: str | None
 
 
 @contextmanager
@@ -102,54 +115,53 @@ def _whole(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _write(draft: Path, folder: Path, content: _Content, about: dict[str, Any]) -> None:
+def _write(draft: Path, folder: Path, parts: Parts, vectors: Vectors, dtype: str, about: dict[str, Any]) -> None:
     """Writes checked content; the manifest last."""
-    _write_ids(draft, folder, content.ids)
-    fingerprint = _write_vectors(draft, folder, content)
-    if not (content.labels is content.aliases is content.descriptions is None):
-        _write_entities(draft, folder, content)
-    if content.triples is not None:
-        np.save(draft / layout.TRIPLES, content.triples)
-        listed = [{"id": one, "label": label} for one, label in content.relations.items()]
+    _write_ids(draft, folder, parts.ids)
+    fingerprint = _write_vectors(draft, folder, parts.ids, vectors, dtype)
+    if not (parts.labels is parts.aliases is parts.descriptions is None):
+        _write_entities(draft, folder, parts)
+    if parts.triples is not None:
+        np.save(draft / layout.TRIPLES, parts.triples)
+        relations = _relation_names(folder, parts.relations)
+        listed = [{"id": one, "label": label} for one, label in relations.items()]
         (draft / layout.RELATIONS).write_text(json.dumps(listed, ensure_ascii=False, indent=0), encoding="utf-8")
     fields = {
-        "count": len(content.ids),
-        "dim": int(content.vectors.shape[1]),
-        "dtype": content.dtype,
+        "count": len(parts.ids),
+        "dim": int(vectors.values.shape[1]),
+        "dtype": dtype,
         "fingerprint": fingerprint,
-        "has_vector": layout.HAS_VECTOR if content.has_vector is not None else None,
+        "has_vector": layout.HAS_VECTOR if vectors.present is not None else None,
     }
     layout.write_manifest(draft, {**about, **fields})
 
 
-def _check(folder: Path, name: str, content: _Content) -> _Content:
-    """Checks what can be checked without reading a vector; settles dtypes and relation names."""
-    ids, vectors, dtype = content.ids, content.vectors, content.dtype
+def _check(folder: Path, name: str, parts: Parts, vectors: Vectors, dtype: str | None) -> tuple[Parts, Vectors, str]:
+    """Checks what can be checked without reading a vector; settles the dtypes."""
+    ids, values = parts.ids, vectors.values
     if not name.strip():
         raise InputError(folder, "field 'name' is empty", "give the knowledge base a name")
-    if len(vectors.shape) != 2 or vectors.shape[1] == 0:
-        raise InputError(folder, f"field 'vectors' has shape {tuple(vectors.shape)}, not [entities, dimensions]")
+    if len(values.shape) != 2 or values.shape[1] == 0:
+        raise InputError(folder, f"field 'vectors' has shape {tuple(values.shape)}, not [entities, dimensions]")
     if len(ids) == 0:
         raise InputError(folder, "field 'ids' is empty", "a knowledge base holds at least one entity")
-    for field in ("vectors", "has_vector", "labels", "aliases", "descriptions"):
-        column = getattr(content, field)
+    columns = {"vectors": values, "has_vector": vectors.present, "labels": parts.labels, "aliases": parts.aliases}
+    for field, column in {**columns, "descriptions": parts.descriptions}.items():
         if column is not None and len(column) != len(ids):
             raise InputError(folder, f"{len(ids)} ids but {len(column)} {field}", "give one of each for every entity")
-    if not np.issubdtype(vectors.dtype, np.floating):
-        raise InputError(folder, f"field 'vectors' is {vectors.dtype}, not floating", "convert it to float32")
-    dtype = dtype or ("float16" if vectors.dtype == np.float16 else "float32")
+    if not np.issubdtype(values.dtype, np.floating):
+        raise InputError(folder, f"field 'vectors' is {values.dtype}, not floating", "convert it to float32")
+    dtype = dtype or ("float16" if values.dtype == np.float16 else "float32")
     if dtype not in layout.DTYPES:
         raise InputError(folder, f"field 'dtype' is {dtype!r}", f"choose {' or '.join(layout.DTYPES)}")
-    if (content.triples is None) != (content.relations is None):
+    if (parts.triples is None) != (parts.relations is None):
         raise InputError(folder, "triples and relations come together", "give both, or neither")
-    names = _relation_names(folder, content.relations)
-    triples = content.triples
-    if triples is not None:
-        triples = check_triples(folder, triples, len(ids), len(names))
-    has_vector = content.has_vector
-    if has_vector is not None:
-        has_vector = np.ascontiguousarray(has_vector, dtype=bool)
-    return content._replace(dtype=dtype, relations=names, triples=triples, has_vector=has_vector)
+    relations = _relation_names(folder, parts.relations)
+    if parts.triples is not None:
+        parts = parts._replace(triples=check_triples(folder, parts.triples, len(ids), len(relations)))
+    if vectors.present is not None:
+        vectors = vectors._replace(present=np.ascontiguousarray(vectors.present, dtype=bool))
+    return parts, vectors, dtype
 
 
 def _relation_names(folder: Path, relations: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
@@ -185,16 +197,16 @@ def _write_ids(draft: Path, folder: Path, ids: Sequence[str]) -> None:
     np.save(draft / layout.ROW_OF_KEY, row_of_key)
 
 
-def _write_vectors(draft: Path, folder: Path, content: _Content) -> str:
+def _write_vectors(draft: Path, folder: Path, ids: Sequence[str], vectors: Vectors, dtype: str) -> str:
     """Writes the table block by block; returns the fingerprint."""
-    ids, vectors, has_vector, dtype = content.ids, content.vectors, content.has_vector, content.dtype
-    count, dim = vectors.shape
+    has_vector = vectors.present
+    count, dim = vectors.values.shape
     fingerprint = layout.Fingerprint(count, dim, dtype)
     header = {"descr": layout.DTYPES[dtype], "fortran_order": False, "shape": (count, dim)}
     with (draft / layout.VECTORS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for rows in layout.blocks(count, dim * 4):
-            block = np.asarray(vectors[rows])
+            block = np.asarray(vectors.values[rows])
             if has_vector is not None:
                 block = np.where(has_vector[rows, None], block, 0)
             with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused by name just below
@@ -214,9 +226,9 @@ def _write_vectors(draft: Path, folder: Path, content: _Content) -> str:
     return fingerprint.hexdigest()
 
 
-def _write_entities(draft: Path, folder: Path, content: _Content) -> None:
+def _write_entities(draft: Path, folder: Path, parts: Parts) -> None:
     """Writes names and descriptions, a record batch at a time."""
-    ids, labels, aliases, descriptions = content.ids, content.labels, content.aliases, content.descriptions
+    ids, labels, aliases, descriptions, *_ = parts
     import pyarrow as pa
 
     schema = pa.schema(

@@ -22,8 +22,7 @@ from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
-from kinject.stages.import_knowledge import ImportKnowledgeStage
-from kinject.stages.knowledge import KnowledgeStage
+from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, TriplesStage
 from kinject.stages.memory import MemoryStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage
 from kinject.stages.memory_plugin import MemoryPluginStage, PassagesStage
@@ -32,7 +31,6 @@ from kinject.stages.plugin import PluginStage
 from kinject.stages.plugins import PluginsStage
 from kinject.stages.provenance import note
 from kinject.stages.together import TogetherStage
-from kinject.stages.triples import TriplesStage
 from kinject.training.checkpoint import write_json
 
 STAGES: dict[str, type[Stage]] = {

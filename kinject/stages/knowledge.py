@@ -1,23 +1,60 @@
-"""Stage `knowledge`: a domain's triples become a knowledge base, its questions become records.
+"""Stages that make the knowledge base `<stage>/knowledge/` (see docs/formats.md): of a domain, of triples, of vectors.
 
-Writes `<stage>/knowledge/` (see docs/formats.md) and, where the source asks questions, `<stage>/records/<split>.jsonl`.
+`knowledge`: a domain's triples become a knowledge base, and where the source asks questions, these become
+`<stage>/records/<split>.jsonl`.
+
+`triples`: a file of triples, and one of labels, become a knowledge base. With labels and descriptions,
+`<stage>/records/described.jsonl` holds the entities that have a vector and a description: what general map-tuning by
+description matching trains on.
+
+`import_knowledge`: somebody's files of entity vectors become a knowledge base.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, field_validator
 
 from kinject.config import build_dataclass
-from kinject.data.sources import Domain, load
+from kinject.data.sources import load
 from kinject.data.tokenizer import load_tokenizer
-from kinject.knowledge.base import KnowledgeBase, write_knowledge
+from kinject.errors import InputError, did_you_mean
+from kinject.json_file import read_object
+from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.graph import GraphConfig
-from kinject.knowledge.graph_vectors import NORMALISATION, GraphVectors, embed_triples
+from kinject.knowledge.importers import IMPORTERS, import_knowledge
+from kinject.knowledge.triples import read_triples
+from kinject.knowledge.vectors import Vectors, graph_vectors
+from kinject.knowledge.write import Parts, write_parts
 from kinject.stages.base import Stage, StageConfig
+
+
+class GraphStage(Stage):
+    """A stage that trains vectors on triples; its settings have `graph` and `held_out`."""
+
+    def write(
+        self, named: Parts, triples: np.ndarray, relations: Sequence[str], **about: Any
+    ) -> tuple[KnowledgeBase, Vectors]:
+        """Embeds the graph of some entities and writes `<stage>/knowledge/`; returns it, and its vectors."""
+        graph = build_dataclass(GraphConfig, self.config.graph, f"{self.where}.graph")
+        with self.run.reporter.bar(f"{self.name}: graph embedding", graph.epochs) as update:
+            vectors = graph_vectors(
+                triples,
+                len(named.ids),
+                len(relations),
+                graph,
+                seed=self.run.seed_of(self.name),
+                held_out=self.config.held_out,
+                progress=lambda done, loss: update(done, loss=loss),
+            )
+        parts = named._replace(triples=triples, relations=relations)
+        written = write_parts(self.run.folder(self.name) / "knowledge", parts, vectors, **about)
+        return KnowledgeBase.open(written), vectors
 
 
 class KnowledgeConfig(StageConfig):
@@ -38,10 +75,11 @@ class KnowledgeConfig(StageConfig):
     described: tuple[str, ...] = ()
 
 
-class KnowledgeStage(Stage):
+class KnowledgeStage(GraphStage):
     """Builds one domain."""
 
     Config = KnowledgeConfig
+    config: KnowledgeConfig
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()
@@ -51,63 +89,161 @@ class KnowledgeStage(Stage):
             lambda text: tokenizer.backend.encode(text, add_special_tokens=False).tokens,
             **{"seed": self.run.seed, **config.options},
         )
-        vectors, seen, metrics = self._embed(domain)
-        written = write_knowledge(
-            folder / "knowledge",
-            name=domain.name,
-            ids=domain.ids,
-            vectors=vectors,
-            has_vector=seen,
-            normalisation=NORMALISATION,
-            labels=domain.labels,
-            aliases=domain.aliases,
-            descriptions=domain.descriptions,
-            triples=domain.triples,
-            relations=list(domain.relations),
-            source=domain.source,
-            license=domain.license,
-            metrics=metrics,
-        )
-        base = KnowledgeBase.open(written)
+        named = Parts(domain.ids, domain.labels, domain.aliases, domain.descriptions)
+        about = {"name": domain.name, "source": domain.source, "license": domain.license}
+        base, vectors = self.write(named, domain.triples, list(domain.relations), **about)
         domain.write_questions(folder / "records")
         for split in config.described:
-            write_described(domain, split, folder / "records" / f"described_{split}.jsonl")
-        self._say(domain, base, metrics)
-        questions = {split: len(asked) for split, asked in domain.splits.items()}
-        facts = {"entities": base.size, "triples": len(domain.triples), "dim": base.dim}
-        return {**facts, "questions": questions, **metrics}
-
-    def _embed(self, domain: Domain) -> GraphVectors:
-        graph = build_dataclass(GraphConfig, self.config.graph, f"{self.where}.graph")
-        with self.run.reporter.bar(f"{self.name}: graph embedding", graph.epochs) as update:
-            return embed_triples(
-                domain.triples,
-                len(domain.ids),
-                len(domain.relations),
-                graph,
-                seed=self.run.seed_of(self.name),
-                held_out=self.config.held_out,
-                progress=lambda done, loss: update(done, loss=loss),
-            )
-
-    def _say(self, domain: Domain, base: KnowledgeBase, metrics: dict[str, float]) -> None:
-        ranked = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("mrr", "hits@10") if name in metrics)
+            described = ((one.entity, one.name) for one in domain.splits[split])
+            found = ((domain.ids[row], name, domain.descriptions[row]) for row, name in described)
+            write_described(folder / "records" / f"described_{split}.jsonl", found)
+        ranked = [f"{name} {vectors.metrics[name]:.3f}" for name in ("mrr", "hits@10") if name in vectors.metrics]
         self.run.reporter.say(
             f"{self.name}: {base.size:,} entities, {len(domain.triples):,} triples, {base.dim} numbers a vector; "
-            f"held-out triples: {ranked or 'none'}"
+            f"held-out triples: {', '.join(ranked) or 'none'}"
         )
+        questions = {split: len(asked) for split, asked in domain.splits.items()}
+        facts = {"entities": base.size, "triples": len(domain.triples), "dim": base.dim}
+        return {**facts, "questions": questions, **vectors.metrics}
 
 
-def write_described(domain: Domain, split: str, path: Path) -> None:
-    """Writes the entities that a split asks about, those with a description, as records `name` + `description`."""
+def write_described(path: Path, entities: Iterable[tuple[str, str, str]]) -> int:
+    """Writes (id, name, description) of entities as records `name` + `description`; returns how many have both."""
+    count = 0
     with path.open("w", encoding="utf-8") as file:
-        for question in domain.splits[split]:
-            if not domain.descriptions[question.entity]:
-                continue
-            mention = {"start": 0, "end": len(question.name), "entity": domain.ids[question.entity]}
-            record = {
-                "text": question.name,
-                "mentions": [mention],
-                "description": domain.descriptions[question.entity],
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        for entity, name, description in entities:
+            if name and description:
+                mention = {"start": 0, "end": len(name), "entity": entity}
+                record = {"text": name, "mentions": [mention], "description": description}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                count += 1
+    return count
+
+
+class TriplesConfig(StageConfig):
+    """Which files, and how the graph is embedded.
+
+    `triples` is a TSV of head, relation, tail. `labels` is a JSON object of objects with `label`, `description` and
+    `alternatives` (all may be missing); an object's id is its `wikidata_id`, or else its key. `held_out` triples are
+    left out of the training and ranked (filtered MRR and Hits@10).
+    """
+
+    kind: Literal["triples"] = "triples"
+    triples: str
+    labels: str | None = None
+    graph: dict[str, Any] = {}
+    held_out: int = Field(200, ge=0)
+    source: str = ""
+    license: str = ""
+
+
+class TriplesStage(GraphStage):
+    """Embeds a graph of the user's."""
+
+    Config = TriplesConfig
+    config: TriplesConfig
+
+    def check(self) -> None:
+        super().check()
+        self.run.check(self.config.triples, f"{self.where}.triples")
+        if self.config.labels is not None:
+            self.run.check(self.config.labels, f"{self.where}.labels")
+
+    def execute(self) -> dict[str, Any]:
+        config, folder = self.config, self.fresh_folder()
+        ids, relations, triples = read_triples(self.run.path(config.triples, f"{self.where}.triples"))
+        words: dict[str, Words] = {}
+        if config.labels is not None:
+            words = read_words(self.run.path(config.labels, f"{self.where}.labels"))
+        said = [words.get(one, Words()) for one in ids]
+        labels, descriptions = [one.label for one in said], [one.description for one in said]
+        named = Parts(ids, labels, [one.aliases for one in said], descriptions)
+        about = {"name": self.name, "source": config.source, "license": config.license}
+        base, vectors = self.write(named, triples, relations, **about)
+        (folder / "records").mkdir()
+        rows = zip(ids, labels, descriptions, vectors.present, strict=True)
+        found = ((entity, label, text) for entity, label, text, has_vector in rows if has_vector)
+        described = write_described(folder / "records" / "described.jsonl", found)
+        self.run.reporter.say(f"{self.name}: {base.size:,} entities, {len(triples):,} triples, {described:,} described")
+        facts = {"entities": base.size, "triples": len(triples), "dim": base.dim, "described": described}
+        return {**facts, **vectors.metrics}
+
+
+class Words(NamedTuple):
+    """What is said of an entity besides its triples."""
+
+    label: str = ""
+    description: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+def read_words(path: Path) -> dict[str, Words]:
+    """Reads labels, descriptions and aliases by entity id.
+
+    Raises:
+      InputError: not JSON, or a field of the wrong type.
+    """
+    values = read_object(path, 'write {"Q90": {"label": "Paris", "description": "…"}}')
+    return {value.get("wikidata_id") or key: _words(value, f"{path}: {key}") for key, value in _objects(values, path)}
+
+
+def _objects(values: dict[str, Any], path: Path) -> list[tuple[str, dict[str, Any]]]:
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: {key}", "it is no object", 'write {"label": "Paris", "description": "…"}')
+    return list(values.items())
+
+
+def _words(value: dict[str, Any], where: str) -> Words:
+    label, description = value.get("label") or "", value.get("description") or ""
+    aliases = value.get("alternatives") or []
+    for name, one in (("label", label), ("description", description), ("wikidata_id", value.get("wikidata_id") or "")):
+        if not isinstance(one, str):
+            raise InputError(where, f"field {name} is {one!r}", "it must be a string")
+    if not isinstance(aliases, list) or not all(isinstance(one, str) for one in aliases):
+        raise InputError(where, "field alternatives is no list of strings")
+    return Words(label, description, tuple(aliases))
+
+
+class ImportKnowledgeConfig(StageConfig):
+    """What is imported.
+
+    `format` is one of kinject.knowledge.importers; `files` are its arguments that name files, `options` its others and
+    what is to be noted (name, source, license, …).
+    """
+
+    kind: Literal["import_knowledge"] = "import_knowledge"
+    format: str
+    files: dict[str, str] = Field(min_length=1)
+    options: dict[str, Any] = {}
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, name: str) -> str:
+        if name not in IMPORTERS:
+            raise ValueError(f"there is no such format, {did_you_mean(name, IMPORTERS)}")
+        return name
+
+
+class ImportKnowledgeStage(Stage):
+    """Imports a knowledge base."""
+
+    Config = ImportKnowledgeConfig
+    config: ImportKnowledgeConfig
+
+    def check(self) -> None:
+        super().check()
+        for name, reference in self.config.files.items():
+            self.run.check(reference, f"{self.where}.files.{name}")
+
+    def execute(self) -> dict[str, Any]:
+        config, folder = self.config, self.fresh_folder()
+        files: dict[str, Path] = {
+            name: self.run.path(reference, f"{self.where}.files.{name}") for name, reference in config.files.items()
+        }
+        folder.mkdir(parents=True)
+        arguments = {"name": self.name, **config.options, **files}
+        written = import_knowledge(config.format, folder / "knowledge", **arguments)
+        base = KnowledgeBase.open(written)
+        self.run.reporter.say(f"{self.name}: {base.size:,} entities, {base.dim} numbers a vector")
+        return {"entities": base.size, "dim": base.dim}

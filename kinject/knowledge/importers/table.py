@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.files import VectorSpool, at, map_array, read_lines
@@ -20,6 +23,7 @@ from kinject.knowledge.write import write_knowledge
 
 COLUMNS = ("id", "label", "aliases", "description", "vector")
 BUILD_COLUMNS = (*COLUMNS, "triples")
+_BATCH = 65_536  # entities of a record batch
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -45,28 +49,157 @@ def import_table(
     Raises:
       InputError: naming file and line of what is wrong.
     """
-    entities = Path(entities)
-    labels: list[str] = []
-    aliases: list[list[str]] = []
-    descriptions: list[str] = []
-    ids: list[str] = []
-    with VectorSpool(Path(folder_out)) as spool:
-        for where, row in read_rows(entities, alias_separator, columns=columns):
-            if vectors is not None and row.get("vector"):
-                raise InputError(where, "has a vector although a .npy of vectors is given", "give one of the two")
-            spool.add(where, row["id"], row.get("vector") or None)
-            ids.append(row["id"])
-            labels.append(row.get("label") or "")
-            aliases.append(row.get("aliases") or [])
-            descriptions.append(row.get("description") or "")
+    apart = vectors is not None
+    with EntityTable(
+        Path(entities), Path(folder_out), columns, alias_separator, known=COLUMNS, vectors_apart=apart
+    ) as table:
         if vectors is None:
-            _, table, has_vector = spool.finish(entities)
+            values, has_vector = table.vectors()
         else:
-            table, has_vector = map_array(Path(vectors)), None
-            if len(ids) != len(table):
-                raise InputError(entities, f"{len(ids)} entities, but {len(table)} vectors in {vectors}")
-        words = {"labels": labels, "aliases": aliases, "descriptions": descriptions}
-        return write_knowledge(folder_out, ids=ids, vectors=table, has_vector=has_vector, **words, **about)
+            values, has_vector = map_array(Path(vectors)), None
+            if len(table.row_of) != len(values):
+                problem = f"{len(table.row_of)} entities, but {len(values)} vectors in {vectors}"
+                raise InputError(Path(entities), problem)
+        return write_knowledge(
+            folder_out,
+            ids=list(table.row_of),
+            labels=table.words("label"),
+            aliases=table.words("aliases"),
+            descriptions=table.words("description"),
+            vectors=values,
+            has_vector=has_vector,
+            **about,
+        )
+
+
+class Column(Sequence):
+    """A column of words on disk that is read in slices; entities that came later have the value of `beyond`."""
+
+    def __init__(self, column: Any, size: int, beyond: Callable[[int], Any]):
+        self._column, self._size, self._beyond = column, size, beyond
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, rows: Any) -> Any:
+        if not isinstance(rows, slice):
+            return self[rows : rows + 1][0]
+        start, stop, step = rows.indices(self._size)
+        there = self._column.slice(start, max(0, min(stop, len(self._column)) - start)).to_pylist()
+        later = [self._beyond(row) for row in range(max(start, len(self._column)), stop)]
+        return (there + later)[::step]
+
+
+class EntityTable:
+    """Reads a table of entities; a context manager that leaves no file behind.
+
+    Args:
+      path: .csv, .tsv or .jsonl, each also .gz.
+      draft: a path beside which its files may be made.
+      columns: what the columns are called in the file; None: as in `BUILD_COLUMNS`.
+      separator: between aliases, and between triples, of a CSV or TSV.
+      known: the columns that may be there.
+      vectors_apart: whether the vectors are in another file, so that a row with one is refused.
+
+    Attributes:
+      row_of: rows by id; triples may add to it.
+      has_triples: whether the table has triples of its own.
+
+    Raises:
+      InputError: naming file, line and field of what is wrong.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        draft: Path,
+        columns: Mapping[str, str] | None = None,
+        separator: str = "|",
+        *,
+        known: tuple[str, ...] = BUILD_COLUMNS,
+        vectors_apart: bool = False,
+    ):
+        self.path, self._columns, self._separator = path, columns, separator
+        self._known, self._vectors_apart = known, vectors_apart
+        self._words = draft.with_name(f".{draft.name}.words-{os.getpid()}")
+        self._spool = VectorSpool(draft)
+        self.has_triples = False
+        self.row_of = self._spool.row_of
+
+    def __enter__(self) -> EntityTable:
+        try:
+            self._read()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.__exit__()
+        self._words.unlink(missing_ok=True)
+
+    def words(self, field: str) -> Column:
+        """The labels, descriptions or aliases; an entity that only triples name has its id as its label."""
+        size = len(self.row_of)
+        if field != "label":
+            return Column(self._table.column(field), size, lambda row: [] if field == "aliases" else "")
+        added = list(self.row_of)[self._table.num_rows :]
+        return Column(self._table.column(field), size, lambda row: added[row - self._table.num_rows])
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether an entity has a vector in the table."""
+        return self._spool.dim > 0
+
+    def vectors(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The vector column, memory-mapped [N, k], and which entities have one, bool [N] (None = all).
+
+        Raises:
+          InputError: no entity has one.
+        """
+        _, vectors, present = self._spool.finish(self.path)
+        return vectors, present
+
+    def triples(self) -> Iterator[tuple[str, str, str, str]]:
+        """Yields (where, head, relation, tail) of the table's own triples, by reading the file again."""
+        for where, row in self._rows():
+            for relation, tail in row.get("triples") or ():
+                yield where, row["id"], relation, tail
+
+    def _rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        return read_rows(self.path, self._separator, self._known, self._columns)
+
+    def _read(self) -> None:
+        import pyarrow as pa
+
+        schema = pa.schema(
+            [
+                ("label", pa.large_string()),
+                ("description", pa.large_string()),
+                ("aliases", pa.large_list(pa.large_string())),
+            ]
+        )
+        with pa.OSFile(str(self._words), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            batch: list[tuple[str, str, list[str]]] = []
+            for where, row in self._rows():
+                if self._vectors_apart and row.get("vector"):
+                    raise InputError(where, "has a vector although a .npy of vectors is given", "give one of the two")
+                self._spool.add(where, row["id"], row.get("vector") or None)
+                self.has_triples |= bool(row.get("triples"))
+                batch.append((row.get("label") or "", row.get("description") or "", row.get("aliases") or []))
+                if len(batch) == _BATCH:
+                    writer.write_batch(_batch(batch, schema))
+                    batch = []
+            if batch:
+                writer.write_batch(_batch(batch, schema))
+        self._table = pa.ipc.open_file(pa.memory_map(str(self._words))).read_all()
+
+
+def _batch(rows: list[tuple[str, str, list[str]]], schema: Any) -> Any:
+    import pyarrow as pa
+
+    columns = zip(*rows, strict=True)
+    return pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
 def read_rows(
