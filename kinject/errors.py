@@ -13,16 +13,17 @@ EXIT_BAD_INPUT = 2
 
 
 class InputError(Exception):
-    """Bad input: where it is, what is wrong with it, and how to mend it.
+    """Bad input: where it is, what is wrong with it, and how to mend it. As a string it is one line.
 
     Args:
       where: the file (with line number where there is one), config key or argument at fault.
       problem: what is wrong, naming the field and the value.
-      mend: what the user can do about it; empty when the problem says it.
+      hint: what the user can do about it; empty when the problem says it.
     """
 
-    def __init__(self, where: object, problem: str, mend: str = ""):
-        line = f"{where}: {problem}" + (f"; {mend}" if mend else "")
+    def __init__(self, where: object, problem: str, hint: str = ""):
+        self.where, self.problem, self.hint = where, problem, hint
+        line = f"{where}: {problem}" + (f"; {hint}" if hint else "")
         super().__init__(" ".join(line.split()))
 
 

@@ -12,7 +12,7 @@ from tiny_world import question
 
 from kinject.cli.predict import main, parse, run
 from kinject.data.lines import LONGEST_LINE
-from kinject.serving.questions import read_lines
+from kinject.serving.queries import read_lines
 
 
 @pytest.fixture(scope="module")

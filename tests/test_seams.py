@@ -12,7 +12,7 @@ from flax import nnx
 from tiny import fast_jit, random_host, tiny_batch, tiny_config
 
 from kinject.errors import InputError
-from kinject.models.seams import BEYOND_THE_LAST_LAYER, Plugin
+from kinject.models.seams import BEYOND_THE_LAST_LAYER, DelegatingPlugin, Plugin
 from kinject.plugins import base
 from kinject.plugins.base import plugin_class, register
 
@@ -308,6 +308,7 @@ def test_a_plugin_is_held_to_shape_and_dtype():
 
 @pytest.fixture
 def registry(monkeypatch):
+    base.plugin_names()  # what a test imports first, the restored registry would not have, and Python not import again
     monkeypatch.setattr(base, "_REGISTERED", dict(base._REGISTERED))
 
 
@@ -341,6 +342,31 @@ def test_a_distribution_of_a_third_party_is_found(registry, tmp_path, monkeypatc
     assert "their_module" not in sys.modules
     assert plugin_class("theirs").__name__ == "Theirs"
     sys.modules.pop("their_module")
+
+
+def test_a_stand_in_is_the_plugin_but_for_what_it_overrides():
+    class Speaking(Plugin):
+        extra = "an attribute that the base class does not have"
+
+        def another_seam(self, hidden):
+            return hidden + self.hidden_size
+
+    class Stand(DelegatingPlugin):
+        def embed(self, embeddings, batch, key=None):
+            return 2 * self.plugin.embed(embeddings, batch, key)
+
+    plugin = Speaking(hidden_size=3)
+    stand = Stand(plugin)
+    public = {name for name in dir(plugin) if not name.startswith("_")}
+    assert {"before", "embed", "feed_forward", "outputs", "prepare", "reads_states", "first_seam"} < public
+    for name in public - {"embed"}:
+        assert getattr(stand, name) == getattr(plugin, name), name  # bound methods are equal if their objects are one
+        if callable(getattr(plugin, name)) and hasattr(getattr(plugin, name), "__self__"):
+            assert getattr(stand, name).__self__ in (plugin, Speaking), name
+    assert stand.extra == Speaking.extra and stand.another_seam(4) == 7
+    assert stand.embed(5, {}) == 10
+    with pytest.raises(AttributeError, match="nothing"):
+        stand.nothing  # noqa: B018
 
 
 def test_importing_the_library_imports_no_other_framework():

@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: io.TextIOBase) -> 
     """
     from kinject.inference.compiled import keep_compiled
     from kinject.serving import Refused
-    from kinject.serving.questions import read_lines
+    from kinject.serving.queries import read_lines
 
     if not arguments.no_compilation_cache:
         keep_compiled()

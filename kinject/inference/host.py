@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.fingerprint import array_digest
 from kinject.models.heads import HostModel, build_head
-from kinject.models.manifest import fingerprints
+from kinject.models.manifest import NO_HEAD, fingerprints
 from kinject.models.pretrained import LoadedHost, load_host
-from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity, TrainedHead
+from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity, StoredPlugin, TrainedHead, check_fits
 from kinject.tree import flatten, unflatten
 
 
@@ -60,6 +61,31 @@ def open_host(folder: Path | str, **options: Any) -> HostBundle:
     """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
     loaded = load_host(folder, **options)
     return HostBundle(loaded, load_tokenizer(loaded.folder))
+
+
+def host_task(manifest: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The task that a host's `host.json` names, None where it names none, and that task's options."""
+    return manifest.get("task"), manifest.get("extra", {}).get("task_options", {})
+
+
+def open_under_head(
+    folder: Path | str, stored: StoredPlugin, head: TrainedHead, task: str, **options: Any
+) -> HostBundle:
+    """Loads a host under the head that was trained together with a plugin.
+
+    Args:
+      folder: the host's.
+      stored: the plugin.
+      head: the plugin's, see `read_head`.
+      task: what it must have been trained for.
+      options: see `load_host`.
+
+    Raises:
+      InputError: no such host, a plugin of another host, or a head for another task.
+    """
+    ready = open_host(folder, head=NO_HEAD, **options)
+    check_fits(stored.folder, stored.manifest, ready.identity, None)
+    return with_head(ready, task_of(head, task, stored.folder), stored.folder)
 
 
 def with_head(ready: HostBundle, head: TrainedHead, where: object) -> HostBundle:

@@ -21,6 +21,7 @@ from kinject.inference.host import HostBundle
 from kinject.memory.store import BATCH, PassageMemory
 from kinject.models.forward import encode
 from kinject.models.heads import HostModel
+from kinject.models.seams import DelegatingPlugin
 from kinject.plugins.pluglm import PlugLM, found_rows
 from kinject.plugins.store import HostIdentity, load_plugin
 from kinject.tree import digest, flatten
@@ -184,15 +185,23 @@ def sync(plugin: PlugLM, memories: Sequence[PassageMemory]) -> int:
     return edited
 
 
-class _Watched:
-    """A plugin whose memory layers leave behind what they read; stands in for it in one forward pass."""
+class _Watched(DelegatingPlugin):
+    """A plugin whose memory layers leave behind what they read: `seen`, by layer."""
+
+    plugin: PlugLM
 
     def __init__(self, plugin: PlugLM):
-        self.plugin, self.seen = plugin, {}
-        self.name, self.reads_sequence = plugin.name, plugin.reads_sequence
-        self.before, self.embed, self.outputs = plugin.before, plugin.embed, plugin.outputs
+        super().__init__(plugin)
+        self.seen: dict[int, tuple[jax.Array, jax.Array]] = {}
 
-    def feed_forward(self, layer: int, hidden: jax.Array, output: jax.Array, batch: Any, key: Any = None) -> jax.Array:
+    def feed_forward(
+        self,
+        layer: int,
+        hidden: jax.Array,
+        output: jax.Array,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+    ) -> jax.Array:
         if layer in self.plugin.config.layers:
             _, found, weights = self.plugin.read(layer, hidden, batch)
             self.seen[layer] = (found.rows, weights.mean(1).reshape(*weights.shape[:1], -1, *found.rows.shape[1:]))

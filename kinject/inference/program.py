@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from jax import lax
 from pydantic import Field
 
 from kinject.inference.compiled import options
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.vectors import TABLE, LookUp
 from kinject.models.heads import HostModel
 from kinject.models.precision import Precision, multiplied
@@ -32,6 +34,7 @@ from kinject.tree import Flat, flatten, unflatten
 
 MicroBatch = Annotated[int, Field(ge=1)] | Literal["auto", "whole"]  # tokens, all devices together
 CPU_TOKENS = 2048
+MODELS_KEPT = 4  # parameters of the host are shared by all of them
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,51 @@ def plugged_in(program: Program, plugin: Plugin) -> tuple[Program, Flat]:
     graph, state = nnx.split(plugin)
     tables = frozenset(f"plugin/{path}" for path in table_paths(state))
     return replace(program, plugin=graph, tables=tables), flatten(nnx.to_pure_dict(state), "plugin")
+
+
+class Model(NamedTuple):
+    """A program, and the parameters that it is given: flat, on the devices."""
+
+    program: Program
+    params: Flat
+
+
+class PlacedHost:
+    """A host on the devices, and the models that plugins make of it; the last few are kept.
+
+    The host is split and put onto the devices once, whatever is plugged in.
+
+    Args:
+      host: the host, with the head of the task.
+      task: what is computed.
+      precision: what the host is held and computed in.
+      place: where arrays live.
+    """
+
+    def __init__(self, host: HostModel, task: Task, precision: Precision, place: Placement):
+        self._host, self._task, self._precision, self._place = host, task, precision, place
+        self._models: dict[int, tuple[Plugin | None, Model]] = {}
+
+    def model(self, plugin: Plugin | None) -> Model:
+        """The host with a plugin, None = alone."""
+        known = self._models.get(id(plugin))
+        if known is not None and known[0] is plugin:
+            return known[1]
+        made = self._alone
+        if plugin is not None:
+            program, own = plugged_in(made.program, plugin)
+            placed = place_params({}, own, self._precision, self._place, program.tables)[1]
+            made = Model(program, made.params | placed)
+        while len(self._models) >= MODELS_KEPT:
+            self._models.pop(next(iter(self._models)))
+        self._models[id(plugin)] = plugin, made
+        return made
+
+    @cached_property
+    def _alone(self) -> Model:
+        program, params = split_program(self._host, None, self._task)
+        placed = place_params({}, params, self._precision, self._place)[1]
+        return Model(replace(program, precision=self._precision), placed)
 
 
 def make_evaluation_step(

@@ -199,6 +199,19 @@ class Plugin(nnx.Module):
         return 1 if _overrides(type(self), "feed_forward") else BEYOND_THE_LAST_LAYER
 
 
+class DelegatingPlugin(Plugin if TYPE_CHECKING else object):  # type: ignore[misc]  # checked as the plugin it wraps
+    """Stands in for a plugin in a forward pass: every seam and attribute is the plugin's, but for what is overridden.
+
+    It is no `Plugin` itself, whose own seams would be found first, as the identity.
+    """
+
+    def __init__(self, plugin: Plugin):
+        self.plugin = plugin
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plugin, name)
+
+
 def table_paths(state: nnx.State) -> frozenset[str]:
     """The paths of the tables in a plugin's state, as `kinject.tree.flatten` writes them: no parameters."""
     return frozenset("/".join(map(str, path)) for path, leaf in nnx.to_flat_state(state) if isinstance(leaf, Table))

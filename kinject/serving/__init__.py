@@ -11,7 +11,7 @@ with host.unplugged():
 from kinject.plugins.map_files import export_map
 from kinject.serving.host import Host
 from kinject.serving.plugin import Plugin
-from kinject.serving.questions import Contribution, Explanation, Label, Linked, Prediction, Refused
+from kinject.serving.queries import Contribution, Explanation, Label, Linked, Prediction, Refused
 
 __all__ = [
     "Contribution",

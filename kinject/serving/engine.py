@@ -1,4 +1,4 @@
-"""Questions -> answers, window by window: encoded, sorted into batches, computed, and put back into their order.
+"""Queries -> answers, window by window: encoded, sorted into batches, computed, and put back into their order.
 
 While the devices compute one window the next is read and encoded. Memory is bounded by the window, in texts and in
 characters, however long the input is.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -19,19 +18,18 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.inference.examples import attach_knowledge, record_of, task_examples
 from kinject.inference.host import HostBundle
-from kinject.inference.mesh import Placement, place_params
+from kinject.inference.mesh import Placement
 from kinject.inference.passages import tagged
-from kinject.inference.program import Program, plugged_in, split_program
+from kinject.inference.program import Model, PlacedHost
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
 from kinject.serving.programs import EXPLAINED, Programs, Shapes, Step
-from kinject.serving.questions import Label, Labels, Linked, Prediction, Question, Refused
+from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused
 from kinject.tasks.base import Task
-from kinject.tree import Flat
 
 WINDOW_CHARACTERS = 1 << 20
-MODELS_KEPT = 4  # parameters of the host are shared by all of them
+MakeExamples = Callable[[Sequence[Record]], Examples]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Asked:
     """
 
     results: list[tuple[np.ndarray, Any]]
-    refused: dict[int, str]
+    refused: dict[int, InputError]
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """(number of the record, its row of what the step yields), on the host."""
@@ -52,6 +50,15 @@ class Asked:
             fetched = jax.device_get(made)
             for row, number in enumerate(numbers.tolist()):
                 yield number, jax.tree.map(lambda leaf, row=row: leaf[row], fetched)
+
+
+class Explains(Protocol):
+    """What says why answers are what they are; `kinject.serving.explain.Explainer` does."""
+
+    def explain(
+        self, records: Sequence[Record], found: Mapping[int, Mapping[str, np.ndarray]]
+    ) -> dict[int, Explanation]:
+        """Explanations by number of the record, for those that have an answer (`found`, rows of an answer step)."""
 
 
 class Engine:
@@ -82,74 +89,57 @@ class Engine:
         self.place = place or Placement.single()
         self.rows, self.programs = rows, Programs()
         self._hosts = {"": host}  # by the tag that stands before texts
-        self._models: dict[int, tuple[Plugin | None, tuple[Program, Flat]]] = {}
+        self._placed = PlacedHost(host.loaded.host, task, precision, self.place)
         self._shapes: dict[bool, Shapes] = {}
 
-    def host(self, arrangement: ActivePlugins) -> HostBundle:
+    def host(self, active: ActivePlugins) -> HostBundle:
         """The host, with the tokenizer that reads texts for what is plugged in."""
-        tag, plain = arrangement.tag, self._hosts[""]
+        tag, plain = active.tag, self._hosts[""]
         if tag not in self._hosts:
             self._hosts[tag] = replace(plain, tokenizer=tagged(plain.tokenizer, tag))
         return self._hosts[tag]
 
     def answer(
         self,
-        questions: Iterable[Question | Refused],
-        arrangement: ActivePlugins,
+        queries: Iterable[Query | Refused],
+        active: ActivePlugins,
         *,
         top: int,
         compare: bool,
-        explain: bool,
+        explainer: Explains | None = None,
     ) -> Iterator[Prediction | Refused]:
-        """Answers in the order of the questions; `compare` adds the host alone, `explain` what the knowledge did."""
-        from kinject.serving.explain import Explainer
-
-        explainer = Explainer(self, arrangement) if explain else None
-        model = self.model(arrangement.plugin)
+        """Answers in the order of the queries; `compare` adds the host alone, `explainer` what the knowledge did."""
+        model = self.model(active.plugin)
         bare = self.model(None) if compare else None
         waiting = None
-        for window in windows(questions, self.window):
-            records = [one.record for one in window if isinstance(one, Question)]
-            asked = self.ask(records, arrangement, model, self.programs.answer(model[0], top))
-            before = bare and self.ask(records, arrangement.alone, bare, self.programs.answer(bare[0], top))
+        for window in windows(queries, self.window):
+            records = [one.record for one in window if isinstance(one, Query)]
+            asked = self.ask(records, active, model, self.programs.answer(model.program, top))
+            before = None
+            if bare is not None:
+                before = self.ask(records, active.alone, bare, self.programs.answer(bare.program, top))
             if waiting is not None:
-                yield from self._collect(*waiting, arrangement, explainer)
+                yield from self._collect(*waiting, active, explainer)
             waiting = window, asked, before
         if waiting is not None:
-            yield from self._collect(*waiting, arrangement, explainer)
+            yield from self._collect(*waiting, active, explainer)
 
-    def model(self, plugin: Plugin | None) -> tuple[Program, Flat]:
+    def model(self, plugin: Plugin | None) -> Model:
         """The program of the host with a plugin, and the parameters on the devices."""
-        known = self._models.get(id(plugin))
-        if known is not None and known[0] is plugin:
-            return known[1]
-        made = program, params = self._alone
-        if plugin is not None:
-            program, own = plugged_in(program, plugin)
-            made = program, params | place_params({}, own, self.precision, self.place, program.tables)[1]
-        while len(self._models) >= MODELS_KEPT:
-            self._models.pop(next(iter(self._models)))
-        self._models[id(plugin)] = plugin, made
-        return made
-
-    @cached_property
-    def _alone(self) -> tuple[Program, Flat]:
-        """As `model`, of the host without any plugin: split and put onto the devices once, whatever is plugged in."""
-        program, params = split_program(self._hosts[""].loaded.host, None, self.task)
-        return replace(program, precision=self.precision), place_params({}, params, self.precision, self.place)[1]
+        return self._placed.model(plugin)
 
     def ask(
         self,
         records: Sequence[Record],
-        arrangement: ActivePlugins,
-        model: tuple[Program, Flat],
+        active: ActivePlugins,
+        model: Model,
         step: Step,
         explained: np.ndarray | None = None,
     ) -> Asked:
         """Gives records to the devices; `explained` int [n] goes along into the batches."""
         if not records:
             return Asked([], {})
-        examples, numbers, refused = sift(lambda some: self.examples(some, arrangement), records)
+        examples, numbers, refused = sift(lambda some: self.examples(some, active), records)
         results = []
         if examples is not None:
             made_of = numbers[record_of(examples, numbers)]
@@ -157,31 +147,31 @@ class Engine:
                 examples = examples.with_arrays(
                     lambda bucket: {EXPLAINED: explained[made_of[bucket["index"]]].astype(np.int32)}
                 )
-            gather = arrangement.knowledge.gather if arrangement.reads_slots else None
-            shapes = self._shapes.setdefault(arrangement.plugin is None, self._new_shapes())
+            gather = active.knowledge.gather if active.reads_slots else None
+            shapes = self._shapes.setdefault(active.plugin is None, self._new_shapes())
             for index, batch in shapes.batches(examples, gather, self._hosts[""].tokenizer.pad_id):
-                results.append((made_of[index], step(model[1], self.place.batch(batch, len(batch["weights"])))))
+                results.append((made_of[index], step(model.params, self.place.batch(batch, len(batch["weights"])))))
             unasked = set(numbers.tolist()) - set(made_of.tolist())
             refused |= {one: _no_example(records[one], examples) for one in unasked}
         return Asked(results, refused)
 
-    def examples(self, records: Sequence[Record], arrangement: ActivePlugins) -> Examples:
+    def examples(self, records: Sequence[Record], active: ActivePlugins) -> Examples:
         """The task's examples of records without answers, with what the plugin prepares."""
-        task, host = self.task, self.host(arrangement)
+        task, host = self.task, self.host(active)
         tokenizer = host.tokenizer
         records = [replace(one, fields={**one.fields, **task.unanswered(one, tokenizer)}) for one in records]
         made = task_examples(
             task,
-            arrangement.plugin,
+            active.plugin,
             records,
             host,
-            arrangement.knowledge,
+            active.knowledge,
             max_length=self.max_length,
             buckets=1,
         )
         if made.record_index is not None and len(set(made.record_index.tolist())) < len(made.record_index):
             raise InputError(type(task).__name__, "it makes several examples of a text", "such a task cannot be served")
-        return attach_knowledge(made, arrangement.plugin, records, host, arrangement.knowledge)
+        return attach_knowledge(made, active.plugin, records, host, active.knowledge)
 
     def labels(self, made: Mapping[str, np.ndarray], record: Record) -> Labels:
         """One row of an answer step -> its labels."""
@@ -204,16 +194,16 @@ class Engine:
 
     def _collect(
         self,
-        window: Sequence[Question | Refused],
+        window: Sequence[Query | Refused],
         asked: Asked,
         before: Asked | None,
-        arrangement: ActivePlugins,
-        explainer: Any,
+        active: ActivePlugins,
+        explainer: Explains | None,
     ) -> Iterator[Prediction | Refused]:
         found, alone = dict(asked.rows()), dict(before.rows()) if before is not None else {}
         refused = asked.refused | (before.refused if before is not None else {})
-        records = [one.record for one in window if isinstance(one, Question)]
-        entities = _entities(records, arrangement)
+        records = [one.record for one in window if isinstance(one, Query)]
+        entities = _entities(records, active)
         explained = {} if explainer is None else explainer.explain(records, found)
         number = -1
         for one in window:
@@ -238,13 +228,13 @@ class Engine:
         return Shapes(longest, self.rows, self.place.row_parts)
 
 
-def windows(questions: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def windows(queries: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Cuts a stream into lists of at most `size`, and of few more than `WINDOW_CHARACTERS` characters."""
     window: list[Any] = []
     characters = 0
-    for one in questions:
+    for one in queries:
         window.append(one)
-        if isinstance(one, Question):
+        if isinstance(one, Query):
             characters += len(one.record.text)
         if len(window) >= size or characters >= WINDOW_CHARACTERS:
             yield window
@@ -253,9 +243,7 @@ def windows(questions: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield window
 
 
-def sift(
-    make: Callable[[Sequence[Record]], Examples], records: Sequence[Record]
-) -> tuple[Examples | None, np.ndarray, dict[int, str]]:
+def sift(make: MakeExamples, records: Sequence[Record]) -> tuple[Examples | None, np.ndarray, dict[int, InputError]]:
     """Makes examples of those records that can be used.
 
     Returns:
@@ -272,26 +260,26 @@ def sift(
     return make([records[number] for number in good]), good, refused
 
 
-def _faults(make: Callable[[Sequence[Record]], Examples], records: Sequence[Record], first: int) -> dict[int, str]:
+def _faults(make: MakeExamples, records: Sequence[Record], first: int) -> dict[int, InputError]:
     """What is wrong with each bad record, by number; finding one among n takes about log2(n) attempts."""
     try:
         make(records)
     except InputError as error:
         if len(records) == 1:
-            return {first: str(error)}
+            return {first: error.with_traceback(None)}
         half = len(records) // 2
         return _faults(make, records[:half], first) | _faults(make, records[half:], first + half)
     return {}
 
 
-def _no_example(record: Record, examples: Examples) -> str:
-    return str(InputError(record.where, "the task makes no example of it", "; ".join(examples.notes)))
+def _no_example(record: Record, examples: Examples) -> InputError:
+    return InputError(record.where, "the task makes no example of it", "; ".join(examples.notes))
 
 
-def _entities(records: Sequence[Record], arrangement: ActivePlugins) -> list[tuple[Linked, ...]]:
+def _entities(records: Sequence[Record], active: ActivePlugins) -> list[tuple[Linked, ...]]:
     """The mentions of each record, with who reads them."""
     ids = list(dict.fromkeys(one.entity for record in records for one in record.mentions if one.entity is not None))
-    readers = dict(zip(ids, arrangement.readers(ids), strict=True))
+    readers = dict(zip(ids, active.readers(ids), strict=True))
     made = []
     for record in records:
         linked = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,12 +19,10 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.inference.passages import make_readings, passages_used
 from kinject.plugins.pluglm import PlugLM
+from kinject.serving.engine import Engine
 from kinject.serving.plugin import ActivePlugins
-from kinject.serving.questions import Contribution, Explanation
+from kinject.serving.queries import Contribution, Explanation
 from kinject.tasks.token_classification import TokenClassification
-
-if TYPE_CHECKING:
-    from kinject.serving.engine import Engine
 
 FIRST_POSITION = np.zeros((1, 1), np.int32)
 
@@ -36,21 +34,19 @@ class Explainer:
       InputError: a task with an answer a word, of which none is the first.
     """
 
-    def __init__(self, engine: Engine, arrangement: ActivePlugins):
+    def __init__(self, engine: Engine, active: ActivePlugins):
         if isinstance(engine.task, TokenClassification):
             problem = "a text of this task has an answer a word, and one is explained"
             raise InputError("explain", problem, "leave it out")
-        self.engine, self.arrangement = engine, arrangement
-        self.model = engine.model(arrangement.plugin)
-        reads_memory = isinstance(arrangement.plugin, PlugLM)
-        self.readings = (
-            make_readings(engine.host(arrangement).loaded.host, arrangement.plugin) if reads_memory else None
-        )
+        self.engine, self.active = engine, active
+        self.model = engine.model(active.plugin)
+        reads_memory = isinstance(active.plugin, PlugLM)
+        self.readings = make_readings(engine.host(active).loaded.host, active.plugin) if reads_memory else None
 
     def explain(
         self, records: Sequence[Record], found: Mapping[int, Mapping[str, np.ndarray]]
     ) -> dict[int, Explanation]:
-        """Explanations by number of the record, for those that have an answer (`found`, rows of an answer step)."""
+        """Explanations by number of the record, of those that were `found`: rows of an answer step by number."""
         numbers = sorted(found)
         if not numbers:
             return {}
@@ -75,33 +71,33 @@ class Explainer:
         """The entities of a record that the plugin reads, in the order of the text, each once."""
         mentions = sorted(record.mentions, key=lambda one: one.start)
         ids = list(dict.fromkeys(one.entity for one in mentions if one.entity is not None))
-        return [one for one, reader in zip(ids, self.arrangement.readers(ids), strict=True) if reader is not None]
+        return [one for one, reader in zip(ids, self.active.readers(ids), strict=True) if reader is not None]
 
     def _without(
         self, records: Sequence[Record], entities: Sequence[Sequence[str]], choices: np.ndarray
     ) -> dict[tuple[int, str], float]:
         """The first answer's score without each of the entities, by (record, entity)."""
         places = [(at, entity) for at, some in enumerate(entities) for entity in some]
-        variants = [_left_out(records[at], entity, self.arrangement.reads_slots) for at, entity in places]
-        step = self.engine.programs.probability(self.model[0])
+        variants = [_left_out(records[at], entity, self.active.reads_slots) for at, entity in places]
+        step = self.engine.programs.probability(self.model.program)
         explained = choices[[at for at, _ in places]] if places else choices[:0]
-        asked = self.engine.ask(variants, self.arrangement, self.model, step, explained)
+        asked = self.engine.ask(variants, self.active, self.model, step, explained)
         return {places[number]: float(score) for number, score in asked.rows()}
 
     def _gradients(
         self, records: Sequence[Record], entities: Sequence[Sequence[str]], choices: np.ndarray
     ) -> dict[tuple[int, str], float]:
         """Gradient times input of the entities' slots, by (record, entity)."""
-        if not self.arrangement.reads_slots:
+        if not self.active.reads_slots:
             return {}
-        gradient = self.engine.programs.gradient(self.model[0])
+        gradient = self.engine.programs.gradient(self.model.program)
 
         def step(params: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
             return gradient(params, batch), batch["entity_ids"]
 
         made = {}
-        for at, (slopes, rows) in self.engine.ask(records, self.arrangement, self.model, step, choices).rows():
-            for entity, row in zip(entities[at], self.arrangement.slot_rows(entities[at]).tolist(), strict=True):
+        for at, (slopes, rows) in self.engine.ask(records, self.active, self.model, step, choices).rows():
+            for entity, row in zip(entities[at], self.active.slot_rows(entities[at]).tolist(), strict=True):
                 made[at, entity] = float(slopes[rows == row].sum())
         return made
 
@@ -109,7 +105,7 @@ class Explainer:
         """What the position of the answer read in the last memory layer, by record."""
         if self.readings is None:
             return {}
-        layer = self.arrangement.plugin.config.layers[-1]
+        layer = self.active.plugin.config.layers[-1]
 
         def step(params: Any, batch: Mapping[str, jax.Array]) -> Any:
             del params  # the readings hold them
@@ -117,9 +113,9 @@ class Explainer:
             return *self.readings(batch)[layer], positions[:, 0]
 
         made = {}
-        for at, (rows, weights, position) in self.engine.ask(records, self.arrangement, self.model, step).rows():
+        for at, (rows, weights, position) in self.engine.ask(records, self.active, self.model, step).rows():
             reading = rows[None], weights[None]
-            made[at] = tuple(passages_used(reading, self.arrangement.memories, 0, int(position)))
+            made[at] = tuple(passages_used(reading, self.active.memories, 0, int(position)))
         return made
 
 

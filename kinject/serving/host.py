@@ -10,18 +10,19 @@ from typing import Any, Literal
 
 from kinject.data.records import Record
 from kinject.errors import InputError, did_you_mean
-from kinject.inference.host import HostBundle, open_host, task_of, with_head
+from kinject.inference.host import HostBundle, host_task, open_host, open_under_head
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
 from kinject.models.int8 import check_installed
-from kinject.models.manifest import NO_HEAD, read_json
+from kinject.models.manifest import read_manifest
 from kinject.models.precision import Precision, activations
-from kinject.plugins.store import check_fits, read_head
+from kinject.plugins.store import read_head
 from kinject.serving.engine import Engine
+from kinject.serving.explain import Explainer
 from kinject.serving.plugin import ActivePlugins, Plugged, Plugin, fit
-from kinject.serving.questions import Prediction, Question, Refused, questions
+from kinject.serving.queries import Prediction, Refused, read_queries
 from kinject.tasks.base import Task, make_task
 
 Folder = str | os.PathLike[str]
@@ -78,12 +79,16 @@ class Host:
             if value < 1:
                 raise InputError(name, f"it is {value}", "give 1 or more")
         check_installed(precision, "precision")
+        dtype = activations(precision)
         if head is not None:
-            ready, task, task_options = _under_head(folder, head, task, precision)
-            made = _task(folder, task, task_options)
+            stored = (head if isinstance(head, Plugin) else Plugin.load(head)).stored
+            trained = read_head(stored)
+            task = task or str(trained.facts.get("task"))
+            ready = open_under_head(folder, stored, trained, task, dtype=dtype)
+            made = _task(folder, task, trained.facts.get("task_options") or {})
         else:
             made = _task(folder, task, task_options)
-            ready = open_host(folder, head=made.head, dtype=activations(precision))
+            ready = open_host(folder, head=made.head, dtype=dtype)
         made = made.for_host(ready.loaded, folder).for_evaluation()
         place = Placement.single() if devices == 1 else Placement.over(devices)
         return cls(ready, made, max_length=max_length, rows=batch_size, window=window, precision=precision, place=place)
@@ -191,45 +196,27 @@ class Host:
     ) -> Iterator[Prediction | Refused]:
         """As `predict`, of (line, input) pairs of a file `name`; an input that is an InputError is refused."""
         now = self._arrangement.alone if self._off else self._arrangement
-        asked: Iterator[Question | Refused] = questions(numbered, name, (linker,) if linker else now.linkers)
-        answers = self.engine.answer(asked, now, top=top, compare=compare, explain=explain)
+        queries = read_queries(numbered, name, (linker,) if linker else now.linkers)
+        explainer = Explainer(self.engine, now) if explain else None
+        answers = self.engine.answer(queries, now, top=top, compare=compare, explainer=explainer)
         return answers if errors == "yield" else _raising(answers)
 
 
 def _raising(answers: Iterator[Prediction | Refused]) -> Iterator[Prediction]:
     for one in answers:
         if isinstance(one, Refused):
-            raise InputError(*_parts(one.error))
+            raise one.cause
         yield one
 
 
-def _parts(line: str) -> tuple[str, str]:
-    where, _, problem = line.partition(": ")
-    return where, problem
-
-
 def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -> Task:
-    path = Path(folder)
-    manifest = read_json(path / "host.json") if (path / "host.json").is_file() else {}
-    name = name or manifest.get("task")
+    named, given = host_task(read_manifest(Path(folder)))
+    name = name or named
     if name is None:
         raise InputError(folder, "host.json names no task", "say which one (task=…, --task), such as cloze")
     if options is None:
-        options = manifest.get("extra", {}).get("task_options", {}) if name == manifest.get("task") else {}
+        options = given if name == named else {}
     task = make_task(name, "task", **options)
     if type(task).choices is Task.choices:
         raise task.not_served()
     return task
-
-
-def _under_head(
-    folder: Folder, head: Plugin | Folder, task: str | None, precision: Precision
-) -> tuple[HostBundle, str, Mapping[str, Any]]:
-    """The host under a plugin's head, and the task and its options that the head was trained for."""
-    stored = (head if isinstance(head, Plugin) else Plugin.load(head)).stored
-    trained = read_head(stored)
-    ready = open_host(folder, head=NO_HEAD, dtype=activations(precision))
-    check_fits(stored.folder, stored.manifest, ready.identity, None)
-    name = task or str(trained.facts.get("task"))
-    ready = with_head(ready, task_of(trained, name, stored.folder), stored.folder)
-    return ready, name, trained.facts.get("task_options") or {}

@@ -1,4 +1,4 @@
-"""A plugin's folder, loaded to be plugged in, and what is plugged into a host at one time."""
+"""A plugin's folder, loaded to be plugged in with its knowledge base, and what is plugged into a host at one time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from kinject.inference.passages import attach
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
-from kinject.plugins import base
+from kinject.models import seams
 from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import StoredPlugin, check_fits, load_plugin
-from kinject.serving.routing import JoinedKnowledge, Routed, check_together
+from kinject.serving.routing import JoinedKnowledge, Routed
 
 NAMES_KEPT = 1 << 16
+SLOTS_ALONE = ("feed_forward", "outputs", "before", "prepare")  # a plugin beside others must not override these
 
 
 class Plugin:
@@ -60,12 +61,55 @@ class Plugin:
         return f"Plugin({self.name!r}, {self.method}, knowledge {about!r}, {self.stored.folder})"
 
 
+def pair(
+    plugins: Sequence[Plugin], bases: Sequence[KnowledgeBase]
+) -> tuple[list[KnowledgeBase | None], list[KnowledgeBase]]:
+    """Finds each plugin's knowledge base.
+
+    Returns:
+      (the knowledge base of each plugin, None where it needs none; those that no plugin reads).
+
+    Raises:
+      InputError: two plugins of one name, a plugin whose knowledge base is not given.
+    """
+    seen = set()
+    for plugin in plugins:
+        if plugin.name in seen:
+            problem = f"another plugin is called {plugin.name} too"
+            raise InputError(f"--plugin {plugin.stored.folder}", problem, "rename its folder")
+        seen.add(plugin.name)
+    read = [knowledge_of(plugin, bases) for plugin in plugins]
+    return read, [base for base in bases if all(base is not one for one in read)]
+
+
+def knowledge_of(plugin: Plugin, bases: Sequence[KnowledgeBase]) -> KnowledgeBase | None:
+    """The knowledge base that a plugin was trained on, by its fingerprint; None where it needs none.
+
+    A lone one is taken as it is, so that what does not fit is told in detail when it is plugged in.
+
+    Raises:
+      InputError: it is none of those given.
+    """
+    pinned = plugin.manifest["knowledge"].get("fingerprint")
+    found = [base for base in bases if base.fingerprint == pinned]
+    if found or not plugin.manifest["knowledge_dim"]:
+        return found[0] if found else None
+    if len(bases) == 1:
+        return bases[0]
+    name = plugin.manifest["knowledge"].get("name")
+    raise InputError(
+        f"--plugin {plugin.stored.folder}",
+        f"it was trained on the knowledge base {name!r} ({str(pinned)[:19]}…), which is none of those given",
+        "name its folder: --knowledge",
+    )
+
+
 @dataclass(frozen=True)
 class Plugged:
     """A plugin in a host, with what it reads."""
 
     name: str
-    plugin: base.Plugin
+    plugin: seams.Plugin
     knowledge: KnowledgeBase | None
     memories: tuple[PassageMemory, ...]
     linker: Linker | None
@@ -111,7 +155,7 @@ class ActivePlugins:
 
     plugged: tuple[Plugged, ...] = ()
     linkers: tuple[Linker, ...] = ()
-    plugin: base.Plugin | None = None
+    plugin: seams.Plugin | None = None
     knowledge: Any = None
     tag: str = ""
     names: Any = field(default=None, compare=False)
@@ -123,7 +167,7 @@ class ActivePlugins:
         Raises:
           InputError: they cannot be plugged in together.
         """
-        check_together({name: (one.plugin, one.knowledge) for name, one in plugged.items()})
+        check_together(plugged)
         members = tuple(plugged.values())
         linkers = tuple(one.linker for one in members if one.linker is not None)
         if len(members) < 2:
@@ -172,6 +216,23 @@ class ActivePlugins:
         return rows_with_vector(self.knowledge)(list(entities))
 
 
+def check_together(plugins: Mapping[str, Plugged]) -> None:
+    """Raises InputError unless these plugins, by name, can be plugged together."""
+    if len(plugins) < 2:
+        return
+    seen: dict[str, str] = {}
+    for name, one in plugins.items():
+        plugin, base = one.plugin, one.knowledge
+        others = [seam for seam in SLOTS_ALONE if getattr(type(plugin), seam) is not getattr(seams.Plugin, seam)]
+        if base is None or not plugin.reads_slots or others:
+            problem = f"{plugin.name} does more than fill the slots of its entities, so it is plugged in alone"
+            raise InputError(f"plugin {name}", problem, "unplug the others first")
+        if base.fingerprint in seen:
+            problem = f"it reads the same knowledge base as {seen[base.fingerprint]}, so no entity would be its own"
+            raise InputError(f"plugin {name}", problem, "plug in one of them")
+        seen[base.fingerprint] = name
+
+
 def _tag(members: Sequence[Plugged]) -> str:
     tags = sorted({memory.manifest["tag"] for one in members for memory in one.memories})
     if len(tags) > 1:
@@ -181,46 +242,3 @@ def _tag(members: Sequence[Plugged]) -> str:
 
 def _label(base: KnowledgeBase, row: int) -> str:
     return base.entity(row).label
-
-
-def pair(
-    plugins: Sequence[Plugin], bases: Sequence[KnowledgeBase]
-) -> tuple[list[KnowledgeBase | None], list[KnowledgeBase]]:
-    """Finds each plugin's knowledge base.
-
-    Returns:
-      (the knowledge base of each plugin, None where it needs none; those that no plugin reads).
-
-    Raises:
-      InputError: two plugins of one name, a plugin whose knowledge base is not given.
-    """
-    seen = set()
-    for plugin in plugins:
-        if plugin.name in seen:
-            problem = f"another plugin is called {plugin.name} too"
-            raise InputError(f"--plugin {plugin.stored.folder}", problem, "rename its folder")
-        seen.add(plugin.name)
-    read = [knowledge_of(plugin, bases) for plugin in plugins]
-    return read, [base for base in bases if all(base is not one for one in read)]
-
-
-def knowledge_of(plugin: Plugin, bases: Sequence[KnowledgeBase]) -> KnowledgeBase | None:
-    """The knowledge base that a plugin was trained on, by its fingerprint; None where it needs none.
-
-    A lone one is taken as it is, so that what does not fit is told in detail when it is plugged in.
-
-    Raises:
-      InputError: it is none of those given.
-    """
-    pinned = plugin.manifest["knowledge"].get("fingerprint")
-    found = [base for base in bases if base.fingerprint == pinned]
-    if found or not plugin.manifest["knowledge_dim"]:
-        return found[0] if found else None
-    if len(bases) == 1:
-        return bases[0]
-    name = plugin.manifest["knowledge"].get("name")
-    raise InputError(
-        f"--plugin {plugin.stored.folder}",
-        f"it was trained on the knowledge base {name!r} ({str(pinned)[:19]}…), which is none of those given",
-        "name its folder: --knowledge",
-    )

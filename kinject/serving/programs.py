@@ -18,7 +18,7 @@ import numpy as np
 
 from kinject.data.pipeline import NOWHERE, TOKENS, Batch, Examples, Feed, Gather
 from kinject.inference.program import Program, map_microbatches
-from kinject.models.seams import Plugin
+from kinject.models.seams import DelegatingPlugin, Plugin
 from kinject.tasks.base import Task
 from kinject.tree import Flat
 
@@ -109,15 +109,14 @@ def _of(scores: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.take_along_axis(scores, batch[EXPLAINED][:, None], axis=1)[:, 0]
 
 
-class _Scaled:
-    """A plugin whose slots are multiplied by a factor each; stands in for it in one forward pass."""
+class _Scaled(DelegatingPlugin):
+    """A plugin whose slots are multiplied by a factor each."""
 
     def __init__(self, plugin: Plugin, factors: jax.Array):
-        self.plugin, self.factors = plugin, factors.reshape(-1, factors.shape[-1])  # [rows, M]
-        self.name, self.reads_sequence = plugin.name, plugin.reads_sequence
-        self.before, self.feed_forward, self.outputs = plugin.before, plugin.feed_forward, plugin.outputs
+        super().__init__(plugin)
+        self.factors = factors.reshape(-1, factors.shape[-1])  # [rows, M]
 
-    def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: Any = None) -> jax.Array:
+    def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         made, slot = self.plugin.embed(embeddings, batch, key), batch["entity_slot"]
         here = jnp.take_along_axis(self.factors, jnp.maximum(slot, 0), axis=1)
         return jnp.where((slot >= 0)[:, :, None], made * here[:, :, None].astype(made.dtype), made)

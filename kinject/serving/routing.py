@@ -22,8 +22,6 @@ from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.seams import Plugin, Table
 
-SLOTS_ALONE = ("feed_forward", "outputs", "before", "prepare")  # what a plugin in company must not override
-
 
 class JoinedKnowledge:
     """Several knowledge bases as the tasks see one: rows of one behind those of another; the first that knows wins.
@@ -103,19 +101,3 @@ class Routed(Plugin):
             }
             embeddings = member.embed(embeddings, own, key)
         return embeddings
-
-
-def check_together(plugins: Mapping[str, tuple[Plugin, KnowledgeBase | None]]) -> None:
-    """Raises InputError unless these plugins, by name, can be plugged together."""
-    if len(plugins) < 2:
-        return
-    seen: dict[str, str] = {}
-    for name, (plugin, base) in plugins.items():
-        others = [one for one in SLOTS_ALONE if getattr(type(plugin), one) is not getattr(Plugin, one)]
-        if base is None or not plugin.reads_slots or others:
-            problem = f"{plugin.name} does more than fill the slots of its entities, so it is plugged in alone"
-            raise InputError(f"plugin {name}", problem, "unplug the others first")
-        if base.fingerprint in seen:
-            problem = f"it reads the same knowledge base as {seen[base.fingerprint]}, so no entity would be its own"
-            raise InputError(f"plugin {name}", problem, "plug in one of them")
-        seen[base.fingerprint] = name

@@ -1,4 +1,4 @@
-"""Questions and answers: what is asked is read and linked; what is answered is an answer, or why there is none."""
+"""Queries and answers: what is asked, read and linked; and what is answered, or why there is no answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Labels = tuple["Label", ...]
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """One text to be answered.
 
     Attributes:
@@ -46,8 +46,8 @@ def read_lines(stream: io.BufferedIOBase, name: str, *, plain: bool = False) -> 
             yield number, error
 
 
-def questions(inputs: Iterable[tuple[int, Any]], name: str, linkers: Sequence[Linker]) -> Iterator[Question | Refused]:
-    """Numbered inputs (a text, a dict as a line of JSON has it, a `Record`, or an InputError) -> questions."""
+def read_queries(inputs: Iterable[tuple[int, Any]], name: str, linkers: Sequence[Linker]) -> Iterator[Query | Refused]:
+    """Numbered inputs (a text, a dict as a line of JSON has it, a `Record`, or an InputError) -> queries."""
     for number, value in inputs:
         identity = value.get("id") if isinstance(value, Mapping) else None
         try:
@@ -57,11 +57,11 @@ def questions(inputs: Iterable[tuple[int, Any]], name: str, linkers: Sequence[Li
             if linkers and isinstance(record.source, str):
                 record = link(record, linkers, given)
         except InputError as error:
-            yield Refused(number, str(error), identity)
+            yield Refused(number, error.with_traceback(None), identity)
             continue
         fields = dict(record.fields)
         identity = fields.pop("id", None)  # two questions may have one id; of a data set's records none may
-        yield Question(number, replace(record, fields=fields), identity)
+        yield Query(number, replace(record, fields=fields), identity)
 
 
 def _record(value: Any, where: str) -> tuple[Record, bool]:
@@ -256,13 +256,18 @@ class Refused:
 
     Attributes:
       line: its place in the input, from 1.
-      error: what is wrong with it, naming file, line and field.
+      error: what is wrong with it, naming file, line and field: the cause in one line.
       id: the record's own, where that much could be read.
+      cause: the error itself, without the frames that it passed: those would hold a whole window of records.
     """
 
     line: int
-    error: str
-    id: Any = field(default=None)
+    error: str = field(init=False)
+    cause: InputError = field(repr=False, compare=False)
+    id: Any = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "error", str(self.cause))
 
     def to_json(self) -> dict[str, Any]:
         """The output line of `kinject predict` in the place of an answer."""
