@@ -21,7 +21,7 @@ from kinject.inference.program import split_program
 from kinject.models import int8
 from kinject.models.fingerprint import fingerprint
 from kinject.models.precision import Precision, held, multiplied
-from kinject.plugins.store import read_manifest
+from kinject.plugins.store import read_plugin_manifest
 from kinject.serving import Host
 from kinject.stages.experiment import Experiment
 from kinject.tasks.shapes import Extent
@@ -253,7 +253,7 @@ def test_stages_keep_the_word_in_what_they_write(world, tmp_path):
     }
     found = run_experiment({"seed": 0, "stages": stages}, tmp_path)["table"]["cities"]
     assert {"host", "plugin", "shuffled"} <= found.keys()
-    manifest = read_manifest(tmp_path / "plugin")
+    manifest = read_plugin_manifest(tmp_path / "plugin")
     assert manifest["config"]["fit"]["compute_dtype"] == "int8"
     assert manifest["host"]["fingerprint"] == Setting(world, tmp_path).host.identity.fingerprint  # of what is stored
 

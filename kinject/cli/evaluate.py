@@ -59,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates and prints the table."""
+    from kinject.inference.host import host_task
     from kinject.inference.mesh import Placement
-    from kinject.models.manifest import read_manifest
+    from kinject.models.manifest import read_host_manifest
     from kinject.reports.console import Reporter
     from kinject.reports.tables import table
     from kinject.stages.base import Run
@@ -68,8 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
     from kinject.training.malloc_tuning import keep_heap
 
     keep_heap()
-    manifest = read_manifest(Path(arguments.host))
-    task = arguments.task or manifest.get("task")
+    named, options = host_task(read_host_manifest(Path(arguments.host)))
+    task = arguments.task or named
     if task is None:
         raise InputError("--task", "host.json names no task", "name one, such as cloze")
     if arguments.json is not None and arguments.json.exists():
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = EvaluateConfig(
         host=arguments.host,
         task=task,
-        task_options=manifest.get("extra", {}).get("task_options", {}),
+        task_options=options,
         compute_dtype=arguments.precision,
         domains={name: domain},
     )

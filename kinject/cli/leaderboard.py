@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     from kinject.data.pipeline import Feed
     from kinject.datasets.leaderboard import write_predictions
     from kinject.inference.evaluation import evaluate
-    from kinject.inference.host import open_host
+    from kinject.inference.host import host_task, open_host
     from kinject.inference.program import split_program
     from kinject.knowledge.base import KnowledgeBase
     from kinject.tasks.few_shot_relations import FewShotRelations
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.knowledge is not None and arguments.plugin is None:
         raise InputError("--knowledge", "there is no plugin to read it", "name one with --plugin, or leave it out")
     host = open_host(arguments.host)
-    options = host.loaded.manifest.get("extra", {}).get("task_options", {})
+    _, options = host_task(host.loaded.manifest)
     task = FewShotRelations(protocol=options.get("protocol", "kinject"))
     if host.loaded.manifest.get("head") != task.head:
         raise InputError(f"--host {arguments.host}", "it was not made for few_shot_relations", "train one for it")
@@ -95,9 +95,9 @@ def _plugin(folder: str, host: HostBundle, knowledge: KnowledgeBase | None) -> P
     from kinject.inference.host import knowledge_identity
     from kinject.models.seams import Plugin
     from kinject.plugins.base import plugin_class
-    from kinject.plugins.store import load_plugin, read_manifest
+    from kinject.plugins.store import load_plugin, read_plugin_manifest
 
-    method = read_manifest(Path(folder))["method"]
+    method = read_plugin_manifest(Path(folder))["method"]
     if plugin_class(method).prepare is not Plugin.prepare:
         problem = f"{method} reads facts that belong to one record, and a pair is made of two"
         raise InputError(f"--plugin {folder}", problem, "take a method that reads slots, or nothing, of an example")

@@ -114,10 +114,10 @@ def about(folder: Path) -> dict[str, Any]:
     """What a list says of one plugin."""
     import math
 
-    from kinject.plugins.store import read_manifest
+    from kinject.plugins.store import read_plugin_manifest
 
     try:
-        manifest = read_manifest(folder)
+        manifest = read_plugin_manifest(folder)
         return {
             "folder": str(folder),
             "method": manifest["method"],
@@ -135,9 +135,9 @@ def about(folder: Path) -> dict[str, Any]:
 
 def show_one(arguments: argparse.Namespace) -> None:
     """Prints a plugin's card, or its whole manifest."""
-    from kinject.plugins.store import card, read_manifest
+    from kinject.plugins.store import card, read_plugin_manifest
 
-    manifest = read_manifest(arguments.folder)
+    manifest = read_plugin_manifest(arguments.folder)
     print(json.dumps(manifest, indent=2, ensure_ascii=False) if arguments.json else card(manifest), end="\n")
 
 
@@ -145,9 +145,9 @@ def verify(arguments: argparse.Namespace) -> None:
     """Reads the plugin, its head, and the knowledge base whole, and loads the host."""
     from kinject.inference.host import knowledge_identity, open_host
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.plugins.store import load_plugin, read_head, read_manifest
+    from kinject.plugins.store import load_plugin, read_head, read_plugin_manifest
 
-    manifest, base, host = read_manifest(arguments.folder), None, None
+    manifest, base, host = read_plugin_manifest(arguments.folder), None, None
     if arguments.knowledge is not None:
         base = KnowledgeBase.open(arguments.knowledge)
         if manifest["knowledge"].get("fingerprint") is None:

@@ -144,7 +144,7 @@ class LookUp:
         return {**batch, "entity_vectors": exchange(table, rows, self.dim, self.mesh)}
 
 
-class Table(NamedTuple):
+class VectorTable(NamedTuple):
     """Entity vectors on the devices, and how they are found there.
 
     Attributes:
@@ -156,7 +156,7 @@ class Table(NamedTuple):
     look_up: LookUp
 
 
-def load_table(knowledge: KnowledgeBase, place: Placement) -> Table:
+def load_table(knowledge: KnowledgeBase, place: Placement) -> VectorTable:
     """Puts a knowledge base's vectors on the devices, each one's rows straight from the memory map.
 
     A process reads the rows of its own devices only, those of one device after the other.
@@ -171,10 +171,10 @@ def load_table(knowledge: KnowledgeBase, place: Placement) -> Table:
 
     look_up, sharding = LookUp(knowledge.dim, place.mesh), table_sharding(place.mesh)
     if sharding is None:
-        return Table(jax.device_put(part(slice(None))), look_up)
+        return VectorTable(jax.device_put(part(slice(None))), look_up)
     held = sharding.addressable_devices_indices_map(shape).items()
     parts = [jax.device_put(part(rows), device).block_until_ready() for device, (rows, _) in held]
-    return Table(jax.make_array_from_single_device_arrays(shape, sharding, parts), look_up)
+    return VectorTable(jax.make_array_from_single_device_arrays(shape, sharding, parts), look_up)
 
 
 def own_rows(table: jax.Array, rows: jax.Array, dim: int) -> jax.Array:

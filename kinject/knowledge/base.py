@@ -69,7 +69,7 @@ class KnowledgeBase:
           InputError: not a knowledge base, a missing, cut or unfitting file, a later format.
         """
         folder = Path(folder).absolute()
-        return cls(folder, layout.read_manifest(folder))
+        return cls(folder, layout.read_knowledge_manifest(folder))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return KnowledgeBase.open, (self.folder,)

@@ -87,7 +87,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
+def write_knowledge_manifest(folder: Path, fields: dict[str, Any]) -> None:
     """Writes `knowledge.json`, with the size and hash of every other file in the folder."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)}
@@ -99,7 +99,7 @@ def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_knowledge_manifest(folder: Path) -> dict[str, Any]:
     """Reads and checks `knowledge.json` and the sizes of the files it names.
 
     Raises:

@@ -133,7 +133,7 @@ def _write(draft: Path, folder: Path, parts: Parts, vectors: Vectors, dtype: str
         "fingerprint": fingerprint,
         "has_vector": layout.HAS_VECTOR if vectors.present is not None else None,
     }
-    layout.write_manifest(draft, {**about, **fields})
+    layout.write_knowledge_manifest(draft, {**about, **fields})
 
 
 def _check(folder: Path, name: str, parts: Parts, vectors: Vectors, dtype: str | None) -> tuple[Parts, Vectors, str]:

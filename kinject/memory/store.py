@@ -171,7 +171,7 @@ class PassageMemory:
             another process edits it.
         """
         folder = Path(folder).absolute()
-        manifest = read_manifest(folder)
+        manifest = read_memory_manifest(folder)
         lock = _locked(folder) if write else None
         arrays = {}
         for name, (kind, shape) in layout(manifest).items():
@@ -292,7 +292,7 @@ class PassageMemory:
             raise InputError(self.folder, "it is open for reading", "open it with write=True")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_memory_manifest(folder: Path) -> dict[str, Any]:
     """Reads and checks `memory.json`."""
     path = folder / MANIFEST
     if not path.is_file():

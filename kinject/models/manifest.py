@@ -56,7 +56,7 @@ def new_manifest(
     }
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_host_manifest(folder: Path) -> dict[str, Any]:
     """Returns the manifest of a folder, empty where kinject did not write it.
 
     Raises:

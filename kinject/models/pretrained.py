@@ -21,7 +21,7 @@ from kinject.models.encoder import Encoder
 from kinject.models.fingerprint import array_digest, fingerprint
 from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hub import host_folder
-from kinject.models.manifest import NO_HEAD, check_pinned, fingerprints, read_json, read_manifest
+from kinject.models.manifest import NO_HEAD, check_pinned, fingerprints, read_host_manifest, read_json
 from kinject.models.saving import save_host
 from kinject.models.tuning import attach
 from kinject.models.tuning_base import Tuning
@@ -88,7 +88,7 @@ def load_host(
     """
     folder = host_folder(folder_or_id)
     config = _config(folder, dropout)
-    manifest = read_manifest(folder)
+    manifest = read_host_manifest(folder)
     kind = manifest.get("head") if head is None else head
     kind = None if kind == NO_HEAD else kind
     checkpoint = _match(open_tensors(folder), config, kind, fresh_head)

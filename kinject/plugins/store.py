@@ -176,7 +176,7 @@ def load_plugin(
         host, another knowledge base.
     """
     folder = Path(folder).absolute()
-    manifest = read_manifest(folder)
+    manifest = read_plugin_manifest(folder)
     check_fits(folder, manifest, host, knowledge)
     check_files(folder, manifest["files"])
     plugin = make_plugin(
@@ -264,7 +264,7 @@ def check_files(folder: Path, expected: Mapping[str, str]) -> None:
             raise InputError(folder / name, problem, "the folder is damaged: copy it again, or train it again")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_plugin_manifest(folder: Path) -> dict[str, Any]:
     """Reads and checks `plugin.json`."""
     path = Path(folder) / "plugin.json"
     if not path.is_file():

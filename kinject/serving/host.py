@@ -16,7 +16,7 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
 from kinject.models.int8 import check_installed
-from kinject.models.manifest import read_manifest
+from kinject.models.manifest import read_host_manifest
 from kinject.models.precision import Precision, activations
 from kinject.plugins.store import read_head
 from kinject.serving.engine import Engine
@@ -210,7 +210,7 @@ def _raising(answers: Iterator[Prediction | Refused]) -> Iterator[Prediction]:
 
 
 def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -> Task:
-    named, given = host_task(read_manifest(Path(folder)))
+    named, given = host_task(read_host_manifest(Path(folder)))
     name = name or named
     if name is None:
         raise InputError(folder, "host.json names no task", "say which one (task=…, --task), such as cloze")

@@ -24,7 +24,7 @@ from kinject.knowledge.graph import GraphConfig
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head, head_kind
-from kinject.models.manifest import read_manifest
+from kinject.models.manifest import read_host_manifest
 from kinject.models.precision import activations
 from kinject.models.seams import Plugin
 from kinject.models.shapes import SHAPE_MARK, encoder_shape
@@ -32,7 +32,7 @@ from kinject.models.tuning import attach, make_tuning, rules_for
 from kinject.models.tuning_base import Tuning
 from kinject.models.tuning_file import saved_tuning
 from kinject.plugins.base import make_plugin, read_method
-from kinject.plugins.store import read_manifest as read_plugin_manifest
+from kinject.plugins.store import read_plugin_manifest
 from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, StageConfig
 from kinject.stages.host import HostConfig
 from kinject.stages.plugin import PluginConfig
@@ -189,7 +189,7 @@ def _host_shape(reference: str, where: str, stages: Stages) -> _HostShape:
     config, folder = encoder_shape(reference, where), Path(reference).expanduser()
     if reference.startswith(SHAPE_MARK) or not folder.is_dir():
         return _HostShape(config)
-    manifest = read_manifest(folder)
+    manifest = read_host_manifest(folder)
     labels = manifest.get("labels")
     return _HostShape(config, None if labels is None else len(labels), saved_tuning(manifest, folder))
 
