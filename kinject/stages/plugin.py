@@ -20,7 +20,16 @@ from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.inference.host import HostBundle, as_it_is, knowledge_identity, open_host, trained_head
 from kinject.inference.processes import on_first
-from kinject.inference.vectors import Choice, Table, TableShape, Where, check_read, choose, device_memory, load_table
+from kinject.inference.vectors import (
+    Choice,
+    TableShape,
+    VectorTable,
+    Where,
+    check_read,
+    choose,
+    device_memory,
+    load_table,
+)
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import activations
 from kinject.models.saving import save_host
@@ -81,7 +90,7 @@ class Prepared:
     fit: Fit
     params: Flat
     vectors: Choice | None = None
-    table: Table | None = None
+    table: VectorTable | None = None
 
 
 class PluginStage(TrainingStage):
@@ -135,7 +144,7 @@ class PluginStage(TrainingStage):
 
     def _vectors(
         self, plugin: Plugin, knowledge: KnowledgeBase | None, beside: Sequence[Prepared]
-    ) -> tuple[Choice | None, Table | None]:
+    ) -> tuple[Choice | None, VectorTable | None]:
         """Where the entity vectors are, which it says, and the table of them where that is on the devices."""
         if knowledge is None or not plugin.reads_slots:
             return None, None

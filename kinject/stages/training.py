@@ -11,7 +11,7 @@ from kinject.data.pipeline import Feed
 from kinject.inference.examples import attach_knowledge, task_examples
 from kinject.inference.host import HostBundle
 from kinject.inference.program import split_program
-from kinject.inference.vectors import Table
+from kinject.inference.vectors import VectorTable
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.int8 import check_installed
 from kinject.models.seams import Plugin
@@ -78,7 +78,7 @@ class TrainingStage(Stage):
         plugin: Plugin | None,
         feeds: tuple[Feed, Feed | None],
         rules: Rules | None = None,
-        table: Table | None = None,
+        table: VectorTable | None = None,
     ) -> tuple[Fit, Flat]:
         """The training, and the parameters that it was made of; says what will be trained.
 

@@ -20,7 +20,7 @@ from kinject.inference.evaluation import evaluate
 from kinject.inference.mesh import Placement, fetch, place_params
 from kinject.inference.processes import Preempted, alone, first, share
 from kinject.inference.program import Program, make_evaluation_step
-from kinject.inference.vectors import TABLE, Table
+from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
 from kinject.training.checkpoint import Checkpoints
 from kinject.training.config import FitConfig
@@ -66,7 +66,7 @@ class Fit:
         workdir: Path,
         reporter: Reporter,
         placement: Placement | None = None,
-        table: Table | None = None,
+        table: VectorTable | None = None,
     ):
         self.name, self.config, self.seed = name, config, seed
         self.place = placement or Placement.single()
@@ -96,7 +96,7 @@ class Fit:
         self.progress = Progress()
         self.saved_best_step = -1
 
-    def _read_vectors(self, table: Table | None) -> None:
+    def _read_vectors(self, table: VectorTable | None) -> None:
         if table is not None:
             self.frozen[TABLE] = table.vectors  # an argument of the step as frozen parameters are, in no checkpoint
             self.program = replace(self.program, vectors=table.look_up)
