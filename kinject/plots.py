@@ -1,6 +1,8 @@
 """`kinject.plots`: figures of what runs and sweeps left on disk, for notebooks. They are made in reports/plots.py."""
 
 from kinject.reports.plots import (
+    MARKS,
+    SHADES,
     ablation_bars,
     accuracy_over_steps,
     available,
@@ -14,6 +16,8 @@ from kinject.reports.plots import (
 )
 
 __all__ = [
+    "MARKS",
+    "SHADES",
     "ablation_bars",
     "accuracy_over_steps",
     "available",
