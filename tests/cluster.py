@@ -16,13 +16,28 @@ from tiny_world import plugin_stage
 
 LAUNCHER = Path(__file__).parents[1] / "launch" / "local.py"
 CONFIG = "import json\ndef get_config():\n    return json.loads({text!r})\n"
+# a process stops after a step while there is a file of that number: what disturbs it there comes neither early nor late
+HOLDING = """
+import pathlib, time
+from kinject.training.loop import Fit
+
+take = Fit.take
+
+def held(fit, *arguments):
+    shown, file = take(fit, *arguments), pathlib.Path({folder!r}, str(fit.step))
+    while file.exists():
+        time.sleep(0.01)
+    return shown
+
+Fit.take = held
+"""
 
 
 def write_config(world: Path, path: Path, *, mesh: dict | None = None, fit: dict | None = None, **changes) -> Path:
     """A plugin stage of 20 steps, each logged."""
     fit = {"steps": 20, "log_every": 1, "checkpoint_every": 5, "buckets": 1, "dropout": "all", **(fit or {})}
     config = {"seed": 5, "mesh": mesh or {}, "stages": {"plugin": plugin_stage(world, fit=fit, **changes)}}
-    path.write_text(CONFIG.format(text=json.dumps(config)))
+    path.write_text(HOLDING.format(folder=str(path.parent / "held")) + CONFIG.format(text=json.dumps(config)))
     return path
 
 
@@ -42,20 +57,19 @@ class Launched:
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return sorted(map(int, found.split()))
 
-    def wait_for_step(self, step: int, limit: float = 300) -> None:
-        """Returns when `step` is in the metrics, or the run has ended."""
-        path, end = self.workdir / "metrics.jsonl", time.monotonic() + limit
-        while self.process.poll() is None and time.monotonic() < end:
-            if path.exists() and f'"step": {step},' in path.read_text():
-                return
+    def wait_for_step(self, step: int) -> None:
+        """Returns when `step` is in the metrics; an error where the run ends before."""
+        path = self.workdir / "metrics.jsonl"
+        while not (path.exists() and f'"step": {step},' in path.read_text()):
+            assert self.process.poll() is None, self.end()
             time.sleep(0.01)
 
     def signal(self, number: signal.Signals, process: int | None = None) -> None:
         """Sends a signal to one process; None = to the launcher."""
         os.kill(self.process.pid if process is None else self.children()[process], number)
 
-    def end(self, limit: float = 300) -> tuple[int, str]:
-        """(exit code, all output) once it has ended; killed, and an error, after `limit` seconds."""
+    def end(self, limit: float = 1800) -> tuple[int, str]:
+        """(exit code, all output) once it has ended; killed, and an error, after `limit` seconds: it hangs."""
         try:
             code = self.process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -76,12 +90,20 @@ def launch(processes: int, devices: int, config: Path, workdir: Path) -> str:
     return text
 
 
-def disturbed(run: Launched, disturb: Callable[[Launched], None], step: int) -> tuple[int, str, float]:
-    """Waits for `step`, disturbs, and returns (exit code, output, seconds from there to the end)."""
-    run.wait_for_step(step)
-    started = time.monotonic()
-    disturb(run)
-    return (*run.end(), time.monotonic() - started)
+def disturbed(
+    processes: int, config: Path, workdir: Path, disturb: Callable[[Launched], None], step: int
+) -> tuple[int, str]:
+    """Holds a run of `write_config` after `step`, disturbs it, lets it go on, and returns (exit code, output)."""
+    hold = config.parent / "held" / str(step)
+    hold.parent.mkdir(exist_ok=True)
+    hold.touch()
+    run = Launched(processes, 1, config, workdir)
+    try:
+        run.wait_for_step(step)
+        disturb(run)
+    finally:
+        hold.unlink()
+    return run.end()
 
 
 def plugin_of(workdir: Path) -> dict[str, np.ndarray]:

@@ -38,7 +38,7 @@ def refused(capsys, *arguments) -> str:
 
 def run_command(*arguments, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "kinject.train", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, **options)
 
 
 @pytest.fixture(scope="module")

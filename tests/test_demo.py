@@ -71,7 +71,7 @@ def fetch(url, body=None, **headers):
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=1800) as response:
             return response.status, response.headers, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
@@ -184,7 +184,7 @@ def test_the_command(served):
             assert where.startswith("http://127.0.0.1:") and fetch(where)[0] == 200
         finally:
             running.send_signal(signal.SIGINT)
-            _, error = running.communicate(timeout=60)
+            _, error = running.communicate(timeout=1800)
     assert running.returncode == 0 and error == ""
 
 

@@ -18,7 +18,12 @@ def test_the_commands_of_the_page(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(PAGE.parents[1]), "PYTHONIOENCODING": "utf-8"}
     for script, expected in zip(scripts, shown, strict=True):
         done = subprocess.run(
-            ["bash", "-c", kinject + script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            ["bash", "-c", kinject + script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1800,
         )
         assert done.returncode == 0, done.stderr
         assert expected in done.stdout

@@ -70,7 +70,7 @@ def test_the_released_weights_of_thunlp(world, tmp_path, monkeypatch):
 
     shell = f'set -e\nkinject() {{ "{sys.executable}" -m kinject "$@"; }}\n' + block(THUNLP, "build")
     environment = {**os.environ, "PYTHONPATH": str(DOCS.parent)}
-    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 1800}
     done = subprocess.run(["bash", "-c", shell], **options)
     assert done.returncode == 0 and f"{len(table)} entities, {DIM} numbers a vector" in done.stdout, done.stderr
 

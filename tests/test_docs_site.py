@@ -40,7 +40,7 @@ def site(tmp_path_factory):
     proxies = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")  # nothing answers there
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 600},
+        **{"cwd": ROOT, "capture_output": True, "text": True, "timeout": 1800},
         env={**os.environ, **proxies, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1", "JAX_PLATFORMS": "cpu"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

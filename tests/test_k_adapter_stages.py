@@ -128,6 +128,8 @@ def test_two_trained_at_once_are_the_two_trained_alone(world, alone, monkeypatch
 
     def cut(self):
         if len(steps) == 3:
+            for fit in self.fits:
+                fit.checkpoints.wait(), fit.best.wait()  # else they write on while the run is taken up again
             raise KeyboardInterrupt
         steps.append(tuple(fit.name for fit in self.fits))
         if len(steps) == 1:

@@ -310,7 +310,7 @@ def test_a_new_process_reads_the_folder_to_the_same_numbers(world, knowledge, tr
     for number in range(2):
         out = tmp_path / f"{number}.npy"
         files = [trained[0] / "made", world / "host", knowledge.folder, trained[2], out]
-        subprocess.run([sys.executable, "-c", READ, *map(str, files)], check=True, timeout=300)
+        subprocess.run([sys.executable, "-c", READ, *map(str, files)], check=True, timeout=1800)
         found.append(np.load(out))
     assert found[0].tobytes() == found[1].tobytes()
     accuracy = trained[1]["table"]["cities"]["plugin"]

@@ -30,7 +30,7 @@ def trained(world, tmp_path_factory):
         },
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     return folder

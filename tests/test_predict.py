@@ -141,6 +141,6 @@ def test_the_command(served):
     command = [sys.executable, "-m", "kinject", "predict", "--host", str(served.host()), "--window", "8"]
     lines = "".join(json.dumps(asked(i % 60, id=i)) + "\n" for i in range(4000))
     shell = f"{' '.join(command)} | head -n 20"
-    done = subprocess.run(["bash", "-c", shell], input=lines, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["bash", "-c", shell], input=lines, capture_output=True, text=True, timeout=1800)
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == list(range(20))
     assert done.stderr == ""

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from cluster import Launched, disturbed, launch, metrics_of, plugin_of, resumed_at, write_config
+from cluster import disturbed, launch, metrics_of, plugin_of, resumed_at, write_config
 
 from kinject.errors import InputError
 from kinject.inference.processes import EXIT_AGAIN, Cluster, lost_peer
@@ -51,16 +51,11 @@ def test_two_processes_are_one_run(config, whole, tmp_path):
 
 def test_preempted_and_killed_run_ends_as_if_nothing_had_happened(config, whole, tmp_path):
     workdir = tmp_path / "cut"
-    code, output, seconds = disturbed(
-        Launched(2, 1, config, workdir), lambda run: run.signal(signal.SIGTERM, process=1), step=7
-    )
+    code, output = disturbed(2, config, workdir, lambda run: run.signal(signal.SIGTERM, process=1), step=7)
     assert code == EXIT_AGAIN and "kinject: preempted; the same command goes on" in output, output
-    assert seconds < 60
     stopped = max(int(step.name) for step in (workdir / "checkpoints" / "plugin" / "last").iterdir())
-    code, output, seconds = disturbed(
-        Launched(2, 1, config, workdir), lambda run: run.signal(signal.SIGKILL, process=1), step=stopped + 2
-    )
-    assert code not in (0, 2) and seconds < 60, output
+    code, output = disturbed(2, config, workdir, lambda run: run.signal(signal.SIGKILL, process=1), step=stopped + 2)
+    assert code not in (0, 2), output
     assert resumed_at(output) == stopped >= 7
     last = launch(2, 1, config, workdir)
     assert resumed_at(last) >= stopped
@@ -72,11 +67,11 @@ def test_preempted_and_killed_run_ends_as_if_nothing_had_happened(config, whole,
 def test_ctrl_c_and_sigterm_of_one_process(world, tmp_path):
     config = write_config(world, tmp_path / "config.py", fit={**SGD, "steps": 1000, "checkpoint_every": 50})
     workdir = tmp_path / "cut"
-    code, output, _ = disturbed(Launched(1, 1, config, workdir), lambda run: run.signal(signal.SIGINT), step=110)
+    code, output = disturbed(1, config, workdir, lambda run: run.signal(signal.SIGINT), step=110)
     assert code == 130 and "kinject: interrupted; the same command goes on" in output, output
     assert "Traceback" not in output
     seen = metrics_of(workdir)[-1]["step"]
-    code, output, _ = disturbed(Launched(1, 1, config, workdir), lambda run: run.signal(signal.SIGTERM), step=seen + 5)
+    code, output = disturbed(1, config, workdir, lambda run: run.signal(signal.SIGTERM), step=seen + 5)
     assert code == EXIT_AGAIN and resumed_at(output) % 50 == 0, output
     assert "kinject: preempted" in output and "Traceback" not in output
     steps = [line["step"] for line in metrics_of(workdir)]

@@ -88,7 +88,7 @@ def test_compiled_programs_are_kept(tmp_path):
 
     def run(**more):
         command = [sys.executable, "-c", KEPT]
-        done = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=True, timeout=200)
+        done = subprocess.run(command, env=environment | more, capture_output=True, text=True, check=True, timeout=1800)
         return done.stdout.split()
 
     folder, first, hits = run()

@@ -214,7 +214,7 @@ except InputError as error:
     print(error)
 print("pip install" in page, "data:image" in page, "<table>" in page, "jax" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=1800)
     assert done.stderr == "" and done.stdout.splitlines() == [
         "plots: matplotlib is not installed; pip install 'kinject[plots]'",
         "True False True False",

@@ -114,7 +114,7 @@ def test_a_run_that_was_cut_goes_on_either_way(world, from_host, tmp_path, monke
     def cut(fit, stop):
         keep(fit, stop)
         if fit.step in (5, 9):
-            fit.checkpoints.wait()
+            fit.checkpoints.wait(), fit.best.wait()  # else they write on while the run is taken up again
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

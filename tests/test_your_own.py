@@ -62,7 +62,7 @@ def followed(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     done = subprocess.run(
         ["bash", "-c", script + the_commands()],
-        **{"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 300},
+        **{"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 1800},
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
