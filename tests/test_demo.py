@@ -57,7 +57,7 @@ def serving(demo):
             yield address(listening)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def browser(url):
         options.add_argument(one)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    driver.set_page_load_timeout(60)
+    driver.set_page_load_timeout(1800)
     yield driver
     driver.quit()
 
@@ -209,7 +209,7 @@ class Page:
     def __init__(self, driver, url):
         from selenium.webdriver.support.ui import WebDriverWait
 
-        self.driver, self.wait = driver, WebDriverWait(driver, 60, 0.05)
+        self.driver, self.wait = driver, WebDriverWait(driver, 1800, 0.05)
         driver.get(url)
         self.wait.until(lambda _: self.all("#plugins input"))
 

@@ -88,7 +88,7 @@ def test_it_runs(path, folder, monkeypatch):
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
+    NotebookClient(book, timeout=1800, startup_timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
     assert len(pictures(book)) == stored, "as many plots as are stored"
 
 
