@@ -31,6 +31,13 @@ settings.register_profile("kinject", deadline=None, derandomize=True, suppress_h
 settings.load_profile("kinject")
 
 
+def pytest_report_teststatus(report):
+    """A test that fails is named at once, among the dots: a run that is cut short comes to no summary."""
+    if report.failed:
+        kind = "error" if report.when in ("collect", "setup", "teardown") else "failed"
+        return kind, f"\n{kind.upper()} {report.nodeid}\n", kind.upper()
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A host that reads its slot, a knowledge base and records: see tiny_world.py. Read only."""
