@@ -39,8 +39,9 @@ from kinject.models.shapes import SHAPES
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
+from kinject.training.config import OptimizerConfig
 from kinject.training.domains import initial_states, make_domains_step, stack_plugins
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 

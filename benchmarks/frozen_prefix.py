@@ -37,8 +37,9 @@ from kinject.models.saving import save_host
 from kinject.models.seams import Plugin
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
-from kinject.training.malloc_tuning import keep_heap
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.config import OptimizerConfig
+from kinject.training.malloc_tuning import tune_malloc
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.prefix import attach_prefix, first_trainable_state, stops_at_seam
 from kinject.training.step import initial_state, make_train_step
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="in turns; the first one compiles")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    keep_heap()  # as training by command does
+    tune_malloc()  # as training by command does
     config, rows = shape_of(arguments.layers, arguments.hidden, 5_000 + len(SPECIAL)), []
     records = sentences(arguments.sentences, 5_000)
     with tempfile.TemporaryDirectory() as folder:

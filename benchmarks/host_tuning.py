@@ -43,7 +43,8 @@ from kinject.models.saving import save_host
 from kinject.models.tuning import Full, Lora, attach, rules_for
 from kinject.models.tuning_base import Tuning
 from kinject.tasks.base import make_task
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.config import OptimizerConfig
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 

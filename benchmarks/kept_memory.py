@@ -26,7 +26,7 @@ from made_up import shape_of
 from map_tuning import World, ours
 
 from kinject.inference.compiled import cores, split_cpu
-from kinject.training.malloc_tuning import keep_heap
+from kinject.training.malloc_tuning import tune_malloc
 
 ARMS = ("kept", "fresh")
 
@@ -41,7 +41,7 @@ class Pass(NamedTuple):
 
 def child(arm: str, arguments: argparse.Namespace) -> None:
     """Trains a pass for each line that comes in, and tells about it."""
-    if arm == "kept" and not keep_heap():
+    if arm == "kept" and not tune_malloc():
         raise SystemExit("this C library cannot be told to keep memory, or a variable tells it otherwise")
     split_cpu(arguments.devices)
     with tempfile.TemporaryDirectory() as folder:

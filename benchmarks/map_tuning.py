@@ -62,8 +62,9 @@ from kinject.models.pretrained import load_host
 from kinject.models.saving import save_host
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
-from kinject.training.malloc_tuning import keep_heap
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.config import OptimizerConfig
+from kinject.training.malloc_tuning import tune_malloc
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 
@@ -257,7 +258,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--devices", type=int, default=cores(), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
-    keep_heap()  # as training by command does; torch is elsewhere
+    tune_malloc()  # as training by command does; torch is elsewhere
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch shares the GPU
     split_cpu(arguments.devices)
     on_gpu = jax.default_backend() == "gpu"

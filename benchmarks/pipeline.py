@@ -43,7 +43,8 @@ from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.linking import AliasLinker
 from kinject.models.pretrained import load_host
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.config import OptimizerConfig
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 

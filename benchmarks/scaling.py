@@ -17,8 +17,8 @@ import jax
 from kinject.stages.ahead import compile_outline, row_of
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
-from kinject.training.collectives import check_only_gradients
-from kinject.training.tpus import TPUS, open_slice
+from kinject.training.aot import check_only_gradients
+from kinject.training.aot_targets import TPUS, open_slice
 
 ROWS, LENGTH, DIM = 64, 64, 100  # a chip and step; a sentence; an entity vector
 TABLE = [(host, name) for host in ("bert-base", "roberta-large") for name in ("v5e:4x4", "v5e:16x16")]

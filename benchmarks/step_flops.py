@@ -23,7 +23,8 @@ from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.config import OptimizerConfig
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 

@@ -28,7 +28,8 @@ from kinject.plugins.base import make_plugin
 from kinject.plugins.store import load_plugin, save_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.config import OptimizerConfig
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 

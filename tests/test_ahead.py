@@ -25,9 +25,8 @@ from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent
-from kinject.training.chips import Chip, Slice
-from kinject.training.collectives import check_only_gradients, find_collectives, total_by_kind
-from kinject.training.gpus import PLUGINS
+from kinject.training.aot import check_only_gradients, find_collectives, total_by_kind
+from kinject.training.aot_targets import PLUGINS, Chip, Target
 
 HLO = """
   %p = f32[8,4]{1,0} parameter(0)
@@ -196,8 +195,8 @@ import sys
 from kinject.config import read_config
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
-from kinject.training.ahead import compile_step
-from kinject.training.collectives import check_only_gradients
+from kinject.training.aot import compile_step
+from kinject.training.aot import check_only_gradients
 from kinject.inference.mesh import Placement
 
 stages = read_stages(read_config(sys.argv[1]))
@@ -269,7 +268,7 @@ def test_a_step_compiles_for_devices_that_are_not_here(world, tmp_path, where):
     (row,) = json.loads((tmp_path / "found.json").read_text())
     assert row["devices"] == 4 and row["rows"] == 8 and row["stage"] == "mapper"
     here = compile_outline(
-        outline("mapper", read_stages(config)), Slice("cpu", Chip(1e12, 1 << 30, 1e9, 1e9), 1, jax.devices()[:1])
+        outline("mapper", read_stages(config)), Target("cpu", Chip(1e12, 1 << 30, 1e9, 1e9), 1, jax.devices()[:1])
     )
     assert 0.7 < 4 * row["flops"] / here.flops < 2 and row["accessed"] > row["trained"]
     assert row["arithmetic_ms"] > 0 and row["traffic_ms"] > 0
@@ -283,7 +282,7 @@ def test_a_step_compiles_for_devices_that_are_not_here(world, tmp_path, where):
 def test_vectors_on_the_devices_are_told_with_their_share(world):
     """The chip is one of those at hand, with a memory of 128 KiB a device; the knowledge base is on the disk."""
     chip = Chip(1e12, 128 << 10, 1e9, 1e9)
-    where = Slice("cpu:2", chip, 2, jax.devices())
+    where = Target("cpu:2", chip, 2, jax.devices())
 
     def told(**changes):
         one = outline("p", read_stages({"stages": {"p": plugin_stage(world, max_length=16, **changes)}}))

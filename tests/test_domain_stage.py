@@ -11,7 +11,7 @@ from tiny_world import CITIES, plugin_stage, question, run_experiment, same_bits
 from kinject.errors import InputError
 from kinject.plugins.store import load_plugin
 from kinject.stages.experiment import Experiment
-from kinject.training.collectives import find_collectives
+from kinject.training.aot import find_collectives
 from kinject.training.domain_loop import DomainFit
 from kinject.tree import flatten
 

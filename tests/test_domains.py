@@ -15,6 +15,7 @@ from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
+from kinject.training.config import OptimizerConfig
 from kinject.training.domains import (
     DomainFeeds,
     domain_axes,
@@ -23,7 +24,7 @@ from kinject.training.domains import (
     one_domain,
     stack_plugins,
 )
-from kinject.training.optimizer import OptimizerConfig, make_optimizer
+from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 

@@ -24,9 +24,9 @@ from kinject.models.precision import activations
 from kinject.plugins.base import make_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
-from kinject.training.config import FitConfig
+from kinject.training.config import FitConfig, OptimizerConfig
 from kinject.training.loop import Fit
-from kinject.training.optimizer import OptimizerConfig, make_optimizer, mask_frozen
+from kinject.training.optimizer import make_optimizer, mask_frozen
 from kinject.training.partition import label_parameters, split
 from kinject.training.step import initial_state, make_train_step
 

@@ -9,8 +9,8 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from kinject.training.malloc_tuning import keep_heap
-kept = keep_heap() if sys.argv[1] == "kept" else None
+from kinject.training.malloc_tuning import tune_malloc
+kept = tune_malloc() if sys.argv[1] == "kept" else None
 import jax, jax.numpy as jnp
 from kinject.inference.compiled import split_cpu
 from kinject.inference.mesh import Placement

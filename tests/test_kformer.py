@@ -277,7 +277,7 @@ def test_a_run_on_the_frozen_prefix_has_the_losses_of_one_without(world, knowled
     for name, megabytes in (("kept", 2048), ("one state", 2048), ("computed", 0)):
         if name == "one state":
             assert "made: layers below 1, and 1 up to its seam, are frozen, computed once" in "".join(said)
-            monkeypatch.setattr("kinject.training.prefix_plan.stops_at_seam", lambda *_: False)
+            monkeypatch.setattr("kinject.training.prefix.stops_at_seam", lambda *_: False)
         fit = stage["fit"] | {"prefix_cache_mb": megabytes}
         run_experiment({"stages": {"made": stage | {"fit": fit}}}, tmp_path / name)
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

@@ -16,7 +16,7 @@ from tiny_world import same_bits
 from kinject.errors import InputError
 from kinject.inference.program import split_program
 from kinject.reports.console import Reporter
-from kinject.training.prefix_room import choose_room, make_room
+from kinject.training.prefix import allocate_cache, choose_cache
 
 RULES = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
 SGD = {"name": "sgd", "learning_rate": 0.05}
@@ -38,25 +38,25 @@ def trained(world, tmp_path):
 @pytest.fixture
 def on_disk(monkeypatch):
     """States go to the disk, however few they are."""
-    monkeypatch.setattr("kinject.training.prefix_plan.choose_room", lambda *_: "disk")
+    monkeypatch.setattr("kinject.training.prefix.choose_cache", lambda *_: "disk")
 
 
 def test_memory_comes_first_then_the_disk_then_nothing():
     mebibyte = 1 << 20
-    assert choose_room(mebibyte, 1, 1) == choose_room(mebibyte, 1, 0) == "memory"
-    assert choose_room(mebibyte + 1, 1, 2) == "disk"
-    assert choose_room(2 * mebibyte + 1, 1, 2) is None
-    assert choose_room(1, 0, 1) is None, "no memory: nothing is kept"
+    assert choose_cache(mebibyte, 1, 1) == choose_cache(mebibyte, 1, 0) == "memory"
+    assert choose_cache(mebibyte + 1, 1, 2) == "disk"
+    assert choose_cache(2 * mebibyte + 1, 1, 2) is None
+    assert choose_cache(1, 0, 1) is None, "no memory: nothing is kept"
 
 
 def test_a_file_without_a_name_holds_what_is_written(tmp_path):
     states = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(jnp.bfloat16)
-    room = make_room(states.shape, states.dtype, tmp_path / "new")
+    room = allocate_cache(states.shape, states.dtype, tmp_path / "new")
     assert isinstance(room, np.memmap) and not list((tmp_path / "new").iterdir())
     room[:3], room[3:] = states[:3], states[3:]
     some = room[np.array([4, 0, 4])]
     assert some.tobytes() == states[[4, 0, 4]].tobytes()
-    assert not isinstance(make_room(states.shape, states.dtype, None), np.memmap)
+    assert not isinstance(allocate_cache(states.shape, states.dtype, None), np.memmap)
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(InputError, match=r"kept here: No space left on device; .*fit\.prefix_disk_mb"):
-        make_room((1 << 20, 4), np.dtype(np.float32), tmp_path)
+        allocate_cache((1 << 20, 4), np.dtype(np.float32), tmp_path)
 
 
 def test_too_small_a_disk_is_told_before_anything_is_computed(trained, on_disk, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_host_that_computes_in_bfloat16_is_kept_so_exactly(trained):
 def test_states_without_room_are_told_of(trained, monkeypatch):
     said = []
     monkeypatch.setattr(Reporter, "say", lambda _, text: said.append(text))
-    monkeypatch.setattr("kinject.training.prefix_plan.choose_room", lambda *_: None)
+    monkeypatch.setattr("kinject.training.prefix.choose_cache", lambda *_: None)
     fit, _ = trained("nowhere")
     assert fit.program.start == 0 and "prefix" not in fit.train_feed.examples.buckets[0]
     settings = r"0 MiB are more than fit\.prefix_cache_mb and fit\.prefix_disk_mb allow"

@@ -9,8 +9,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from kinject.training.profiling import ProfileConfig, Profiler
-from kinject.training.timing import Timing
+from kinject.training.config import ProfileConfig
+from kinject.training.profiling import Profiler, Timing
 
 
 def test_a_window_of_steps_is_traced(tmp_path):

@@ -12,8 +12,7 @@ from tiny_world import plugin_stage, run_experiment
 
 from kinject.errors import InputError
 from kinject.stages.experiment import Experiment
-from kinject.training.reporting import MetricsFile
-from kinject.training.trackers import check_trackers
+from kinject.training.metrics import MetricsFile, check_trackers
 
 FIT = {"batch_size": 8, "steps": 8, "log_every": 4, "checkpoint_every": 4, "buckets": 1}
 
@@ -89,7 +88,7 @@ def test_an_unknown_tracker_is_one_line_with_the_nearest(world, tmp_path, capsys
 
 def test_a_missing_library_names_its_extra(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr("kinject.training.trackers.find_spec", lambda name: None if name == "wandb" else find(name))
+    monkeypatch.setattr("kinject.training.metrics.find_spec", lambda name: None if name == "wandb" else find(name))
     check_trackers(("tensorboard",), "fit.trackers")
     with pytest.raises(InputError, match=r"fit\.trackers: wandb needs wandb; pip install 'kinject\[wandb\]'"):
         check_trackers(("tensorboard", "wandb"), "fit.trackers")

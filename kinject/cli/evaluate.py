@@ -66,9 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
     from kinject.reports.tables import table
     from kinject.stages.base import Run
     from kinject.stages.evaluate import EvaluateConfig, EvaluateStage
-    from kinject.training.malloc_tuning import keep_heap
+    from kinject.training.malloc_tuning import tune_malloc
 
-    keep_heap()
+    tune_malloc()
     named, options = host_task(read_host_manifest(Path(arguments.host)))
     task = arguments.task or named
     if task is None:

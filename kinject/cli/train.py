@@ -114,11 +114,11 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
     from kinject.config import read_config
     from kinject.inference.compiled import keep_compiled, split_cpu
     from kinject.stages.experiment import Experiment
-    from kinject.training.malloc_tuning import keep_heap
+    from kinject.training.malloc_tuning import tune_malloc
     from kinject.training.preemption import listen
 
     listen()
-    keep_heap()
+    tune_malloc()
     if arguments.devices is not None and cluster is None:
         split_cpu(arguments.devices)
     if not arguments.no_compilation_cache:

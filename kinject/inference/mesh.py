@@ -85,7 +85,7 @@ class Placement:
     ) -> Placement:
         """A mesh over `count` devices, of all processes; None = as many as `config` asks for, or all.
 
-        `available` are devices to compile for that are not here (`training/chips.py`); None = those of this machine.
+        `available` are devices of another machine to compile for (training/aot_targets.py); None = those here.
 
         Raises:
           InputError: there are not that many, they do not make up the axes, or a process would have none of them.

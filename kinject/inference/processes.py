@@ -30,7 +30,7 @@ _turn = itertools.count()
 
 
 class Preempted(BaseException):
-    """The machine wants its place back (SIGTERM). What could be kept is kept; the same command goes on from there.
+    """Raised after SIGTERM, once a checkpoint has been written if possible; the same command resumes from it.
 
     Attributes:
       agreed: all processes stop alike.

@@ -6,18 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kinject.errors import InputError, did_you_mean
+from kinject.errors import InputError
 from kinject.inference.mesh import ONE_AXIS, MeshConfig, Placement
 from kinject.inference.vectors import choose
 from kinject.reports.console import Reporter, sized
 from kinject.stages.experiment import read_mesh, read_stages
 from kinject.stages.outline import Outline, outline
 from kinject.stages.training import TrainingConfig
-from kinject.training.ahead import Cost, compile_step
-from kinject.training.chips import Slice
-from kinject.training.collectives import total_by_kind
-from kinject.training.gpus import GPUS, open_gpus
-from kinject.training.tpus import TPUS, open_slice
+from kinject.training.aot import Cost, compile_step, total_by_kind
+from kinject.training.aot_targets import Target, open_target
 
 
 def compile_ahead(
@@ -44,7 +41,7 @@ def compile_ahead(
         raise InputError("config.stages", "no stage trains anything")
     outlines = [outline(name, stages) for name in chosen]  # what is wrong in one is told before the first compiles
     mesh = read_mesh(config)
-    where = open_devices(slice_name)
+    where = open_target(slice_name)
     rows = []
     for one in outlines:
         cost = compile_outline(one, where, mesh)
@@ -53,19 +50,7 @@ def compile_ahead(
     return rows
 
 
-def open_devices(name: str) -> Slice:
-    """The devices that `--aot` names.
-
-    Raises:
-      InputError: no such kind or shape, or the library that compiles for it is not installed.
-    """
-    kind = name.partition(":")[0]
-    if kind not in {**TPUS, **GPUS}:
-        raise InputError(f"--aot {name}", f"unknown TPU or GPU {kind!r}", did_you_mean(kind, [*TPUS, *GPUS]))
-    return open_gpus(name) if kind in GPUS else open_slice(name)
-
-
-def compile_outline(one: Outline, where: Slice, mesh: MeshConfig = ONE_AXIS) -> Cost:
+def compile_outline(one: Outline, where: Target, mesh: MeshConfig = ONE_AXIS) -> Cost:
     """Compiles a stage's step for a slice, its devices arranged as the config's section `mesh` says."""
     place = Placement.over(None, mesh, where.devices)
     rows = one.fit.batch_size
@@ -87,11 +72,11 @@ def compile_outline(one: Outline, where: Slice, mesh: MeshConfig = ONE_AXIS) -> 
     )
 
 
-def _device_memory(where: Slice) -> int:
+def _device_memory(where: Target) -> int:
     return where.chip.memory * where.chips // len(where.devices)
 
 
-def row_of(one: Outline, where: Slice, cost: Cost) -> dict[str, Any]:
+def row_of(one: Outline, where: Target, cost: Cost) -> dict[str, Any]:
     """What `--json` holds of a stage; everything but rows and trained bytes is of one device.
 
     The two times are those at the chip's published peaks, each by itself: a model, of which a run reaches a part.
@@ -112,7 +97,7 @@ def row_of(one: Outline, where: Slice, cost: Cost) -> dict[str, Any]:
     }
 
 
-def described(one: Outline, where: Slice, cost: Cost) -> str:
+def described(one: Outline, where: Target, cost: Cost) -> str:
     """The same for a person."""
     row = row_of(one, where, cost)
     moved = [

@@ -20,8 +20,8 @@ from kinject.stages.base import Stage, StageConfig
 from kinject.tasks.base import Task
 from kinject.training.config import FitConfig
 from kinject.training.loop import Fit, FitResult
+from kinject.training.metrics import check_trackers
 from kinject.training.partition import describe
-from kinject.training.trackers import check_trackers
 from kinject.tree import Flat
 
 Rules = tuple[tuple[str, str], ...]

@@ -8,9 +8,9 @@ _own, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "partition": ["label_parameters"],
-        "optimizer": ["OptimizerConfig", "make_optimizer"],
+        "optimizer": ["make_optimizer"],
         "step": ["TrainState", "initial_state", "make_train_step"],
-        "config": ["FitConfig"],
+        "config": ["FitConfig", "OptimizerConfig"],
         "loop": ["Fit", "FitResult"],
         "checkpoint": ["Checkpoints"],
     },

@@ -1,4 +1,4 @@
-"""How long a training runs, on how much at a time, and when it looks: the `fit` of a stage."""
+"""The `fit` section of a stage: how long a training runs, its optimizer, and when it logs, evaluates and saves."""
 
 from __future__ import annotations
 
@@ -10,33 +10,60 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.inference.program import MicroBatch
 from kinject.models.precision import Precision
-from kinject.training.optimizer import OptimizerConfig
-from kinject.training.profiling import ProfileConfig
-from kinject.training.trackers import Name as Tracked
+
+TrackerName = Literal["tensorboard", "wandb"]
+
+
+class OptimizerConfig(Section):
+    """How the trainable leaves move.
+
+    `warmup` and the decay count optimizer steps; a warmup below 1 is a fraction of all steps. `no_decay` is a regex of
+    parameter paths without weight decay. `clip` is a global norm over the trainable gradients only.
+    """
+
+    name: Literal["adam", "adamw", "lamb", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
+    warmup: float = Field(0, ge=0)
+    power: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    no_decay: str = r".*/(bias|scale)"
+    clip: float | None = Field(None, gt=0)
+    accumulate: int = Field(1, ge=1)
+    b1: float = Field(0.9, ge=0, lt=1)
+    b2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+
+
+class ProfileConfig(Section):
+    """Which steps are profiled, counted from where this process begins: the first ones compile."""
+
+    start: int = Field(10, ge=0)
+    steps: int = Field(5, ge=1)
 
 
 class FitConfig(Section):
-    """How long to train, on how much at a time, and when to look.
+    """How long to train, on how much at a time, and when to log, evaluate and save.
 
     Give `epochs` or `steps`. Logged values are means since the line before. Several processes ask each other at logged
     steps whether one of them was told to stop. `evaluate_every` is in steps, or "epoch"; 0 evaluates only at the end.
     With development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
     evaluations without improvement.
     `micro_batch` is how many tokens of a batch are computed at a time, on all devices together: "auto" is all of them
-    except on a CPU (portions.py); what is dropped depends on it.
+    except on a CPU (inference/micro_batches.py); what is dropped depends on it.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere. What frozen layers compute is kept in memory, up to
     `prefix_cache_mb` (0: nowhere), else, by one process, in the workdir, up to `prefix_disk_mb`;
     `prefix_dtype="bfloat16"` halves it and rounds.
     `profile` writes a trace of some steps to `<workdir>/profile/<stage>`, `timings` what steps take, of all processes,
     to `<workdir>/timings.jsonl`.
-    `trackers` get what `metrics.jsonl` gets (trackers.py). A run may go on with or without these two.
+    `trackers` get what `metrics.jsonl` gets (metrics.py). A run may go on with or without these two.
     """
 
     batch_size: int = Field(32, ge=1)
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     dropout: Literal["none", "trained", "all"] = "none"
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(50, ge=1)
@@ -51,7 +78,7 @@ class FitConfig(Section):
     micro_batch: MicroBatch = "auto"
     profile: ProfileConfig | None = None
     timings: bool = Field(False, exclude=True)
-    trackers: tuple[Tracked, ...] = Field((), exclude=True)
+    trackers: tuple[TrackerName, ...] = Field((), exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> FitConfig:

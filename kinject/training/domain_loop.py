@@ -29,8 +29,8 @@ from kinject.training.domains import (
     stack_plugins,
 )
 from kinject.training.loop import Fit, FitResult
+from kinject.training.metrics import Progress
 from kinject.training.prefix import first_trainable_state
-from kinject.training.progress import Progress
 from kinject.training.step import Logged, TrainState
 from kinject.tree import Flat
 

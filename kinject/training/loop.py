@@ -24,17 +24,13 @@ from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
 from kinject.training.checkpoint import Checkpoints
 from kinject.training.config import FitConfig
+from kinject.training.metrics import MetricsFile, Progress
 from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.preemption import watched
-from kinject.training.prefix import attach_prefix
-from kinject.training.prefix_plan import plan_prefix
-from kinject.training.prefix_room import check_room
-from kinject.training.profiling import Profiler
-from kinject.training.progress import Progress
-from kinject.training.reporting import MetricsFile
+from kinject.training.prefix import attach_prefix, check_disk, plan_prefix
+from kinject.training.profiling import Profiler, Timing
 from kinject.training.step import TrainState, initial_state, make_refresh, make_train_step
-from kinject.training.timing import Timing
 from kinject.tree import Flat, digest
 
 
@@ -150,10 +146,10 @@ class Fit:
         plan = plan_prefix(self.name, self.config, self.program, params, self.labels, feeds)
         if plan is not None:
             self.reporter.say(f"{self.name}: {plan}")
-        if plan is None or plan.room is None:
+        if plan is None or plan.cache is None:
             return
-        if plan.room == "disk":
-            check_room(workdir, plan.size)
+        if plan.cache == "disk":
+            check_disk(workdir, plan.size)
         keep = partial(
             attach_prefix,
             self.program,
@@ -163,7 +159,7 @@ class Fit:
             place=self.place,
             seam=plan.seam,
             dtype=plan.dtype,
-            folder=workdir if plan.room == "disk" else None,
+            folder=workdir if plan.cache == "disk" else None,
         )
         self.train_feed, self.dev_feed = keep(self.train_feed), self.dev_feed and keep(self.dev_feed)
         self.program = replace(self.program, start=plan.start)

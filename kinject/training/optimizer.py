@@ -4,36 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
 import jax
 import optax
-from pydantic import Field
 
-from kinject.config import Section
 from kinject.errors import InputError
+from kinject.training.config import OptimizerConfig
 from kinject.training.partition import FREEZE, TRAIN
-
-
-class OptimizerConfig(Section):
-    """How the trainable leaves move.
-
-    `warmup` and the decay count optimizer steps; a warmup below 1 is a fraction of all steps. `no_decay` is a regex of
-    parameter paths without weight decay. `clip` is a global norm over the trainable gradients only.
-    """
-
-    name: Literal["adam", "adamw", "lamb", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["constant", "linear", "cosine", "polynomial"] = "constant"
-    warmup: float = Field(0, ge=0)
-    power: float = Field(1.0, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    no_decay: str = r".*/(bias|scale)"
-    clip: float | None = Field(None, gt=0)
-    accumulate: int = Field(1, ge=1)
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

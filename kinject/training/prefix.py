@@ -1,33 +1,105 @@
 """The frozen prefix: layers below everything that trains are computed once an example, not once a step.
 
 Where the lowest trainable parameter (and the lowest seam of a trainable plugin) sits above layer s and nothing is
-dropped below, hidden state s of an example is the same in every epoch. It is computed before training, kept with the
-examples (prefix_room.py), and the step starts from it. Same numbers, a fraction of the work. Where a plugin speaks
-first after layer s's feed-forward, that layer is frozen up to there: what its two halves yield is kept in the place of
-what it reads. A plugin that reads lower hidden states at its `outputs` has those of its own kept too.
+dropped below, hidden state s of an example is the same in every epoch. It is computed before training and kept with the
+examples, in memory or in a file on the run's disk, and the step starts from it. Same numbers, a fraction of the work.
+Where a plugin's first seam comes after layer s's feed-forward, that layer is frozen up to there: what its two halves
+yield is kept in the place of what it reads. A plugin that reads lower hidden states at its `outputs` has those of its
+own kept too.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kinject.data.pipeline import Batch, Feed
+from kinject.errors import InputError
 from kinject.inference.compiled import options
 from kinject.inference.mesh import Placement, fetch
+from kinject.inference.processes import alone
 from kinject.inference.program import Program, map_microbatches
-from kinject.models.forward import encode_prefix
+from kinject.models.forward import encode_prefix, kept_states
 from kinject.models.seams import Plugin
+from kinject.training.config import FitConfig
 from kinject.training.partition import TRAIN
-from kinject.training.prefix_room import make_room
 from kinject.tree import Flat
 
 FLOAT32 = np.dtype(np.float32)
+CacheKind = Literal["memory", "disk"]
+
+
+@dataclass(frozen=True)
+class PrefixPlan:
+    """What is frozen below everything that trains, and where its states go.
+
+    Attributes:
+      start: the hidden state that steps start from.
+      seam: whether they start after the two halves of layer `start` (`stops_at_seam`), where memory holds both.
+      dtype: of the kept states.
+      size: what they take, in bytes.
+      cache: where they are kept; None = nowhere, every step computes them.
+    """
+
+    start: int
+    seam: bool
+    dtype: np.dtype
+    size: int
+    cache: CacheKind | None
+
+    def __str__(self) -> str:
+        megabytes = f"{self.size / 2**20:.0f} MiB"
+        if self.cache is None:
+            more = "more than fit.prefix_cache_mb and fit.prefix_disk_mb allow"
+            return f"layers below {self.start} are frozen, but computed in each step: {megabytes} are {more}"
+        where = "in memory" if self.cache == "memory" else "on disk"
+        layers = f"layers below {self.start}" + (f", and {self.start} up to its seam," if self.seam else "")
+        return f"{layers} are frozen, computed once ({megabytes} {where})"
+
+
+def plan_prefix(
+    name: str, config: FitConfig, program: Program, params: Flat, labels: Mapping[str, str], feeds: Sequence[Feed]
+) -> PrefixPlan | None:
+    """The plan of a run, or None where every step computes all layers anyway.
+
+    Raises:
+      InputError: the config wants no dropout below what trains, which needs kept states, and they cannot be kept.
+    """
+    host, plugin = program.outline(params)
+    layers, needed = len(host.encoder.layers), config.dropout == "trained"
+    start = first_trainable_state(labels, plugin, layers)
+    if start == 0 or config.dropout == "all":
+        return None
+    if not all(feed.examples.fixed for feed in feeds):  # their tokens are not kept either
+        if needed:
+            problem = "dropout='trained' keeps the frozen layers' states, and this task's examples are too many"
+            raise InputError(f"{name}.fit.dropout", problem, "use dropout='all'")
+        return None
+    dtype = np.dtype(jnp.bfloat16 if config.prefix_dtype == "bfloat16" else host.encoder.dtype)
+    one = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype) for feed in feeds)
+    size = one * (1 + len(kept_states(plugin, layers, start)))
+    # with dropout, what is dropped must not depend on how much memory there is
+    seam = config.dropout == "none" and stops_at_seam(labels, plugin, start, layers)
+    seam = seam and choose_cache(size + one, config.prefix_cache_mb, 0) is not None
+    size += one * seam
+    # of several processes each has all states, and all of them one workdir
+    cache = choose_cache(size, config.prefix_cache_mb, config.prefix_disk_mb if alone() else 0)
+    if needed and cache is None:
+        problem = f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB"
+        mend = "raise it" + (" or fit.prefix_disk_mb" if alone() else "") + ", or use dropout='all'"
+        raise InputError(f"{name}.fit.prefix_cache_mb", problem, mend)
+    return PrefixPlan(start, seam, dtype, size, cache)
 
 
 def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, layers: int) -> int:
@@ -101,9 +173,61 @@ def attach_prefix(
             batch = place.batch(feed.batch(number, rows if share is None else rows[share]), batch_size)
             for name, states in fetch(compute(params, batch)).items():
                 if name not in kept:
-                    kept[name] = make_room((size, *states.shape[1:]), dtype, folder)
+                    kept[name] = allocate_cache((size, *states.shape[1:]), dtype, folder)
                 kept[name][low : low + batch_size] = states[: size - low]
         return kept
 
     buckets = tuple({**bucket, **rows_of(number, bucket)} for number, bucket in enumerate(feed.examples.buckets))
     return feed.with_examples(replace(feed.examples, buckets=buckets))
+
+
+def choose_cache(size: int, memory_mb: int, disk_mb: int) -> CacheKind | None:
+    """Where so many bytes go: into memory, else onto the disk, else nowhere; without memory nothing is kept at all.
+
+    Settings alone decide, not how much is free: a rerun must compute what the first run computed.
+    """
+    if size <= memory_mb << 20:
+        return "memory"
+    return "disk" if memory_mb and size <= disk_mb << 20 else None
+
+
+def check_disk(folder: Path, size: int) -> None:
+    """Raises InputError where the folder's disk has not so many bytes free: before hours are spent to fill it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise _no_room(folder, size, f"{free / 2**20:.0f} MiB are free")
+
+
+def allocate_cache(shape: tuple[int, ...], dtype: np.dtype, folder: Path | None) -> np.ndarray:
+    """An array of these [n, …] to be filled; with a `folder` it is a file there, which has no name.
+
+    Reading some rows of such a file brings in no others, and on a local disk it is gone when the process is, however
+    that ends. Its blocks are taken at once, where the system can: a disk that is full by then is an error here, not a
+    signal later.
+
+    Raises:
+      InputError: the disk has no room.
+    """
+    if folder is None:
+        return np.empty(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _take(file.fileno(), size)
+            return np.memmap(file, dtype, "r+", shape=shape)
+    except OSError as error:
+        raise _no_room(folder, size, error.strerror or str(error)) from None
+
+
+def _no_room(folder: Path, size: int, why: str) -> InputError:
+    problem = f"{size / 2**20:.0f} MiB of frozen layers' states cannot be kept here: {why}"
+    return InputError(folder, problem, "free space, or set fit.prefix_disk_mb to 0")
+
+
+def _take(file: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)  # macOS has no other way in Python: blocks come as they are written

@@ -1,0 +1,182 @@
+"""What a training records as it goes: lines of `metrics.jsonl`, TensorBoard and Weights & Biases, and its progress.
+
+TensorBoard's files are written by tensorboardX, without TensorFlow. Whether Weights & Biases talks to its server is its
+user's business (`wandb login`, or WANDB_MODE=offline). Both libraries are extras and imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from kinject.errors import InputError
+from kinject.training.config import TrackerName
+
+LIBRARIES: dict[TrackerName, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # the extra -> what it installs
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one object a line with `stage` and `step`. It holds no clock, so reruns are equal.
+
+    Of several processes one writes it; on the others it is not `kept`. What is written goes to the `trackers` too,
+    which are opened for a stage when it is rewound.
+    """
+
+    def __init__(self, path: Path, kept: bool = True, trackers: Sequence[TrackerName] = ()):
+        self.path, self.kept, self.trackers = Path(path), kept, trackers
+        self.opened: list[Tracker] = []
+
+    def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Adds one line: the stage, the step and its values."""
+        if not self.kept:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+        for tracker in self.opened:
+            tracker.write(step, values)
+
+    def close(self) -> None:
+        """Closes the trackers."""
+        for tracker in self.opened:
+            tracker.close()
+        self.opened = []
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops what `stage` wrote after `step`: those steps are about to run again. A torn last line goes too."""
+        if not self.kept:
+            return
+        self.opened = open_trackers(self.trackers, self.path.parent, stage, step)
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if record["stage"] != stage or record["step"] <= step:
+                kept.append(line + "\n")
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text("".join(kept))
+        partial.replace(self.path)
+
+
+class Tracker(Protocol):
+    """What gets the lines of one stage."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes what was logged at a step."""
+
+    def close(self) -> None:
+        """Writes what is still in memory."""
+
+
+def check_trackers(names: Sequence[TrackerName], where: str) -> None:
+    """Raises InputError, which names the extra, for a tracker whose library is not installed."""
+    for name in names:
+        if find_spec(LIBRARIES[name]) is None:
+            raise InputError(where, f"{name} needs {LIBRARIES[name]}", f"pip install 'kinject[{name}]'")
+
+
+def open_trackers(names: Sequence[TrackerName], workdir: Path, stage: str, after: int) -> list[Tracker]:
+    """The trackers of one stage, whose steps beyond `after` are about to run, perhaps again."""
+    makers: dict[str, Callable[[Path, str, int], Tracker]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+    return [makers[name](workdir, stage, after) for name in names]
+
+
+class TensorBoard:
+    """Event files in `<workdir>/tensorboard/<stage>`: `tensorboard --logdir <workdir>/tensorboard`."""
+
+    def __init__(self, workdir: Path, stage: str, after: int):
+        from tensorboardX import SummaryWriter
+
+        # TensorBoard hides what a killed run wrote from the purged step on; files are named by the second alone
+        folder, suffix = workdir / "tensorboard" / stage, f".{time.time_ns()}"
+        self.writer = SummaryWriter(str(folder), purge_step=after + 1, filename_suffix=suffix)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of one step."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is waiting and lets the files go."""
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """One run a stage, grouped by workdir, in the project `kinject` or that of WANDB_PROJECT; a rerun goes on in it.
+
+    Lines carry their `step`, which charts are drawn over: Weights & Biases' own counter cannot be set back.
+    """
+
+    def __init__(self, workdir: Path, stage: str, after: int):
+        import wandb
+
+        del after
+        self.run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "kinject"),
+            group=workdir.name,
+            name=f"{workdir.name}/{stage}",
+            id=hashlib.sha256(f"{workdir}/{stage}".encode()).hexdigest()[:16],
+            resume="allow",
+            dir=str(workdir),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        self.run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of one step."""
+        self.run.log({"step": step, **values})
+
+    def close(self) -> None:
+        """Ends the run there."""
+        self.run.finish()
+
+
+@dataclass
+class Progress:
+    """What the loop has learned so far besides the state; goes into each checkpoint as JSON."""
+
+    best_step: int = -1
+    best_metric: float = -math.inf
+    stale: int = 0
+    last_loss: float = math.nan
+    seconds: float = 0.0
+    finished: bool = False
+    unlogged: list[dict[str, float]] = field(default_factory=list)  # of the steps since the last line of metrics
+
+    def to_json(self) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        return {**vars(self), "best_metric": None if self.best_step < 0 else self.best_metric}
+
+    @classmethod
+    def from_json(cls, meta: Mapping[str, Any]) -> Progress:
+        """What `to_json` wrote."""
+        fields = {name: meta[name] for name in vars(cls())}
+        return cls(**{**fields, "best_metric": -math.inf if meta["best_metric"] is None else meta["best_metric"]})
+
+    def note(self, means: Mapping[str, float]) -> None:
+        """Takes in what was logged last."""
+        self.last_loss = means["loss"]
+
+    def log_later(self, losses: list[Any]) -> None:
+        """Takes in what steps computed; as Python numbers, which hold a float32 exactly."""
+        self.unlogged += [{name: float(value) for name, value in each.items()} for each in jax.device_get(losses)]
+
+    def log(self) -> dict[str, float]:
+        """Means over the steps since the last line, in float32."""
+        lines, self.unlogged = self.unlogged, []
+        return {name: float(np.mean([np.float32(each[name]) for each in lines])) for name in lines[0]}
