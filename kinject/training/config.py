@@ -50,7 +50,7 @@ class FitConfig(Section):
     With development data the best evaluation's parameters are kept, without it the last step's. `patience` counts
     evaluations without improvement.
     `micro_batch` is how many tokens of a batch are computed at a time, on all devices together: "auto" is all of them
-    except on a CPU (inference/micro_batches.py); what is dropped depends on it.
+    except on a CPU (inference/program.py); what is dropped depends on it.
     `dropout` is at the host's own rates: nowhere, from the first layer that training can change ("trained": the layers
     below are then computed once, without it), or everywhere. What frozen layers compute is kept in memory, up to
     `prefix_cache_mb` (0: nowhere), else, by one process, in the workdir, up to `prefix_disk_mb`;
