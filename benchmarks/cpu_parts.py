@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kinject.models.kernels.coarse_gelu import coarse_gelu
-from kinject.models.kernels.dense import rounded_dot
+from kinject.models.kernels.activations import coarse_gelu
 from kinject.models.kernels.dropout import Dropout
+from kinject.models.kernels.products import rounded_dot
 
 SIZE, INNER = 384, 1536
 LAST = (((2,), (0,)), ((), ()))

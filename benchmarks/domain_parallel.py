@@ -34,8 +34,8 @@ from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
+from kinject.models.hub import SHAPES
 from kinject.models.precision import Precision
-from kinject.models.shapes import SHAPES
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.shapes import Extent

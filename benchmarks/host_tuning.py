@@ -39,9 +39,9 @@ from kinject.inference.host import open_host
 from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
 from kinject.models.heads import HostModel
+from kinject.models.lora import Lora
 from kinject.models.saving import save_host
-from kinject.models.tuning import Full, Lora, attach, rules_for
-from kinject.models.tuning_base import Tuning
+from kinject.models.tuning_base import Full, Tuning, attach, rules_for
 from kinject.tasks.base import make_task
 from kinject.training.config import OptimizerConfig
 from kinject.training.optimizer import make_optimizer

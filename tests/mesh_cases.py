@@ -24,7 +24,8 @@ from kinject.inference.processes import Preempted
 from kinject.inference.program import split_program
 from kinject.inference.vectors import load_table
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.tuning import attach, make_tuning, rules_for
+from kinject.models.tuning import make_tuning
+from kinject.models.tuning_base import attach, rules_for
 from kinject.plugins.base import make_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task

@@ -10,7 +10,8 @@ from kinject.data.records import Mention
 from kinject.datasets.prepare import prepare
 from kinject.datasets.records import Dataset, read_dataset
 from kinject.errors import InputError
-from kinject.models.pretrained import load_host, save_host
+from kinject.models.pretrained import load_host
+from kinject.models.saving import save_host
 from kinject.tasks.base import make_task
 
 TREE = {"tokens": ["the", "faraway", "city1", "is", "a", "place"], "heads": [3, 3, 6, 6, 6, 0]}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kinject.models.kernels import attention_products
+from kinject.models.kernels import attention as attention_products
 
 SHAPE = {"left": (2, 3, 5, 8), "right": (2, 3, 7, 8)}  # [B, H, L, Dh], [B, H, M, Dh]
 

@@ -25,7 +25,8 @@ from kinject.inference.program import split_program
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
-from kinject.models.tuning import attach, make_tuning, rules_for
+from kinject.models.tuning import make_tuning
+from kinject.models.tuning_base import attach, rules_for
 from kinject.plugins.base import make_plugin
 from kinject.stages.experiment import STAGES, Experiment
 from kinject.tasks.base import make_task

@@ -19,7 +19,7 @@ from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
 from kinject.inference.program import make_evaluation_step, portion_count, split_program
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.fingerprint import fingerprint
+from kinject.models.manifest import fingerprint
 from kinject.models.precision import activations
 from kinject.plugins.base import make_plugin
 from kinject.reports.console import Reporter

@@ -18,8 +18,8 @@ from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate
 from kinject.inference.mesh import MeshConfig, Placement, place_params
 from kinject.inference.program import split_program
-from kinject.models import int8
-from kinject.models.fingerprint import fingerprint
+from kinject.models import precision as precisions
+from kinject.models.manifest import fingerprint
 from kinject.models.precision import Precision, held, multiplied
 from kinject.plugins.store import read_plugin_manifest
 from kinject.serving import Host
@@ -107,7 +107,7 @@ def test_what_is_not_a_matrix_of_the_host_is_held_as_before():
         ("host/ids", jnp.ones((4, 4), jnp.int32)),
     ):
         found, wanted = held("int8", path, leaf), held("bfloat16_dots", path, leaf)
-        assert found.dtype == wanted.dtype and not int8.is_quantised(found)
+        assert found.dtype == wanted.dtype and not precisions.is_quantised(found)
     zeros = multiplied("int8", f"{LAYER}/feed_forward/up/kernel", held("int8", f"{LAYER}/up/kernel", jnp.zeros((4, 4))))
     np.testing.assert_array_equal(zeros, 0)
 
@@ -137,7 +137,7 @@ def outputs(setting, batch):
     made = {name: in_precision(setting, name) for name in ("float32", "bfloat16_dots", "int8")}
     params = dict(setting.params)
     for path, leaf in made["int8"][1].items():
-        if int8.is_quantised(leaf):
+        if precisions.is_quantised(leaf):
             params[path] = by_formula(path, np.asarray(params[path]), leaf)
     made["formula"] = in_precision(setting, "bfloat16_dots", params)
     return {name: np.asarray(jax.jit(one.outputs)(params, batch, None)) for name, (one, params) in made.items()}
@@ -239,7 +239,7 @@ def test_trained_leaves_of_the_host_are_not_held_in_8_bits(world, tmp_path):
     fit = Setting(world, tmp_path, rules=rules, compute_dtype="int8", steps=2).fit()
     moving = {path for path, leaf in fit.state.train.items() if leaf.dtype == jnp.float32}
     assert moving == {path for path in fit.labels if path.startswith("host/encoder/layers/2/")}
-    small = {path for path, leaf in fit.frozen.items() if int8.is_quantised(leaf)}
+    small = {path for path, leaf in fit.frozen.items() if precisions.is_quantised(leaf)}
     assert small == {path for path in split(fit.labels, fit.labels)[1] if path.startswith("host/") and shared(path)}
     before = leaves(fit.state.train)
     fit.run()
@@ -277,8 +277,8 @@ def test_served_unplugged_is_the_host_bit_for_bit(tmp_path):
 
 
 def test_a_missing_library_names_its_extra(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(int8, "find_spec", lambda name: None)
-    int8._quantiser.cache_clear()
+    monkeypatch.setattr(precisions, "find_spec", lambda name: None)
+    precisions._quantiser.cache_clear()
     message = r": int8 needs qwix; pip install 'kinject\[int8\]'$"
     training = {"stages": {"plugin": plugin_stage(world, fit={"compute_dtype": "int8"})}}
     table = {"stages": {"table": evaluate_stage(world, {}, compute_dtype="int8")}}

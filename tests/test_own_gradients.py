@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 from kinject.models.heads import MaskedLMHead
 from kinject.models.kernels.activations import ACTIVATIONS
 from kinject.models.kernels.cross_entropy import cross_entropy
-from kinject.models.kernels.dense import rounded_dot
+from kinject.models.kernels.products import rounded_dot
 
 PLAIN = {
     "gelu": lambda values: jax.nn.gelu(values, approximate=False),

@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 from tiny import random_host, tiny_config
 
-from kinject.models.kernels.coarse_gelu import coarse_gelu
-from kinject.models.kernels.dense import Dense, FusedProjection, JoinedProjection, rounded_dot
+from kinject.models.dense import Dense, FusedProjection, JoinedProjection
+from kinject.models.kernels.activations import coarse_gelu
+from kinject.models.kernels.products import rounded_dot
 from kinject.models.precision import activations, held, multiplied
 
 

@@ -17,7 +17,9 @@ from kinject.errors import InputError
 from kinject.models import hf_keys
 from kinject.models.forward import logits as host_logits
 from kinject.models.hub import host_folder
-from kinject.models.pretrained import fingerprint, load_host, save_host
+from kinject.models.manifest import fingerprint
+from kinject.models.pretrained import load_host
+from kinject.models.saving import save_host
 
 KINDS = [("masked_lm", None), ("classification", 3), ("pair_score", 1), ("multi_label", 4), ("multiple_choice", 1)]
 KINDS += [("token_classification", 5), ("span", 2)]

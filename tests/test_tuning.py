@@ -16,9 +16,10 @@ from kinject.models.config import EncoderConfig
 from kinject.models.encoder import FEED_FORWARD, Encoder, site
 from kinject.models.forward import logits
 from kinject.models.heads import HostModel, build_head
-from kinject.models.lora import LowRankParts
-from kinject.models.pretrained import save_host
-from kinject.models.tuning import BitFit, Houlsby, Lora, attach, merge_lora, rules_for
+from kinject.models.houlsby import Houlsby
+from kinject.models.lora import Lora, LowRankParts, merge_lora
+from kinject.models.saving import save_host
+from kinject.models.tuning_base import BitFit, attach, rules_for
 from kinject.training.partition import label_parameters
 from kinject.training.prefix import first_trainable_state
 from kinject.tree import flatten

@@ -13,9 +13,12 @@ from tuned import SOME, batch_of, params_of, tuned_host
 
 from kinject.errors import InputError
 from kinject.models.forward import logits
-from kinject.models.merging import merge_folder
-from kinject.models.pretrained import load_host, save_host
-from kinject.models.tuning import Houlsby, Lora, attach, make_tuning, merge_lora
+from kinject.models.houlsby import Houlsby
+from kinject.models.lora import Lora, merge_lora
+from kinject.models.pretrained import load_host
+from kinject.models.saving import merge_folder, save_host
+from kinject.models.tuning import make_tuning
+from kinject.models.tuning_base import attach
 
 READ_AGAIN = """
 import sys, numpy as np

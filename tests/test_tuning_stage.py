@@ -10,8 +10,8 @@ from tiny_world import plugin_stage, run_experiment
 from kinject.config import build
 from kinject.errors import InputError
 from kinject.inference.host import open_host
-from kinject.models.merging import merge_folder
 from kinject.models.pretrained import load_host
+from kinject.models.saving import merge_folder
 from kinject.plugins.store import load_plugin
 from kinject.stages.host import HostConfig
 

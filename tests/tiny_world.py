@@ -15,7 +15,7 @@ from tiny import random_host
 
 from kinject.knowledge.base import write_knowledge
 from kinject.models.config import EncoderConfig
-from kinject.models.pretrained import save_host
+from kinject.models.saving import save_host
 from kinject.stages.experiment import Experiment
 
 LANDS, CITIES, DIM = 5, 60, 8

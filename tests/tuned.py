@@ -5,7 +5,8 @@ import numpy as np
 from flax import nnx
 from tiny import random_host, tiny_batch, tiny_config
 
-from kinject.models.tuning import Lora, attach
+from kinject.models.lora import Lora
+from kinject.models.tuning_base import attach
 from kinject.tree import flatten
 
 SITES = ("query", "key", "value", "attention_output", "up", "down")

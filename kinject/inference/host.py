@@ -15,9 +15,8 @@ from kinject.data.encode import EntityEncoder
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.fingerprint import array_digest
 from kinject.models.heads import HostModel, build_head
-from kinject.models.manifest import NO_HEAD, fingerprints
+from kinject.models.manifest import NO_HEAD, array_digest, fingerprints
 from kinject.models.pretrained import LoadedHost, load_host
 from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity, StoredPlugin, TrainedHead, check_fits
 from kinject.tree import flatten, unflatten

@@ -16,10 +16,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.kernels import attention_products
-from kinject.models.kernels.activations import ACTIVATIONS
-from kinject.models.kernels.coarse_gelu import coarse_gelu
-from kinject.models.kernels.dense import Dense, FusedProjection, JoinedProjection, rounded
+from kinject.models.dense import Dense, FusedProjection, JoinedProjection
+from kinject.models.kernels import attention
+from kinject.models.kernels.activations import activate
 from kinject.models.kernels.dropout import Dropout
 from kinject.models.seams import Plugin
 
@@ -282,12 +281,12 @@ class Attention(nnx.Module):
             own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
         visible = (own_segment[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
         queries, keys, values = (jnp.swapaxes(each, 1, 2) for each in (queries, keys, values))  # CPUs want heads first
-        scores = attention_products.scores(queries, keys) * (queries.shape[-1] ** -0.5)
+        scores = attention.scores(queries, keys) * (queries.shape[-1] ** -0.5)
         # the lowest finite number: a row without anything visible becomes uniform, where -inf would give NaN
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
-        probabilities = attention_products.probabilities(scores, self.dtype)
+        probabilities = attention.probabilities(scores, self.dtype)
         probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
-        context = jnp.swapaxes(attention_products.weighted(probabilities, values), 1, 2)
+        context = jnp.swapaxes(attention.weighted(probabilities, values), 1, 2)
         context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
         if self.adapter is not None:
             context = self.adapter(context)
@@ -309,9 +308,7 @@ class FeedForward(nnx.Module):
 
     def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns down(activation(up(hidden))), [B, L, D]."""
-        raised = self.up(hidden, site(key, UP))
-        coarse = self.activation == "gelu" and rounded(raised, self.down.kernel[...])
-        inside = coarse_gelu(raised) if coarse else ACTIVATIONS[self.activation](raised)
+        inside = activate(self.activation, self.up(hidden, site(key, UP)), self.down.kernel[...])
         return self.down(inside, site(key, DOWN))
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:

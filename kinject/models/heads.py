@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
-from kinject.models.dependency_head import DependencyHead
-from kinject.models.encoder import Encoder, EncoderConfig, site
+from kinject.models.config import EncoderConfig
+from kinject.models.encoder import Attention, Encoder, site
 from kinject.models.kernels.activations import ACTIVATIONS
-from kinject.models.kernels.dense import rounded, rounded_dot
 from kinject.models.kernels.dropout import Dropout
-
-if TYPE_CHECKING:
-    from kinject.models.tuning_base import Tuning
+from kinject.models.kernels.products import rounded, rounded_dot
 
 
 class MaskedLMHead(nnx.Module):
@@ -33,7 +30,7 @@ class MaskedLMHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         size = config.hidden_size
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = "masked_lm"
         self.dtype = jnp.dtype(dtype)
         # RoBERTa's is the exact gelu whatever the layers use
@@ -84,7 +81,7 @@ class PooledHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         init = nnx.initializers.normal(config.initializer_range)
-        options = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = kind
         self.num_labels = num_labels
         self.drops_input = config.model_type == "roberta" and kind != "multiple_choice"
@@ -122,7 +119,7 @@ class PlainHead(nnx.Module):
         init = nnx.initializers.normal(config.initializer_range)
         self.kind = kind
         self.num_labels = num_labels
-        options = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.output = nnx.Linear(config.hidden_size, num_labels, **options)
         self.dropout = Dropout(0.0 if kind == "span" else config.head_dropout)
 
@@ -151,7 +148,7 @@ class JoinedHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         init = nnx.initializers.normal(config.initializer_range)
-        options = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = kind
         self.num_labels = num_labels
         self.places = places
@@ -168,7 +165,65 @@ class JoinedHead(nnx.Module):
         return self.output(dropped).astype(jnp.float32)
 
 
+class DependencyHead(nnx.Module):
+    """For each word the position of the word that it depends on: K-Adapter's linguistic pretraining.
+
+    Wang et al., "K-Adapter", Findings of ACL 2021, section 3.3, as released: a self-attention block with one head,
+    Linear(D, D), dropout, and Linear(D, L) with one output for each position that a sentence can have.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        num_labels: int,
+        *,
+        kind: str = "dependency",
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        single = dataclasses.replace(config, num_attention_heads=1)
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        init = nnx.initializers.normal(config.initializer_range)
+        self.kind = kind
+        self.num_labels = num_labels
+        self.attention = Attention(single, **options)
+        self.dense = nnx.Linear(config.hidden_size, config.hidden_size, kernel_init=init, **options)
+        self.output = nnx.Linear(config.hidden_size, num_labels, kernel_init=init, **options)
+        self.dropout = Dropout(config.head_dropout)
+
+    def scores(
+        self, hidden: jax.Array, segment_ids: jax.Array, positions: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Scores every position of the sentence as the head of each word.
+
+        Args:
+          hidden: [B, L, D] of the encoder.
+          segment_ids: int32 [B, L]; each row is one sentence, and 0 where it is over.
+          positions: int32 [B, P]: where the words stand.
+          key: dropout key, None = no dropout.
+
+        Returns:
+          float32 [B, P, num_labels]; what lies behind the sentence has the lowest finite score.
+        """
+        read = self.dense(self.attention(hidden, segment_ids, site(key, 0), positions))
+        scores = self.output(self.dropout(read, site(key, 1))).astype(jnp.float32)
+        inside = jnp.arange(self.num_labels) < jnp.sum(segment_ids > 0, axis=1)[:, None]
+        return jnp.where(inside[:, None], scores, jnp.finfo(jnp.float32).min)
+
+
 Head = MaskedLMHead | PooledHead | PlainHead | JoinedHead | DependencyHead
+
+
+class AttachedTuning(Protocol):
+    """What a host says of what was added to its encoder: `kinject.models.tuning_base.Tuning` is one."""
+
+    @property
+    def name(self) -> str:
+        """What a config calls it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its settings, as `host.json` has them."""
 
 
 class HostModel(nnx.Module):
@@ -181,7 +236,7 @@ class HostModel(nnx.Module):
     def __init__(self, encoder: Encoder, head: Head | None = None):
         self.encoder = encoder
         self.head = head
-        self.tuning: Tuning | None = None
+        self.tuning: AttachedTuning | None = None
 
 
 Host = HostModel  # `kinject.models.Host`, its public name

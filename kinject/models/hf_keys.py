@@ -10,8 +10,7 @@ import numpy as np
 
 from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
-from kinject.models.dependency_head import DependencyHead
-from kinject.models.heads import head_kind
+from kinject.models.heads import DependencyHead, head_kind
 
 To = Callable[[np.ndarray, EncoderConfig], np.ndarray]
 

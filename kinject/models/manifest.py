@@ -1,20 +1,26 @@
-"""`host.json`: what kinject knows of a host beside what Hugging Face's files say."""
+"""`host.json`, what kinject knows of a host beside what Hugging Face's files say, and the fingerprints in it.
+
+A fingerprint is one short name for the exact values of a parameter tree: it pins what a plugin was made for.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kinject.errors import InputError
 from kinject.json_file import read_object
-from kinject.models.fingerprint import of_digests
 from kinject.version import __version__
 
 NAME = "host.json"
 FORMAT_VERSION = 1
 NO_HEAD = "none"
+BLOCK = 1 << 22  # elements copied at a time where an array is not contiguous
 GIVEN = ("base", "task", "labels", "extra")  # fields that are the caller's to say
 
 
@@ -39,7 +45,7 @@ def new_manifest(
       num_labels: outputs of a pooled head.
       digests: {parameter path: array digest}.
       given: any of `GIVEN`.
-      tuning: settings of what was added to the encoder (models/tuning_file.py), None for a plain host.
+      tuning: settings of what was added to the encoder (models/tuning.py), None for a plain host.
     """
     labels = given.get("labels")
     return {
@@ -94,3 +100,42 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes an object as JSON, readable by people."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def fingerprint(params: Mapping[str, Any]) -> str:
+    """Returns "sha256:…" over the sorted paths, dtypes, shapes and bytes of all arrays.
+
+    Args:
+      params: nested mapping of arrays (a pure dict or an NNX state), or a flat one with paths as keys.
+
+    Two trees agree exactly when paths, dtypes, shapes and bits do: the same weights held in bfloat16 are others.
+    """
+    return of_digests((path, array_digest(array)) for path, array in _leaves(params, ()))
+
+
+def array_digest(array: Any) -> str:
+    """Returns the SHA-256 over dtype, shape and bytes (C order) of one array, read block by block."""
+    array = np.asarray(array)
+    digest = hashlib.sha256(f"{array.dtype.name} {array.shape} ".encode())
+    if array.flags.c_contiguous:
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    else:
+        rows = max(1, BLOCK // max(1, int(np.prod(array.shape[1:]))))
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def of_digests(digests: Iterable[tuple[str, str]]) -> str:
+    """Returns the fingerprint of a tree of which each array's path and `array_digest` are known."""
+    lines = (f"{path} {digest}\n" for path, digest in sorted(digests))
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _leaves(tree: Mapping[str, Any], prefix: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        path = (*prefix, str(name))
+        if isinstance(value, Mapping):
+            yield from _leaves(value, path)
+        else:
+            yield "/".join(path), value[...] if hasattr(value, "get_value") else value

@@ -1,4 +1,4 @@
-"""Hugging Face folder <-> host, strict both ways: what is missing, unexpected or of another shape is an error."""
+"""Hugging Face folder -> host, strictly: what is missing, unexpected or of another shape is an error."""
 
 from __future__ import annotations
 
@@ -18,17 +18,12 @@ from kinject.errors import InputError
 from kinject.models import hf_keys
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.fingerprint import array_digest, fingerprint
 from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hub import host_folder
-from kinject.models.manifest import NO_HEAD, check_pinned, fingerprints, read_host_manifest, read_json
-from kinject.models.saving import save_host
-from kinject.models.tuning import attach
-from kinject.models.tuning_base import Tuning
-from kinject.models.tuning_file import read_added, saved_tuning
+from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest, read_json
+from kinject.models.tuning import read_added, saved_tuning
+from kinject.models.tuning_base import Tuning, attach
 from kinject.models.weights import Tensors, open_tensors
-
-__all__ = ["NO_HEAD", "LoadedHost", "fingerprint", "load_host", "save_host"]
 
 
 @dataclasses.dataclass(frozen=True)

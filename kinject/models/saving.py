@@ -1,4 +1,4 @@
-"""Host -> Hugging Face folder, which transformers loads as if it had written it."""
+"""Host -> Hugging Face folder, which transformers loads as if it had written it; and a host with LoRA made plain."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from safetensors.numpy import save_file
 from kinject.errors import InputError
 from kinject.models import hf_keys, manifest
 from kinject.models.config import EncoderConfig
-from kinject.models.fingerprint import array_digest
 from kinject.models.heads import HostModel, head_kind
-from kinject.models.tuning_file import write_added
+from kinject.models.lora import merge_lora
+from kinject.models.pretrained import load_host
+from kinject.models.tuning import write_added
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -64,17 +65,18 @@ def save_host(
         raise ValueError(f"host_json has {unknown}; it may have {', '.join(manifest.GIVEN)}")
     config, kind = host.encoder.config, None if host.head is None else host.head.kind
     copied = _tokenizer_files(tokenizer_files_from)
-    hf_config = _hf_config(host, kind, given.get("labels"))
+    outputs = getattr(host.head, "num_labels", None)
+    hf_config = _hf_config(host, kind, outputs, given.get("labels"))
     arrays = {
         "/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(host, nnx.Param))
     }
-    digests = {path: array_digest(array) for path, array in arrays.items()}
+    digests = {path: manifest.array_digest(array) for path, array in arrays.items()}
     own = {rule.path for rule in hf_keys.rules(config, kind)}
     added = {path: array for path, array in arrays.items() if path not in own}
     if added and host.tuning is None:
         raise ValueError(f"the host has {min(added)}, which no host of its kind has, and names no tuning")
     tuning = None if host.tuning is None else host.tuning.to_json()
-    described = manifest.new_manifest(kind, getattr(host.head, "num_labels", None), digests, given, tuning)
+    described = manifest.new_manifest(kind, outputs, digests, given, tuning)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -92,16 +94,16 @@ def save_host(
     return folder
 
 
-def _hf_config(host: HostModel, kind: str | None, labels: Sequence[str] | None) -> dict[str, Any]:
+def _hf_config(host: HostModel, kind: str | None, outputs: int | None, labels: Sequence[str] | None) -> dict[str, Any]:
     config = host.encoder.config
     values = config.to_hf() | {"architectures": [hf_keys.architecture(config, kind)]}
     values["dtype"] = host.encoder.embeddings.word.embedding[...].dtype.name
     if kind is None:
         return values
-    if head_kind(kind).named:
-        labels = [f"LABEL_{i}" for i in range(host.head.num_labels)] if labels is None else list(labels)
-        if len(labels) != host.head.num_labels or len(set(labels)) != len(labels):
-            problem = f"has {len(set(labels))} different names for {host.head.num_labels} outputs"
+    if head_kind(kind).named and outputs is not None:
+        labels = [f"LABEL_{i}" for i in range(outputs)] if labels is None else list(labels)
+        if len(labels) != outputs or len(set(labels)) != len(labels):
+            problem = f"has {len(set(labels))} different names for {outputs} outputs"
             raise InputError("labels", problem, "name each output once")
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
@@ -127,3 +129,28 @@ def _tokenizer_files(source: str | os.PathLike[str] | None) -> list[Path]:
     if not files:
         raise InputError(source, "has no tokenizer files", f"there must be some of {', '.join(TOKENIZER_FILES)}")
     return files
+
+
+def merge_folder(source: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+    """Writes a host with LoRA as a plain host in float32, for serving and for programs that know no LoRA of ours.
+
+    Plugins made for the host with LoRA still fit the plain one.
+
+    Args:
+      source: the folder of a host with LoRA.
+      folder: where to; it must not exist.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: no host with LoRA there, or the folder exists.
+    """
+    loaded = load_host(source)
+    given = {name: loaded.manifest.get(name) for name in manifest.GIVEN}
+    extra = dict(given["extra"] or {})
+    # plugins are pinned to an encoder or one that it was made from: the weights change, what they compute does not
+    given["extra"] = extra | {"lineage": [loaded.encoder_fingerprint, *extra.get("lineage", [])]}
+    has_tokenizer = any((loaded.folder / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer = loaded.folder if has_tokenizer else None
+    return save_host(merge_lora(loaded.host), folder, tokenizer_files_from=tokenizer, host_json=given)

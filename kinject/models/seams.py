@@ -4,31 +4,62 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import jax
 from flax import nnx
 
 from kinject.errors import InputError
+from kinject.models.config import EncoderConfig
 
 if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.encoder import Encoder
-    from kinject.models.pretrained import LoadedHost
 
 
 BEYOND_THE_LAST_LAYER = sys.maxsize  # first_seam() of a plugin that changes no hidden state of the encoder
+
+
+class HostEmbeddings(Protocol):
+    """What a plugin may read of a host's embedding layer."""
+
+    def words(self, token_ids: jax.Array) -> jax.Array:
+        """Word embeddings [B, L, D] of token ids [B, L]."""
+
+    def __call__(
+        self, words: jax.Array, position_ids: jax.Array, type_ids: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        """Adds position and type embeddings to word embeddings [B, L, D], norms, and drops."""
+
+
+class HostEncoder(Protocol):
+    """What a plugin may read of a host's encoder: `kinject.models.Encoder` is one."""
+
+    @property
+    def embeddings(self) -> HostEmbeddings:
+        """Its embedding layer."""
+
+    @property
+    def layers(self) -> Sized:
+        """Its layers."""
+
+
+class FrozenModel(Protocol):
+    """What a plugin may read of a loaded host: `kinject.models.LoadedHost` is one."""
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The encoder's shape."""
 
 
 class FrozenHost(Protocol):
     """What `Plugin.prepare` may read of the host: `kinject.inference.HostBundle` is one."""
 
     @property
-    def loaded(self) -> LoadedHost:
+    def loaded(self) -> FrozenModel:
         """The model as it was loaded, with its configuration."""
 
     @property
@@ -116,7 +147,7 @@ class Plugin(nnx.Module):
         del records, host, knowledge
         return examples
 
-    def before(self, encoder: Encoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    def before(self, encoder: HostEncoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the seams read as `batch`: called once a forward pass, ahead of all of them, with the host's encoder.
 
         A method that reads the host's own embedding layer puts it, or what it computes with it, into the batch here.
@@ -143,7 +174,7 @@ class Plugin(nnx.Module):
         del config, hidden_size, knowledge_dim, rngs
         raise InputError("parts", f"{cls.name} is not made of other plugins: {', '.join(parts)}", "leave parts out")
 
-    def refresh(self, encoder: Encoder) -> dict[str, jax.Array]:
+    def refresh(self, encoder: HostEncoder) -> dict[str, jax.Array]:
         """Tables that follow what is trained, made anew: {path: [N, …]}. Called every `refresh_every` steps."""
         del encoder
         return {}

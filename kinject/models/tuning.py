@@ -11,46 +11,30 @@ What each trains by default is what the authors of map-tuning trained (Zhang et 
 
 Parameters of a head that a checkpoint lacks and that were drawn at random train in any case: a frozen random layer is
 nobody's wish. Rules of the config's own replace all of these.
+
+What a tuning added to a host is in `tuning.safetensors`, beside the host's own weights and under our parameter paths.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from flax import nnx
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from safetensors.numpy import save_file
 
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
-from kinject.models.heads import HostModel, head_kind
+from kinject.models import manifest
 from kinject.models.houlsby import Houlsby
-from kinject.models.lora import Lora, merge_lora
-from kinject.models.tuning_base import Rules, Tuning, own_output
+from kinject.models.lora import Lora
+from kinject.models.tuning_base import BitFit, Full, Tuning
+from kinject.models.weights import open_file
 
-__all__ = ["TUNINGS", "BitFit", "Full", "Houlsby", "Lora", "Tuning", "attach", "make_tuning", "merge_lora", "rules_for"]
-
-
-class Full(Tuning):
-    """Everything trains."""
-
-    name: ClassVar[str] = "full"
-
-    def rules(self, head: str | None) -> Rules:
-        return (("host/.*", "train"), (".*", "freeze"))
-
-
-class BitFit(Tuning):
-    """BitFit (Ben Zaken et al. 2022): only biases train, those of LayerNorms too, and the head."""
-
-    name: ClassVar[str] = "bitfit"
-
-    def rules(self, head: str | None) -> Rules:
-        masked_lm = head is not None and not head_kind(head).own_output
-        trained = (("host/head/.*", "train"),) if masked_lm else own_output(head)
-        return (("host/.*/bias", "train"), *trained, (".*", "freeze"))
-
-
+NAME = "tuning.safetensors"
 TUNINGS: dict[str, type[Tuning]] = {cls.name: cls for cls in (Full, Lora, Houlsby, BitFit)}
 
 
@@ -67,28 +51,51 @@ def make_tuning(settings: Mapping[str, Any], where: str = "tuning") -> Tuning:
     return build(TUNINGS[name], settings, where)
 
 
-def attach(host: HostModel, tuning: Tuning, rngs: nnx.Rngs) -> None:
-    """Makes a host ready for a tuning, in place: adds to the encoder what the tuning adds, freshly drawn.
+def saved_tuning(values: Mapping[str, Any], folder: Path) -> Tuning | None:
+    """The tuning that a folder's manifest names, None where the host is a plain one.
 
     Raises:
-      InputError: the host has an addition already, or the settings do not fit its shape.
+      InputError: it is malformed, or the file of added parameters stands there without being named.
     """
-    if not tuning.adds:
-        return
-    if host.tuning is not None:
-        problem = f"the host has {host.tuning.name} in it already, and gets no {tuning.name} on top"
-        raise InputError("tuning", problem, "merge that first, or tune it on with the name full and rules of your own")
-    tuning.attach(host, rngs)
-    host.tuning = tuning
+    settings = values.get("tuning")
+    if settings is None:
+        if (folder / NAME).exists():
+            problem = f"stands there, but {manifest.NAME} names no tuning"
+            raise InputError(folder / NAME, problem, f"take {manifest.NAME} and weights of one host")
+        return None
+    where = f"{folder / manifest.NAME}: tuning"
+    if not isinstance(settings, Mapping):
+        raise InputError(where, f"is {settings!r}", 'it must be {"name": …}')
+    return make_tuning(settings, where)
 
 
-def rules_for(tuning: Tuning, head: str | None, fresh: Sequence[str] = ()) -> Rules:
-    """What a tuning trains by default.
+def read_added(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], param_dtype: DTypeLike
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns arrays and digests by path, exactly of the paths and shapes asked for.
 
-    Args:
-      tuning: which.
-      head: kind of the host's head.
-      fresh: paths in the host of parameters that were drawn at random, `LoadedHost.fresh`.
+    Raises:
+      InputError: the file is missing or damaged, or holds others.
     """
-    drawn = "|".join(map(re.escape, fresh))
-    return ((f"host/({drawn})", "train"), *tuning.rules(head)) if fresh else tuning.rules(head)
+    path = folder / NAME
+    if not path.is_file():
+        raise InputError(path, "is missing", f"{manifest.NAME} names a tuning: take all files of the host")
+    tensors = open_file(path)
+    for name in sorted(shapes.keys() ^ tensors.keys()):
+        problem = f"lacks {name}" if name in shapes else f"has {name}, which the tuning does not have"
+        raise InputError(path, problem, f"take {manifest.NAME} and weights of one host")
+    arrays, digests = {}, {}
+    for name, shape in shapes.items():
+        array = tensors[name]
+        if array.shape != shape:
+            problem = f"{name} has shape {list(array.shape)}, and {manifest.NAME} says {list(shape)}"
+            raise InputError(path, problem, f"take {manifest.NAME} and weights of one host")
+        digests[name] = manifest.array_digest(array)
+        arrays[name] = jnp.asarray(array.astype(param_dtype, copy=False))
+    return arrays, digests
+
+
+def write_added(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes the added parameters, where there are any."""
+    if arrays:
+        save_file({path: np.ascontiguousarray(array) for path, array in arrays.items()}, folder / NAME)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 from flax import nnx
 
 from kinject.config import Section
 from kinject.errors import InputError
-from kinject.models.heads import head_kind
-
-if TYPE_CHECKING:
-    from kinject.models.encoder import Layer
-    from kinject.models.heads import HostModel
+from kinject.models.encoder import Layer
+from kinject.models.heads import HostModel, head_kind
 
 Rules = tuple[tuple[str, str], ...]
 """(regex of parameter paths, "train" | "freeze"), the first match counts: see training/partition.py."""
@@ -63,3 +61,50 @@ def chosen_layers(host: HostModel, numbers: tuple[int, ...] | None) -> Iterator[
 def own_output(head: str | None) -> Rules:
     """The rule that trains a head's own output layer, where it has one."""
     return (("host/head/output/.*", "train"),) if head is not None and head_kind(head).own_output else ()
+
+
+class Full(Tuning):
+    """Everything trains."""
+
+    name: ClassVar[str] = "full"
+
+    def rules(self, head: str | None) -> Rules:
+        return (("host/.*", "train"), (".*", "freeze"))
+
+
+class BitFit(Tuning):
+    """BitFit (Ben Zaken et al. 2022): only biases train, those of LayerNorms too, and the head."""
+
+    name: ClassVar[str] = "bitfit"
+
+    def rules(self, head: str | None) -> Rules:
+        masked_lm = head is not None and not head_kind(head).own_output
+        trained = (("host/head/.*", "train"),) if masked_lm else own_output(head)
+        return (("host/.*/bias", "train"), *trained, (".*", "freeze"))
+
+
+def attach(host: HostModel, tuning: Tuning, rngs: nnx.Rngs) -> None:
+    """Makes a host ready for a tuning, in place: adds to the encoder what the tuning adds, freshly drawn.
+
+    Raises:
+      InputError: the host has an addition already, or the settings do not fit its shape.
+    """
+    if not tuning.adds:
+        return
+    if host.tuning is not None:
+        problem = f"the host has {host.tuning.name} in it already, and gets no {tuning.name} on top"
+        raise InputError("tuning", problem, "merge that first, or tune it on with the name full and rules of your own")
+    tuning.attach(host, rngs)
+    host.tuning = tuning
+
+
+def rules_for(tuning: Tuning, head: str | None, fresh: Sequence[str] = ()) -> Rules:
+    """What a tuning trains by default.
+
+    Args:
+      tuning: which.
+      head: kind of the host's head.
+      fresh: paths in the host of parameters that were drawn at random, `LoadedHost.fresh`.
+    """
+    drawn = "|".join(map(re.escape, fresh))
+    return ((f"host/({drawn})", "train"), *tuning.rules(head)) if fresh else tuning.rules(head)

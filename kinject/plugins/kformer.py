@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.models.encoder import Encoder
-    from kinject.models.seams import FrozenHost
+    from kinject.models.seams import FrozenHost, HostEncoder
 
 NOTHING = -1  # where `fact_ids` has no piece
 KEYS, VALUES, KEPT = "kformer_keys", "kformer_values", "kformer_kept"
@@ -136,7 +135,7 @@ class Kformer(Plugin):
                     table[(row, *([choice] if several else []), place, slice(0, len(ids[fact])))] = ids[fact]
         return examples.with_arrays(lambda bucket: {"fact_ids": table[bucket["index"]]})
 
-    def before(self, encoder: Encoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    def before(self, encoder: HostEncoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ranks the facts and projects them, once a batch.
 
         Args:

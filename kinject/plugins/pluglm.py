@@ -36,7 +36,7 @@ from kinject.models.seams import Plugin, Table
 from kinject.plugins.base import register
 
 if TYPE_CHECKING:
-    from kinject.models.encoder import Embeddings, Encoder
+    from kinject.models.seams import HostEmbeddings, HostEncoder
 
 HOST = "host_embeddings"  # where `before` puts the host's embedding layer
 REFRESHED_AT_A_TIME = 1024  # passages
@@ -224,7 +224,7 @@ class PlugLM(Plugin):
     def first_seam(self) -> int:
         return min(self.config.layers) + 1
 
-    def before(self, encoder: Encoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    def before(self, encoder: HostEncoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """Gives the seams the host's embedding layer: passages are read with it, and queries may be.
 
         Raises:
@@ -298,7 +298,7 @@ class PlugLM(Plugin):
         keys, values = self.keys[...][at], self.values[...][at]
         return Found(rows, keys.astype(queries.dtype), values.astype(queries.dtype))
 
-    def encode(self, host: Embeddings, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(self, host: HostEmbeddings, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Passages' ids int32 [n, T], -1 beyond their end -> (keys [n, d], values [n, D])."""
         real = tokens >= 0
         places = jnp.where(real, jnp.arange(tokens.shape[1]), 0)
@@ -306,7 +306,7 @@ class PlugLM(Plugin):
         pooled = self.pool(states, real[:, None])[:, 0]
         return self.to_key(pooled), self.to_value(pooled)
 
-    def refresh(self, encoder: Encoder) -> dict[str, jax.Array]:
+    def refresh(self, encoder: HostEncoder) -> dict[str, jax.Array]:
         """Keys [N, d] and values [N, D] of all passages by the parameters as they are now."""
         count, block = self.tokens.shape[0], REFRESHED_AT_A_TIME
         padded = jnp.pad(self.tokens[...], ((0, -count % block), (0, 0)), constant_values=-1)

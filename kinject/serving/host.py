@@ -15,9 +15,8 @@ from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
-from kinject.models.int8 import check_installed
 from kinject.models.manifest import read_host_manifest
-from kinject.models.precision import Precision, activations
+from kinject.models.precision import Precision, activations, check_installed
 from kinject.plugins.store import read_head
 from kinject.serving.engine import Engine
 from kinject.serving.explain import Explainer

@@ -13,8 +13,7 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.inference.host import knowledge_identity, task_of
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.int8 import check_installed
-from kinject.models.precision import Precision
+from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_plugin

@@ -16,10 +16,11 @@ from kinject.errors import InputError
 from kinject.inference.host import HostBundle, open_host
 from kinject.inference.processes import on_first
 from kinject.models.heads import HostModel
+from kinject.models.lora import Lora, merge_lora
 from kinject.models.precision import activations
-from kinject.models.pretrained import save_host
-from kinject.models.tuning import Lora, attach, make_tuning, merge_lora, rules_for
-from kinject.models.tuning_base import Tuning
+from kinject.models.saving import save_host
+from kinject.models.tuning import make_tuning
+from kinject.models.tuning_base import Tuning, attach, rules_for
 from kinject.stages.base import open_plugin
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
 from kinject.tasks.base import Task, make_task

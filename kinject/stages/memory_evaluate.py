@@ -16,8 +16,7 @@ from kinject.errors import InputError
 from kinject.inference.examples import record_of, task_examples
 from kinject.inference.passages import attach, exchange_values, open_memory_plugin, retrieved, tagged
 from kinject.memory.store import PassageMemory
-from kinject.models.int8 import check_installed
-from kinject.models.precision import Precision
+from kinject.models.precision import Precision, check_installed
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import Stage, StageConfig
 from kinject.stages.comparison import Comparison

@@ -24,13 +24,12 @@ from kinject.knowledge.graph import GraphConfig
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head, head_kind
+from kinject.models.hub import SHAPE_MARK, encoder_shape
 from kinject.models.manifest import read_host_manifest
 from kinject.models.precision import activations
 from kinject.models.seams import Plugin
-from kinject.models.shapes import SHAPE_MARK, encoder_shape
-from kinject.models.tuning import attach, make_tuning, rules_for
-from kinject.models.tuning_base import Tuning
-from kinject.models.tuning_file import saved_tuning
+from kinject.models.tuning import make_tuning, saved_tuning
+from kinject.models.tuning_base import Tuning, attach, rules_for
 from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.store import read_plugin_manifest
 from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, StageConfig

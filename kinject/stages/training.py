@@ -13,7 +13,7 @@ from kinject.inference.host import HostBundle
 from kinject.inference.program import split_program
 from kinject.inference.vectors import VectorTable
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.int8 import check_installed
+from kinject.models.precision import check_installed
 from kinject.models.seams import Plugin
 from kinject.models.tuning_base import Tuning
 from kinject.stages.base import Stage, StageConfig

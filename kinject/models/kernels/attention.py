@@ -15,15 +15,21 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from kinject.models.kernels import is_plain
 
-@jax.custom_vjp
+
 def scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
     """Products of each query with each key: [B, H, L, Dh] and [B, H, M, Dh] -> float32 [B, H, L, M]."""
+    return _product(queries, keys, 3, 3, jnp.float32) if is_plain() else _scores(queries, keys)
+
+
+@jax.custom_vjp
+def _scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return _product(queries, keys, 3, 3, jnp.float32)
 
 
 def _scores_forward(queries: jax.Array, keys: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return scores(queries, keys), (queries, keys)
+    return _scores(queries, keys), (queries, keys)
 
 
 def _scores_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -33,21 +39,25 @@ def _scores_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> 
     return of_queries, _product(_turned(gradient), queries, 3, 2, keys.dtype)
 
 
-scores.defvjp(_scores_forward, _scores_backward)
+_scores.defvjp(_scores_forward, _scores_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def probabilities(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Softmax of float32 scores [B, H, L, M] over the last axis, computed in float32, in another dtype.
 
     The gradient is made of the result, which `weighted` keeps anyway where nothing is dropped; JAX would keep float32
     scores beside it.
     """
+    return jax.nn.softmax(scores, axis=-1).astype(dtype) if is_plain() else _probabilities(scores, dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _probabilities(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
     return jax.nn.softmax(scores, axis=-1).astype(dtype)
 
 
 def _probabilities_forward(scores: jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
-    made = probabilities(scores, dtype)
+    made = _probabilities(scores, dtype)
     return made, made
 
 
@@ -56,17 +66,21 @@ def _probabilities_backward(dtype: DTypeLike, made: jax.Array, gradient: jax.Arr
     return (made * (gradient - jnp.sum(made * gradient, axis=-1, keepdims=True)),)
 
 
-probabilities.defvjp(_probabilities_forward, _probabilities_backward)
+_probabilities.defvjp(_probabilities_forward, _probabilities_backward)
+
+
+def weighted(probabilities: jax.Array, values: jax.Array) -> jax.Array:
+    """Sums of values by probability: [B, H, L, M] and [B, H, M, Dh] -> [B, H, L, Dh], in their dtype."""
+    return _product(probabilities, values, 3, 2, values.dtype) if is_plain() else _weighted(probabilities, values)
 
 
 @jax.custom_vjp
-def weighted(probabilities: jax.Array, values: jax.Array) -> jax.Array:
-    """Sums of values by probability: [B, H, L, M] and [B, H, M, Dh] -> [B, H, L, Dh], in their dtype."""
+def _weighted(probabilities: jax.Array, values: jax.Array) -> jax.Array:
     return _product(probabilities, values, 3, 2, values.dtype)
 
 
 def _weighted_forward(probabilities: jax.Array, values: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return weighted(probabilities, values), (probabilities, values)
+    return _weighted(probabilities, values), (probabilities, values)
 
 
 def _weighted_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -75,10 +89,10 @@ def _weighted_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -
     return of_probabilities, _product(_turned(probabilities), gradient, 3, 2, values.dtype)
 
 
-weighted.defvjp(_weighted_forward, _weighted_backward)
+_weighted.defvjp(_weighted_forward, _weighted_backward)
 
 
-def _product(left: jax.Array, right: jax.Array, of_left: int, of_right: int, dtype: jnp.dtype) -> jax.Array:
+def _product(left: jax.Array, right: jax.Array, of_left: int, of_right: int, dtype: DTypeLike) -> jax.Array:
     """Over one axis of each, head by head."""
     dimensions = (((of_left,), (of_right,)), ((0, 1), (0, 1)))
     return lax.dot_general(left, right, dimensions, preferred_element_type=dtype)

@@ -1,9 +1,8 @@
-"""The dense layers of an encoder, each of which can carry a low-rank addition beside its kernel (models/lora.py).
+"""Products with a kernel that is held in bfloat16 beside float32 activations.
 
-A kernel that is held in bfloat16 beside float32 activations is multiplied as it is: the other factor is rounded to
-bfloat16, sums are float32 and so is the result, and the same holds for the gradient of the activations. That is what a
-processor with matrix units for bfloat16 (AMX, TPU, tensor cores) does fast, while LayerNorm, softmax and residuals keep
-their digits.
+It is multiplied as it is: the other factor is rounded to bfloat16, sums are float32 and so is the result, and the same
+holds for the gradient of the activations. That is what a processor with matrix units for bfloat16 (AMX, TPU, tensor
+cores) does fast, while LayerNorm, softmax and residuals keep their digits.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
+
+from kinject.models.kernels import is_plain
 
 Dimensions = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
 
@@ -27,7 +28,6 @@ def rounded(inputs: jax.Array, kernel: jax.Array) -> bool:
     return inputs.dtype == jnp.float32 and kernel.dtype == jnp.bfloat16
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rounded_dot(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> jax.Array:
     """`lax.dot_general` with a bfloat16 kernel, in bfloat16 with float32 sums; result float32.
 
@@ -36,6 +36,15 @@ def rounded_dot(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) ->
       kernel: [contracted, ...].
       dimensions: those of `lax.dot_general`: the last axes of the inputs and the first of the kernel, no batch axes.
     """
+    if not is_plain():
+        return _rounded_dot(inputs, kernel, dimensions)
+    # products of bfloat16 numbers are exact in float32
+    rows = inputs.astype(jnp.bfloat16).astype(jnp.float32)
+    return lax.dot_general(rows, kernel.astype(jnp.float32), dimensions, preferred_element_type=jnp.float32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded_dot(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> jax.Array:
     return _product(inputs.astype(jnp.bfloat16), kernel, dimensions)
 
 
@@ -52,7 +61,7 @@ def _product(rows: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> jax.
 
 
 def _forward(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> tuple[jax.Array, Any]:
-    return rounded_dot(inputs, kernel, dimensions), (inputs, kernel)
+    return _rounded_dot(inputs, kernel, dimensions), (inputs, kernel)
 
 
 def _backward(dimensions: Dimensions, kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple:
@@ -69,12 +78,12 @@ def _backward(dimensions: Dimensions, kept: tuple[jax.Array, jax.Array], gradien
     return to_inputs.astype(inputs.dtype), to_kernel.astype(kernel.dtype)
 
 
-rounded_dot.defvjp(_forward, _backward)
+_rounded_dot.defvjp(_forward, _backward)
 
 
-def promote(arrays: Sequence[jax.Array | None], *, dtype: DTypeLike | None = None) -> tuple[jax.Array | None, ...]:
+def promote(arrays: tuple[Any, ...], *, dtype: DTypeLike | None = None) -> tuple[Any, ...]:
     """Flax's `promote_dtype` for (inputs, kernel, bias), but a product that is rounded keeps its kernel."""
-    inputs, kernel, bias = nnx.nn.dtypes.promote_dtype(tuple(arrays), dtype=dtype)
+    inputs, kernel, bias = nnx.nn.dtypes.promote_dtype(arrays, dtype=dtype)
     held = arrays[1]
     return (inputs, held if rounded(inputs, held) else kernel, bias)
 
@@ -85,55 +94,9 @@ def dot_general(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions, **
     Several contracted axes are made one: XLA would write a transposed kernel for the gradient of each step.
     """
     count = len(dimensions[0][0])
-    if count > 1:
+    if count > 1 and not is_plain():
         inputs, kernel = inputs.reshape(*inputs.shape[:-count], -1), kernel.reshape(-1, *kernel.shape[count:])
         dimensions = (((inputs.ndim - 1,), (0,)), ((), ()))
     if rounded(inputs, kernel):
         return rounded_dot(inputs, kernel, dimensions)
     return lax.dot_general(inputs, kernel, dimensions, **options)
-
-
-class Addition(Protocol):
-    """What may be put at a dense layer's `lora`."""
-
-    def add(self, outputs: jax.Array, inputs: jax.Array, key: jax.Array | None, start: int = 0) -> jax.Array:
-        """Returns the layer's outputs with what is added to them.
-
-        Args:
-          outputs: what the kernel yields: all of it, or of a fused kernel the parts from `start` on.
-          inputs: what the layer reads.
-          key: dropout key, None = no dropout.
-          start: first of the parts.
-        """
-
-
-class _Extensible:
-    """Mixin: `lora` is None in a plain host, and then not among the attributes of the instance."""
-
-    lora: Addition | None = None
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, promote_dtype=promote, dot_general=dot_general, **options)
-
-    def __call__(self, inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        outputs = super().__call__(inputs)
-        return outputs if self.lora is None else self.lora.add(outputs, inputs, key)
-
-
-class Dense(_Extensible, nnx.Linear):
-    """`nnx.Linear` with an optional addition."""
-
-
-class JoinedProjection(_Extensible, nnx.LinearGeneral):
-    """The attention's output projection, kernel [H, Dh, D], with an optional addition."""
-
-
-class FusedProjection(_Extensible, nnx.LinearGeneral):
-    """Queries, keys and values from one kernel [D, 3, H, Dh], whole or only some of the three."""
-
-    def part(self, hidden: jax.Array, start: int, stop: int, key: jax.Array | None = None) -> jax.Array:
-        """Projects [B, L, D] with kernels `start` to `stop` (exclusive) of the three: [B, L, stop - start, H, Dh]."""
-        kernel, bias = self.kernel[...][:, start:stop], self.bias[...][start:stop]
-        inputs, kernel, bias = self.promote_dtype((hidden, kernel, bias), dtype=self.dtype)
-        outputs = dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ()))) + bias
-        return outputs if self.lora is None else self.lora.add(outputs, hidden, key, start)
