@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 GRACE_SECONDS = 10.0  # for the others to notice by themselves, and again to end after SIGTERM
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free, and stays so until process 0 listens: systems lend none below 32,768 to who asks for any."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start(processes: int, devices: int | None, arguments: list[str]) -> list[subprocess.Popen]:
