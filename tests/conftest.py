@@ -44,3 +44,53 @@ def world(tmp_path_factory):
     from tiny_world import write_world
 
     return write_world(tmp_path_factory.mktemp("world") / "files")
+
+
+# `-m quick`: what is run of each package (kinject/*.py: "kinject"), so that all of it ends in under 90 seconds on two
+# cores. A file stands for all its tests that are not slow. tests/test_quick.py holds that every package is here.
+QUICK = {
+    "kinject": ("test_config.py", "test_imports.py", "test_quick.py", "test_verbs.py"),
+    "data": ("test_records.py", "test_tokenizer.py", "test_truncation.py"),
+    "datasets": ("test_dataset_faults.py",),
+    "demo": ("test_demo.py::test_what_can_be_chosen", "test_demo.py::test_what_cannot_be_answered_is_one_line"),
+    "knowledge": ("test_facts.py", "test_importers.py", "test_knowledge_build.py"),
+    "linking": ("test_linking.py",),
+    "memory": ("test_memory_search.py", "test_memory_store.py"),
+    "models": ("test_attention_products.py", "test_dropout.py"),
+    "plugins": ("test_store.py",),
+    "serving": (
+        "test_serving.py::test_bad_inputs_are_told_and_the_rest_answered",
+        "test_serving.py::test_order_ids_and_lengths",
+        "test_stored.py::test_answers_are_the_same",
+        "test_stored.py::test_what_is_read_is_the_same",
+    ),
+    "stages": (
+        "test_comparison.py::test_a_derangement_gives_everyone_another_group",
+        "test_comparison.py::test_majority_by_hand",
+        "test_comparison.py::test_nearest_neighbour_by_hand",
+        "test_stored.py::test_a_finished_run_is_reported_and_not_run_again",
+    ),
+    "tasks": (
+        "test_marker_tasks.py::test_relation_metrics_do_not_count_no_relation",
+        "test_marker_tasks.py::test_typing_metrics",
+        "test_multiple_choice.py::test_facts_of_each_choice_or_of_all",
+        "test_tasks.py::test_unknown_tasks_and_options_are_one_line",
+    ),
+    "training": ("test_checkpoint.py", "test_portions.py", "test_progress.py"),
+}
+QUICK_TESTS = {test for tests in QUICK.values() for test in tests}
+QUICK_FILES = {test.partition("::")[0] for test in QUICK_TESTS}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Under `-m quick` the other files are not even imported."""
+    if config.option.markexpr == "quick" and collection_path.name.startswith("test_"):
+        return True if collection_path.name not in QUICK_FILES else None
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        names = {item.path.name, f"{item.path.name}::{getattr(item, 'originalname', item.name)}"}
+        if names & QUICK_TESTS and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.quick)
