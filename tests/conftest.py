@@ -5,14 +5,14 @@ import tempfile
 
 # tests compile a thousand small programs and run each a few times; the older emitters of fused loops compile in less
 # than half the time, with the same passes before them
-QUICK = (
+COMPILE_QUICKLY = (
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits all this from the process that started it
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {COMPILE_QUICKLY}".strip()
     # tests and the processes they start compile the same small programs again and again
     CACHE = tempfile.TemporaryDirectory(prefix="kinject-test-jit-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
@@ -50,14 +50,17 @@ def world(tmp_path_factory):
 # cores. A file stands for all its tests that are not slow. tests/test_quick.py holds that every package is here.
 QUICK = {
     "kinject": ("test_config.py", "test_imports.py", "test_quick.py", "test_verbs.py"),
+    "cli": ("test_verbs.py",),
     "data": ("test_records.py", "test_tokenizer.py", "test_truncation.py"),
     "datasets": ("test_dataset_faults.py",),
     "demo": ("test_demo.py::test_what_can_be_chosen", "test_demo.py::test_what_cannot_be_answered_is_one_line"),
+    "inference": ("test_portions.py",),
     "knowledge": ("test_facts.py", "test_importers.py", "test_knowledge_build.py"),
     "linking": ("test_linking.py",),
     "memory": ("test_memory_search.py", "test_memory_store.py"),
     "models": ("test_attention_products.py", "test_dropout.py"),
     "plugins": ("test_store.py",),
+    "reports": ("test_progress.py",),
     "serving": (
         "test_serving.py::test_bad_inputs_are_told_and_the_rest_answered",
         "test_serving.py::test_order_ids_and_lengths",

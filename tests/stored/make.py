@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from fact_world import write_facts
 from flax import nnx
+from kinject.knowledge.text_index import TextIndex
+from kinject.stages.passages import PassageEncoder
 from observe import ASKED, answers, content, hexadecimal
 from tiny_world import CITIES, LANDS, question, run_experiment, vectors, write_records, write_world
 
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
-from kinject.knowledge.text_index import TextIndex
 from kinject.linking import AliasLinker
 from kinject.memory.store import Passage, build_memory
 from kinject.models.pretrained import load_host
@@ -35,7 +36,6 @@ from kinject.models.saving import save_host
 from kinject.models.tuning import Lora, attach
 from kinject.plugins.store import NO_KNOWLEDGE, load_plugin, make_plugin, save_plugin
 from kinject.stages.base import knowledge_identity, open_host
-from kinject.stages.passages import PassageEncoder
 
 METHODS = {
     "kformer": {"name": "kformer", "layers": [2], "facts": 2, "start": "paper", "retrieve": True},

@@ -16,8 +16,7 @@ from flax import nnx
 
 from kinject import Host, Plugin
 from kinject.knowledge import KnowledgeBase
-from kinject.knowledge.facts import Facts
-from kinject.knowledge.text_index import TextIndex
+from kinject.knowledge.facts import Facts, TextIndex
 from kinject.linking import AliasLinker
 from kinject.memory import PassageMemory
 from kinject.models.pretrained import load_host
