@@ -29,7 +29,7 @@ from kinject.models.hub import SHAPES
 from kinject.models.precision import Precision
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
-from kinject.tasks.shapes import Extent
+from kinject.tasks.batches import Extent
 from kinject.training.aot import cost_of
 from kinject.training.config import OptimizerConfig
 from kinject.training.optimizer import make_optimizer

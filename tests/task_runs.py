@@ -27,7 +27,7 @@ from kinject.models.pretrained import load_host
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import load_plugin, save_plugin
 from kinject.tasks.base import make_task
-from kinject.tasks.shapes import Extent
+from kinject.tasks.batches import Extent
 from kinject.training.config import OptimizerConfig
 from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split

@@ -24,7 +24,7 @@ from kinject.stages.ahead import compile_outline, described, row_of
 from kinject.stages.experiment import read_stages
 from kinject.stages.outline import outline
 from kinject.tasks.base import make_task
-from kinject.tasks.shapes import Extent
+from kinject.tasks.batches import Extent
 from kinject.training.aot import check_only_gradients, find_collectives, total_by_kind
 from kinject.training.aot_targets import PLUGINS, Chip, Target
 

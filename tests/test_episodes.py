@@ -27,11 +27,10 @@ from kinject.models.forward import logits
 from kinject.plugins.map_tuning import MapTuning
 from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
-from kinject.tasks.episodes import Setting, draw_episode
+from kinject.tasks.batches import PER_EXAMPLE
+from kinject.tasks.episodes import PairTable, Setting, draw_episode
 from kinject.tasks.few_shot_relations import FewShotRelations
-from kinject.tasks.pairs import PairTable
 from kinject.tasks.protocol import PROTOCOLS, support_first
-from kinject.tasks.rows import PER_EXAMPLE
 
 FEWREL = Path(__file__).parents[1] / ".." / "shared" / "data" / "fewrel_val_wiki.json"
 # seed -> relations in the order drawn, each with the support's and the five queries' places in the file

@@ -24,7 +24,7 @@ from kinject.models.precision import Precision, held, multiplied
 from kinject.plugins.store import read_plugin_manifest
 from kinject.serving import Host
 from kinject.stages.experiment import Experiment
-from kinject.tasks.shapes import Extent
+from kinject.tasks.batches import Extent
 from kinject.training.aot import compile_step
 from kinject.training.partition import split
 from kinject.training.prefix import attach_prefix

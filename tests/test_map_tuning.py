@@ -26,7 +26,7 @@ from kinject.plugins.map_tuning import fit_ridge
 from kinject.stages.comparison import Comparison
 from kinject.stages.initialise import initialise
 from kinject.tasks.base import make_task
-from kinject.tasks.slots import slot_rows
+from kinject.tasks.batches import slot_rows
 
 HIDDEN = 16
 

@@ -15,10 +15,10 @@ from kinject.data.encode import EntityEncoder, Mention, Passage
 from kinject.data.windows import cut_windows
 from kinject.errors import InputError
 from kinject.models.pretrained import load_host
-from kinject.tasks.answers import exact_match, normalised, token_f1
 from kinject.tasks.base import make_task
 from kinject.tasks.protocol import untruncated
 from kinject.tasks.span_extraction import SpanExtraction, Window, answer_places, label_of
+from kinject.tasks.squad_metrics import exact_match, normalised, token_f1
 
 
 @pytest.fixture(scope="module")

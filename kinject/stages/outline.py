@@ -38,7 +38,7 @@ from kinject.stages.plugin import PluginConfig
 from kinject.stages.together import TogetherConfig
 from kinject.stages.training import Rules, TrainingConfig
 from kinject.tasks.base import Task, make_task
-from kinject.tasks.shapes import Extent, Shapes
+from kinject.tasks.batches import Extent, Shapes
 from kinject.training.config import FitConfig
 from kinject.tree import Flat
 

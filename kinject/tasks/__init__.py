@@ -1,4 +1,4 @@
-"""Tasks: what an example looks like, its loss and its metric, one file each."""
+"""Tasks: what an example looks like, its loss and its metric."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a task is: which head it reads, what an example looks like, its loss and its metric. One file a task."""
+"""What a task is: which head it reads, what an example looks like, its loss and its metric."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.forward import logits
-from kinject.tasks.shapes import Extent, Shapes
+from kinject.tasks.batches import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -40,7 +40,7 @@ class Task(ABC):
 
     head: ClassVar[str | None]
     required: ClassVar[tuple[str, ...]] = ()
-    metric: ClassVar[str] = "accuracy"
+    metric: str = "accuracy"
     labels: tuple[str, ...] | None = None
     multi_label: ClassVar[bool] = False
 
@@ -89,7 +89,7 @@ class Task(ABC):
         return examples
 
     def rows(self, batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
-        """The batch as the encoder reads it, [rows, L]; differs where an example has several texts (tasks/rows.py)."""
+        """The batch as the encoder reads it, [rows, L]; differs where an example has several texts (`flat_rows`)."""
         return batch
 
     def batch_shapes(self, extent: Extent) -> Shapes:
@@ -164,6 +164,8 @@ class Task(ABC):
     def choice_name(self, number: int, record: Record, tokenizer: HostTokenizer) -> str:
         """What choice `number` is called: the label's name, unless the task says otherwise."""
         del record, tokenizer
+        if self.labels is None:
+            raise self.not_served()
         return self.labels[number]
 
 

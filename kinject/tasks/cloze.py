@@ -7,20 +7,19 @@ whole vocabulary, accuracy. Here the mask stands wherever the record's text has 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinject.data.encode import EntityEncoder, Passage
+from kinject.data.encode import Encoded, EntityEncoder
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
 from kinject.models.kernels.cross_entropy import cross_entropy
 from kinject.tasks.base import Task, register_task
-from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import entity_count, first_span, slot_rows
+from kinject.tasks.batches import Extent, Shapes, first_span, pad_rows, plain_passages, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -33,31 +32,20 @@ class Cloze(Task):
     """One blank, one word. Records need `label`, a word that is one piece of the host's vocabulary."""
 
     head = "masked_lm"
-    required = ("label",)
+    required: ClassVar[tuple[str, ...]] = ("label",)
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
     ) -> Examples:
         records = list(records)
-        passages = [Passage(record.source, record.mentions, where=record.where) for record in records]
-        encoded = encoder.encode_batch(passages, slot_rows(knowledge))
+        encoded = encoder.encode_batch(plain_passages(records), slot_rows(knowledge))
         labels = self._labels(records, encoder)
         for record, one in zip(records, encoded, strict=True):
             if len(one.blanks) != 1:
                 raise InputError(
                     record.where, f"field text has {len(one.blanks)} [MASK], a cloze question has one", "mend the text"
                 )
-
-        def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
-            rows = [encoded[i] for i in index]
-            return {
-                **encoder.pad(rows, length, entity_count(rows)),
-                "positions": np.stack([one.blanks for one in rows]),
-                "labels": labels[index, None],
-                "mention_spans": np.stack([first_span(one) for one in rows]),
-            }
-
-        return make_examples([len(one) for one in encoded], arrays, buckets=buckets)
+        return blank_examples(encoded, labels, encoder, buckets)
 
     def _labels(self, records: Sequence[Record], encoder: EntityEncoder) -> np.ndarray:
         words: dict[str, int] = {}
@@ -103,3 +91,18 @@ class Cloze(Task):
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {"accuracy": float((predictions["predicted"] == predictions["label"]).mean())}
+
+
+def blank_examples(encoded: Sequence[Encoded], labels: np.ndarray, encoder: EntityEncoder, buckets: int) -> Examples:
+    """One example an encoded question, each with one blank, whose labels are int32 [n]."""
+
+    def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+        rows = [encoded[i] for i in index]
+        return {
+            **pad_rows(encoder, rows, length),
+            "positions": np.stack([one.blanks for one in rows]),
+            "labels": labels[index, None],
+            "mention_spans": np.stack([first_span(one) for one in rows]),
+        }
+
+    return make_examples([len(one) for one in encoded], arrays, buckets=buckets)

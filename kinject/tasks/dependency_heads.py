@@ -24,8 +24,7 @@ from kinject.errors import InputError
 from kinject.models.encoder import site
 from kinject.models.forward import HEAD_SITE, encode
 from kinject.tasks.base import Task, register_task
-from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import entity_count
+from kinject.tasks.batches import Extent, Shapes, pad_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -77,7 +76,7 @@ class DependencyHeads(Task):
 
         def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
             rows = [pairs[i][1] for i in index]
-            padded = encoder.pad(rows, length, entity_count(rows))
+            padded = pad_rows(encoder, rows, length)
             return {**padded, **_words(rows, [heads[i] for i in index])}
 
         made = make_examples([len(one) for _, one in pairs], arrays, buckets=buckets)
@@ -134,8 +133,8 @@ def _heads(record: Record) -> list[int]:
         raise InputError(record.where, f"field heads is not a list of {count} numbers", "give each token one")
     for number, head in enumerate(heads, start=1):
         if type(head) is not int or not 0 <= head <= count or head == number:
-            mend = f"a head is another token, 1 to {count}, or 0 for the root"
-            raise InputError(record.where, f"field heads[{number - 1}] is {head!r}", mend)
+            hint = f"a head is another token, 1 to {count}, or 0 for the root"
+            raise InputError(record.where, f"field heads[{number - 1}] is {head!r}", hint)
     return heads
 
 

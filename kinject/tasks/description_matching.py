@@ -22,8 +22,7 @@ from kinject.data.pipeline import Examples, Feed, make_examples
 from kinject.errors import InputError
 from kinject.models.forward import encode
 from kinject.tasks.base import Task, register_task
-from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import entity_count, first_span, slot_rows
+from kinject.tasks.batches import Extent, Shapes, first_span, pad_rows, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -65,7 +64,7 @@ class DescriptionMatching(Task):
 
         def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
             rows = [encoded[i] for i in index]
-            padded = encoder.pad(rows, length, entity_count(rows))
+            padded = pad_rows(encoder, rows, length)
             return {
                 **padded,
                 "owner": np.array([owners[i] for i in index], np.int32),

@@ -16,14 +16,13 @@ import jax
 import numpy as np
 
 from kinject.data.encode import Encoded, EntityEncoder, Passage
-from kinject.data.pipeline import Examples, make_examples
+from kinject.data.pipeline import Examples
 from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
 from kinject.tasks.base import register_task
-from kinject.tasks.cloze import Cloze
+from kinject.tasks.cloze import Cloze, blank_examples
 from kinject.tasks.fields import ENTITY_MARKER, marked, single_pieces, some_word, strings, unique_ids
 from kinject.tasks.protocol import Thunlp, protocol_named
-from kinject.tasks.slots import entity_count, first_span
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -59,17 +58,7 @@ class EntityQuestions(Cloze):
         encoded = self.protocol.encode(passages, encoder, knowledge)
         for record, one in zip(kept, encoded, strict=True):
             _check_blank(record, one)
-
-        def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
-            rows = [encoded[i] for i in index]
-            return {
-                **encoder.pad(rows, length, entity_count(rows)),
-                "positions": np.stack([one.blanks for one in rows]),
-                "labels": labels[index, None],
-                "mention_spans": np.stack([first_span(one) for one in rows]),
-            }
-
-        made = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
+        made = blank_examples(encoded, labels, encoder, buckets)
         return replace(made, notes=dict(dropped), record_index=np.array(numbers))
 
     def _answerable(
@@ -78,7 +67,8 @@ class EntityQuestions(Cloze):
         """Returns the numbers of the records that stay, their labels int32 [n], and how many were dropped for what."""
         answers = [strings(record, "answers") for record in records]
         known = self._find(tokenizer, list(dict.fromkeys(answer for some in answers for answer in some)))
-        kept, labels, dropped = [], [], Counter()
+        kept, labels = [], []
+        dropped: Counter[str] = Counter()
         for number, (record, some) in enumerate(zip(records, answers, strict=True)):
             marked(record, (ENTITY_MARKER,))
             label = next((known[answer] for answer in some if answer in known), None)

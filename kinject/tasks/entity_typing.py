@@ -1,8 +1,13 @@
-"""Fine-grained entity typing: which types a marked mention has in its sentence, any number of them.
+"""Fine-grained entity typing: which types a marked mention has in its sentence, any number of them. Two forms.
 
-Wiki-ET in the paper (section 4.1): `$ [ENTITY] / mention $` in the sentence, one output a type on the pooler's output,
-binary cross-entropy on each, micro-F1. A type is predicted where its logit is at least min(0, the largest logit): those
-with a probability from one half on, or else the likeliest ones, so that no mention is left without a type.
+Wiki-ET in map-tuning (Zhang et al., ACL 2023, section 4.1): `$ [ENTITY] / mention $` in the sentence, one output a type
+on the pooler's output, binary cross-entropy on each, micro-F1. A type is predicted where its logit is at least min(0,
+the largest logit): those with a probability from one half on, or else the likeliest ones, so that no mention is left
+without a type.
+
+OpenEntity and FIGER in K-Adapter (Wang et al. 2021, section 4.1): `@ [ENTITY] / mention @`, `Linear(D, D)`, dropout and
+one output a type on the vector of the first `@`. OpenEntity predicts the types whose logit is positive; FIGER those and
+the likeliest one. OpenEntity reports the loose micro-F1; FIGER strict accuracy and both loose F1.
 """
 
 from __future__ import annotations
@@ -17,12 +22,12 @@ import numpy as np
 import optax
 
 from kinject.errors import InputError
-from kinject.tasks.base import register_task
-from kinject.tasks.fields import ENTITY_MARKER, strings
+from kinject.tasks.base import Task, register_task
+from kinject.tasks.batches import Extent, Shapes
+from kinject.tasks.fields import ENTITY_MARKER, SUBJECT_MARKER, strings
 from kinject.tasks.labels import LabelledTask
-from kinject.tasks.pooled import marked_texts, pooled_scores
+from kinject.tasks.marked_texts import marked_texts, pooled_scores
 from kinject.tasks.protocol import protocol_named
-from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -72,9 +77,7 @@ class EntityTyping(LabelledTask):
         names = strings(record, "labels")
         if not names and self.needs_type:
             raise InputError(record.where, "field labels is empty", "a mention has at least one type; drop the record")
-        if self.labels is None:
-            self.index_of(None, record, "labels")
-        types = np.zeros(self.num_labels, np.float32)
+        types = np.zeros(len(self.names), np.float32)
         types[[self.index_of(name, record, f"labels[{i}]") for i, name in enumerate(names)]] = 1
         return types
 
@@ -100,7 +103,7 @@ class EntityTyping(LabelledTask):
         return {"chosen": outputs >= threshold, "right": batch["labels"] > 0.5}
 
     def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
-        return {"labels": [self.labels[0]]}
+        return {"labels": [self.names[0]]}
 
     def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         return outputs
@@ -116,3 +119,63 @@ class EntityTyping(LabelledTask):
         )
         exact = (chosen == right).all(-1).mean()
         return {"precision": float(precision), "recall": float(recall), "f1": float(f1), "accuracy": float(exact)}
+
+
+@register_task("marker_entity_typing")
+class MarkerEntityTyping(EntityTyping):
+    """Entity typing by the vector of the mention's marker: K-Adapter's form.
+
+    Records need one mention and `labels`, a list of types, which may be empty.
+
+    Args:
+      labels: names of the types, or a file of them; see `LabelledTask`.
+      never_empty: predict the likeliest type too, positive or not (FIGER).
+    """
+
+    head = "mention"
+    needs_type = False
+
+    def __init__(self, labels: str | Path | Sequence[str] | None = None, never_empty: bool = False):
+        super().__init__(labels)
+        if not isinstance(never_empty, bool):
+            raise InputError("task_options.never_empty", f"is {never_empty!r}", "it must be true or false")
+        self.never_empty = never_empty
+
+    def examples(
+        self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
+    ) -> Examples:
+        records = list(records)
+        labels, markers = self.type_rows(records), (SUBJECT_MARKER,)
+        return marked_texts(records, markers, labels, encoder, knowledge, self.protocol, buckets, at_markers=True)
+
+    def batch_shapes(self, extent: Extent) -> Shapes:
+        return {**super().batch_shapes(extent), "positions": extent.whole(1)}
+
+    def outputs(
+        self,
+        host: HostModel,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> jax.Array:
+        return Task.outputs(self, host, plugin, batch, key, start)[:, 0]
+
+    def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        chosen = outputs > 0
+        if self.never_empty:
+            chosen |= outputs == outputs.max(-1, keepdims=True)
+        return {"chosen": chosen, "right": batch["labels"] > 0.5}
+
+    def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Beside the micro average of `EntityTyping`, which is the loose micro one: the loose macro (Ling & Weld 2012).
+
+        Loose macro precision is the mean over all mentions of the share of right ones among the predicted types, 0
+        where nothing is predicted; recall likewise over the right types.
+        """
+        chosen, right = predictions["chosen"], predictions["right"]
+        hits = (chosen & right).sum(-1)
+        precision = float((hits / np.maximum(chosen.sum(-1), 1)).mean())
+        recall = float((hits / np.maximum(right.sum(-1), 1)).mean())
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        return {**super().score(predictions), "macro_precision": precision, "macro_recall": recall, "macro_f1": f1}

@@ -24,13 +24,11 @@ from kinject.data.pipeline import Batch, Examples, Parts, even, make_examples
 from kinject.datasets.leaderboard import read_questions
 from kinject.errors import InputError
 from kinject.tasks.base import Task, register_task
-from kinject.tasks.episodes import Episode, Setting, check_pool, draw_episode
+from kinject.tasks.batches import Extent, Shapes, flat_rows
+from kinject.tasks.episodes import Episode, PairTable, Setting, check_pool, draw_episode
 from kinject.tasks.fields import HEAD_MARKER, TAIL_MARKER, marked, unique_ids
-from kinject.tasks.pairs import PairTable
-from kinject.tasks.pooled import pooled_scores
+from kinject.tasks.marked_texts import pooled_scores
 from kinject.tasks.protocol import Thunlp, protocol_named
-from kinject.tasks.rows import flat_rows
-from kinject.tasks.shapes import Extent, Shapes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,10 +113,11 @@ class FewShotRelations(Task):
                 queries += [own[i] for i in asked]
                 supports += [shown] * len(asked)
                 labels += [number] * len(asked)
-        used, renumbered = np.unique(np.concatenate([np.ravel(queries), np.ravel(supports)]), return_inverse=True)
-        chosen = [records[i] for i in used]
-        asked, shown = renumbered[: len(queries)], renumbered[len(queries) :].reshape(np.shape(supports))
-        return self._pairs(chosen, asked, shown, np.array(labels, np.int32), encoder, knowledge, buckets)
+        used, numbers = np.unique(np.concatenate([np.ravel(queries), np.ravel(supports)]), return_inverse=True)
+        chosen, shots = [records[i] for i in used], numbers[len(queries) :].reshape(np.shape(supports))
+        return self._pairs(
+            chosen, numbers[: len(queries)], shots, np.array(labels, np.int32), encoder, knowledge, buckets
+        )
 
     def questions(
         self, file: str | Path, encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
@@ -178,7 +177,8 @@ class FewShotRelations(Task):
         """Mean loss and predictions of queries, from the scores of their pairs."""
         shape = examples.buckets[0]["supports"].shape[1:]
         outputs = jnp.asarray(predictions["pair_score"]).reshape(-1, *shape).mean(-1)
-        batch = {"labels": examples.in_order("labels"), "weights": np.ones(len(outputs), np.float32)}
+        weights = np.ones(len(outputs), np.float32)
+        batch = {"labels": jnp.asarray(examples.in_order("labels")), "weights": jnp.asarray(weights)}
         found = {name: np.asarray(values) for name, values in self.predict(outputs, batch).items()}
         return float(self.loss(outputs, batch)[0].mean()), found
 
@@ -223,7 +223,7 @@ class PairScores(Task):
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
     ) -> Examples:
-        """Records have no pairs.
+        """Not supported: pairs come from `FewShotRelations`.
 
         Raises:
           InputError: always.

@@ -78,6 +78,17 @@ class LabelledTask(Task, ABC):
             raise InputError(WHERE, "a host for this task is made with the names of its labels", FORMS)
         return len(self.labels)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels.
+
+        Raises:
+          InputError: neither the task's options nor a host named them.
+        """
+        if self.labels is None:
+            raise InputError(WHERE, "labels are not known without a host", FORMS)
+        return self.labels
+
     def for_host(self, loaded: LoadedHost, where: object) -> Task:
         stored = stored_labels(loaded)
         outputs = getattr(loaded.host.head, "num_labels", None)
@@ -98,11 +109,10 @@ class LabelledTask(Task, ABC):
         Raises:
           InputError: not one of the labels, naming file, line and field.
         """
-        if self.labels is None:
-            raise InputError(WHERE, "labels are not known without a host", FORMS)
+        names = self.names
         if not isinstance(label, str) or label not in self._index:
-            mend = did_you_mean(str(label), self.labels) if len(self.labels) <= 20 or isinstance(label, str) else ""
-            raise InputError(record.where, f"field {field} is {label!r}, which is none of the labels", mend[:200])
+            hint = did_you_mean(str(label), names) if len(names) <= 20 or isinstance(label, str) else ""
+            raise InputError(record.where, f"field {field} is {label!r}, which is none of the labels", hint[:200])
         return self._index[label]
 
     def _set(self, labels: tuple[str, ...] | None) -> None:
@@ -121,7 +131,7 @@ class SingleLabelTask(LabelledTask, ABC):
         return {"chosen": outputs[:, 0].argmax(-1), "right": batch["labels"]}
 
     def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
-        return {"label": self.labels[0]}
+        return {"label": self.names[0]}
 
     def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         return outputs[:, 0]

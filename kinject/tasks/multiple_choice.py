@@ -27,10 +27,8 @@ from kinject.data.truncate import doomed_in_turn
 from kinject.errors import InputError
 from kinject.models.forward import logits
 from kinject.tasks.base import Task, register_task
+from kinject.tasks.batches import Extent, Shapes, flat_rows, slot_rows
 from kinject.tasks.fields import strings, unique_ids
-from kinject.tasks.rows import flat_rows
-from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.encode import Encoded
@@ -182,12 +180,10 @@ def prefixed(
     prefix: str, source: str | tuple[str, ...], mentions: tuple[Mention, ...]
 ) -> tuple[str | tuple[str, ...], tuple[Mention, ...]]:
     """Returns a text with something before it, and its mentions where they now are."""
-    if isinstance(source, str):
-        before, shift = prefix, len(prefix)
-    else:
-        before, shift = tuple(prefix.split()), len(prefix.split())
+    words = tuple(prefix.split())
+    shift = len(prefix if isinstance(source, str) else words)
     moved = tuple(replace(one, start=one.start + shift, end=one.end + shift) for one in mentions)
-    return before + source, moved
+    return (prefix + source if isinstance(source, str) else words + source), moved
 
 
 def _label(record: Record) -> int:

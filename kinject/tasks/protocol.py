@@ -24,8 +24,8 @@ from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.truncate import Doomed, Run
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
+from kinject.tasks.batches import slot_rows
 from kinject.tasks.fields import HEAD_MARKER, TAIL_MARKER
-from kinject.tasks.slots import slot_rows
 
 ENDLESS = 1 << 30
 

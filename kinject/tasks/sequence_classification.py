@@ -15,11 +15,10 @@ import numpy as np
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.errors import InputError, did_you_mean
 from kinject.tasks.base import register_task
+from kinject.tasks.batches import Extent, Shapes, slot_rows
 from kinject.tasks.fields import unique_ids
 from kinject.tasks.labels import SingleLabelTask
-from kinject.tasks.pooled import read_examples
-from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import slot_rows
+from kinject.tasks.marked_texts import read_examples
 
 if TYPE_CHECKING:
     from kinject.data.pipeline import Examples

@@ -24,13 +24,11 @@ from kinject.data.windows import cut_windows
 from kinject.errors import InputError
 from kinject.models.encoder import site
 from kinject.models.forward import HEAD_SITE, encode
-from kinject.tasks.answers import best, exact_match, token_f1
 from kinject.tasks.base import Task, register_task
+from kinject.tasks.batches import Extent, Shapes, pad_rows, plain_passages, slot_rows
 from kinject.tasks.fields import strings, unique_ids
-from kinject.tasks.null_answers import null_scores
 from kinject.tasks.protocol import untruncated
-from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import entity_count, slot_rows
+from kinject.tasks.squad_metrics import best, exact_match, null_scores, token_f1
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -70,7 +68,7 @@ class SpanExtraction(Task):
       stride: positions from one window's start to the next one's.
       question_length: pieces of a question that are read.
       longest: positions of an answer, at most.
-      no_answer: whether `answers` may be empty, as in SQuAD 2.0 (see `kinject.tasks.null_answers`). The first token's
+      no_answer: whether `answers` may be empty, as in SQuAD 2.0 (see `kinject.tasks.squad_metrics`). The first token's
         scores are then those of no answer; of a question it is the lowest of all its windows.
       threshold: of the doubt, above which nothing is answered.
     """
@@ -120,7 +118,7 @@ class SpanExtraction(Task):
             answerable = np.zeros((len(rows), length), np.int32)
             for row, one in enumerate(rows):
                 answerable[row, : len(one)] = one.origins[:, 0] == 1
-            padded = encoder.pad(rows, length, entity_count(rows))
+            padded = pad_rows(encoder, rows, length)
             return {**padded, "answerable": answerable, "labels": wanted[index]}
 
         made = make_examples([len(one) for one, _ in windows], arrays, buckets=buckets)
@@ -135,7 +133,7 @@ class SpanExtraction(Task):
             if not isinstance(record.fields["question"], str):
                 raise InputError(record.where, f"field question is {record.fields['question']!r}", "it must be a text")
         questions = whole.encode_batch([Passage(one.fields["question"], where=one.where) for one in records])
-        passages = [Passage(one.source, one.mentions, where=one.where) for one in records]
+        passages = plain_passages(records)
         encoded = whole.encode_batch(passages, rows, origins=True)
         return [
             cut_windows(question, passage, encoder, self.stride, self.question_length)
@@ -179,7 +177,7 @@ class SpanExtraction(Task):
     def score(self, predictions: Mapping[str, Any]) -> dict[str, float]:
         """Exact match and token F1 over the questions, each against the right answer that fits best.
 
-        With `no_answer` also what `kinject.tasks.null_answers.null_scores` adds.
+        With `no_answer` also what `kinject.tasks.squad_metrics.null_scores` adds.
         """
         found: dict[Any, tuple[float, str]] = {}
         answers: dict[Any, dict[str, None]] = {}

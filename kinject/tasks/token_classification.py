@@ -16,14 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kinject.data.encode import Encoded, EntityEncoder, Passage
+from kinject.data.encode import Encoded, EntityEncoder
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
 from kinject.tasks.base import register_task
+from kinject.tasks.batches import Extent, Shapes, pad_rows, plain_passages, slot_rows
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.labels import WHERE, LabelledTask
-from kinject.tasks.shapes import Extent, Shapes
-from kinject.tasks.slots import entity_count, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -60,7 +59,7 @@ class TokenClassification(LabelledTask):
         records = list(records)
         unique_ids(records)
         tags = [self._tags(record) for record in records]
-        passages = [Passage(record.source, record.mentions, where=record.where) for record in records]
+        passages = plain_passages(records)
         encoded = encoder.encode_batch(passages, slot_rows(knowledge), origins=True)
         places = [first_pieces(record.source, one) for record, one in zip(records, encoded, strict=True)]
         for record, found in zip(records, places, strict=True):
@@ -78,7 +77,7 @@ class TokenClassification(LabelledTask):
                 labels[row, :count] = tags[i]
                 positions[row, :count] = np.maximum(places[i], 0)
                 weights[row, :count] = places[i] >= 0
-            padded = encoder.pad(rows, length, entity_count(rows))
+            padded = pad_rows(encoder, rows, length)
             return {**padded, "positions": positions, "labels": labels, "weights": weights}
 
         made = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
@@ -102,7 +101,7 @@ class TokenClassification(LabelledTask):
         return losses, batch["weights"]
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        chosen = jnp.where(batch["weights"] > 0, outputs.argmax(-1), self.labels.index(OUTSIDE))
+        chosen = jnp.where(batch["weights"] > 0, outputs.argmax(-1), self.names.index(OUTSIDE))
         return {"chosen": chosen, "right": batch["labels"]}
 
     def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
@@ -117,7 +116,7 @@ class TokenClassification(LabelledTask):
 
         words = predictions["right"] != NO_WORD
         right, chosen = (
-            [[self.labels[tag] for tag in row[kept]] for row, kept in zip(predictions[name], words, strict=True)]
+            [[self.names[tag] for tag in row[kept]] for row, kept in zip(predictions[name], words, strict=True)]
             for name in ("right", "chosen")
         )
         found = {

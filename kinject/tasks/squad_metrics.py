@@ -1,15 +1,47 @@
-"""Questions that may have no answer, scored as SQuAD 2.0 does (Rajpurkar et al., ACL 2018, and its evaluation script).
+"""Scores of answers as SQuAD's evaluation scripts compute them.
 
-A model answers nothing where its doubt, the score of no answer less that of its best answer, is above a threshold. An
-answer of nothing is worth 1 where there is none, else 0. Beside the score at a threshold that was given, the protocol
-has the best that any threshold gives. That one was chosen on the very questions: it bounds, and measures nothing.
+Answers are compared without case, punctuation, articles and extra white space: exact match and token F1 (Rajpurkar et
+al., EMNLP 2016). Where a question may have none (SQuAD 2.0; Rajpurkar et al., ACL 2018), a model answers nothing where
+its doubt, the score of no answer less that of its best answer, is above a threshold. An answer of nothing is worth 1
+where there is none, else 0. Beside the score at a threshold that was given, the protocol has the best that any
+threshold gives. That one was chosen on the very questions: it bounds, and measures nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalised(answer: str) -> str:
+    """The answer in lower case without ASCII punctuation, the words a, an and the, and extra white space."""
+    plain = answer.lower().translate(_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def exact_match(answer: str, right: str) -> float:
+    """1.0 where both are the same, normalised, else 0.0."""
+    return float(normalised(answer) == normalised(right))
+
+
+def token_f1(answer: str, right: str) -> float:
+    """F1 over the words of both, normalised and counted as often as they occur; of two empty answers 1.0."""
+    ours, theirs = normalised(answer).split(), normalised(right).split()
+    if not ours or not theirs:
+        return float(ours == theirs)
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def best(measure: Callable[[str, str], float], answer: str, rights: Sequence[str]) -> float:
+    """The measure against the right answer that it fits best."""
+    return max(measure(answer, right) for right in rights)
 
 
 def best_threshold(doubt: np.ndarray, worth: np.ndarray, unanswerable: np.ndarray) -> tuple[float, float]:

@@ -12,9 +12,9 @@ import numpy as np
 from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.models.forward import encode
+from kinject.tasks.batches import first_span, pad_rows
 from kinject.tasks.fields import marked, unique_ids
 from kinject.tasks.protocol import Protocol
-from kinject.tasks.slots import entity_count, first_span
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -81,7 +81,7 @@ def read_examples(
         rows = [encoded[i] for i in index]
         read = {"positions": np.stack([one.markers[:, 0] for one in rows])} if at_markers else {}
         return {
-            **encoder.pad(rows, length, entity_count(rows)),
+            **pad_rows(encoder, rows, length),
             **read,
             "labels": labels[index],
             "mention_spans": np.stack([first_span(one) for one in rows]),
