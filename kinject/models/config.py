@@ -105,8 +105,8 @@ def _refuse_variants(values: Mapping[str, Any], where: object) -> None:
 
 
 def _check_type(name: str, value: Any, wanted: str, where: object) -> None:
-    kind = {"str": str, "int": int}.get(wanted, (int, float))
+    kind: tuple[type, ...] = {"str": (str,), "int": (int,)}.get(wanted, (int, float))
     if isinstance(value, bool) or not isinstance(value, kind):
         raise InputError(where, f"{name} is {value!r}", f"it must be {wanted.removesuffix(' | None')}")
-    if wanted == "int" and value < (0 if name == "pad_token_id" else 1):
+    if wanted == "int" and isinstance(value, int) and value < (0 if name == "pad_token_id" else 1):
         raise InputError(where, f"{name} is {value}", "it must be positive")

@@ -23,6 +23,9 @@ class Addition(Protocol):
           start: first of the parts.
         """
 
+    def merged(self, kernel: jax.Array) -> jax.Array:
+        """The kernel that does the same alone, in its own dtype."""
+
 
 class _Extensible:
     """Mixin: `lora` is None in a plain host, and then not among the attributes of the instance."""
@@ -30,10 +33,10 @@ class _Extensible:
     lora: Addition | None = None
 
     def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, promote_dtype=promote, dot_general=dot_general, **options)
+        super().__init__(*args, promote_dtype=promote, dot_general=dot_general, **options)  # type: ignore[call-arg]  # nnx.Linear's
 
     def __call__(self, inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        outputs = super().__call__(inputs)
+        outputs = super().__call__(inputs)  # type: ignore[misc]  # nnx.Linear's
         return outputs if self.lora is None else self.lora.add(outputs, inputs, key)
 
 
@@ -50,7 +53,9 @@ class FusedProjection(_Extensible, nnx.LinearGeneral):
 
     def part(self, hidden: jax.Array, start: int, stop: int, key: jax.Array | None = None) -> jax.Array:
         """Projects [B, L, D] with kernels `start` to `stop` (exclusive) of the three: [B, L, stop - start, H, Dh]."""
-        kernel, bias = self.kernel[...][:, start:stop], self.bias[...][start:stop]
+        kernel = self.kernel[...][:, start:stop]
+        bias = None if self.bias is None else self.bias[...][start:stop]
         inputs, kernel, bias = self.promote_dtype((hidden, kernel, bias), dtype=self.dtype)
-        outputs = dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ()))) + bias
+        outputs = dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())))
+        outputs = outputs if bias is None else outputs + bias
         return outputs if self.lora is None else self.lora.add(outputs, hidden, key, start)

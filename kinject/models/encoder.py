@@ -8,7 +8,7 @@ parameters, and dropout happens only where a key is given, so a forward pass is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class Encoder(nnx.Module):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.embeddings = Embeddings(config, **options)
         self.layers = nnx.List([Layer(config, **options) for _ in range(config.num_hidden_layers)])
 
@@ -341,7 +341,7 @@ def _same_form(new: jax.Array, old: jax.Array, plugin: Plugin, seam: str) -> jax
     return new.astype(old.dtype)
 
 
-def _linear_options(config: EncoderConfig, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict:
+def _linear_options(config: EncoderConfig, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, Any]:
     init = nnx.initializers.normal(config.initializer_range)
     return {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from kinject.models.encoder import gather_positions, site
-from kinject.models.heads import HostModel, MaskedLMHead
+from kinject.models.heads import DependencyHead, HostModel, MaskedLMHead
 from kinject.models.seams import Plugin
 
 HEAD_SITE = 1_000_003  # far from the sites of the layers
@@ -46,7 +47,11 @@ def encode(
     inner = batch.get("prefix_inner") if start else None
     first = hidden if inner is None else None  # no one reads it then
     inner = None if inner is None else inner.astype(encoder.dtype)
-    states = (*below, first, *encoder.run(hidden, batch, plugin, key, start=start, positions=early, inner=inner))
+    states: tuple[Any, ...] = (
+        *below,
+        first,
+        *encoder.run(hidden, batch, plugin, key, start=start, positions=early, inner=inner),
+    )
     last = encoder.finish(states, batch, plugin, key)
     return gather_positions(last, positions) if everywhere and positions is not None else last
 
@@ -70,7 +75,7 @@ def logits(
     hidden = encode(host, batch, plugin, key, positions=positions, start=start)
     if isinstance(host.head, MaskedLMHead):
         return host.head.logits(hidden, host.encoder.embeddings.word.embedding[...])
-    if host.head is None:
+    if host.head is None or isinstance(host.head, DependencyHead):
         raise ValueError("this host has no head to read the encoder with")
     return host.head.logits(hidden, site(key, HEAD_SITE))
 

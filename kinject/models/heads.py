@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -316,7 +317,7 @@ def build_head(
       InputError: unknown kind, or a number of labels that is missing or contradicts the kind.
     """
     kind = head_kind(name)
-    options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
     if not kind.own_output:
         return MaskedLMHead(config, **options)
     labels = kind.num_labels if num_labels is None else num_labels
@@ -326,4 +327,5 @@ def build_head(
         raise InputError("num_labels", f"is {labels}, but head {name!r} has {kind.num_labels}")
     if kind.places:
         options["places"] = kind.places
-    return kind.module(config, labels, kind=name, **options)
+    make: Callable[..., Head] = kind.module
+    return make(config, labels, kind=name, **options)

@@ -7,7 +7,7 @@ What a knowledge plugin adds to a feed-forward comes before the adapter, as it i
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ class Adapter(nnx.Module):
     def __init__(self, size: int, config: Houlsby, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         drawn = nnx.initializers.normal(config.initializer_range)
         last = nnx.initializers.zeros if config.zero_init else drawn
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.activation = config.activation
         self.down = nnx.Linear(size, config.bottleneck, kernel_init=drawn, **options)
         self.up = nnx.Linear(config.bottleneck, size, kernel_init=last, **options)

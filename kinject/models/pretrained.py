@@ -24,6 +24,7 @@ from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerp
 from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach
 from kinject.models.weights import Tensors, open_tensors
+from kinject.tree import unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,18 +91,20 @@ def load_host(
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
 
-    options = {"dtype": dtype, "param_dtype": param_dtype}
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
     graph, shapes = _outline(config, kind, labels, tuning, remat, options)
     sources = [_read_arrays(checkpoint, shapes, config, param_dtype)]
     own = {rule.path for rule in checkpoint.table}
     if added := {path: shape for path, shape in shapes.items() if path not in own}:
         sources.append(read_added(folder, added, param_dtype))
-    if checkpoint.fresh:
+    if checkpoint.fresh and kind is not None:
         drawn = build_head(kind, config, labels, param_dtype=param_dtype, rngs=nnx.Rngs(seed))
         sources.append(_fresh_arrays(drawn, checkpoint.fresh))
     arrays = {path: array for source, _ in sources for path, array in source.items()}
     digests = {path: digest for _, source in sources for path, digest in source.items()}
-    host = nnx.merge(graph, _nested(arrays, shapes))
+    if arrays.keys() != shapes.keys():
+        raise AssertionError(f"table and model differ in {sorted(arrays.keys() ^ shapes.keys())}")
+    host = nnx.merge(graph, unflatten(arrays))
     prints = fingerprints(digests)
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
@@ -114,12 +117,12 @@ def _outline(
     labels: int | None,
     tuning: Tuning | None,
     remat: bool,
-    options: Mapping[str, DTypeLike],
+    options: Mapping[str, Any],
 ) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """A host's graph and its parameters' shapes by path: nothing is drawn that the checkpoint has."""
 
     def build() -> HostModel:
-        key = _OneKey()
+        key: Any = _OneKey()  # in the place of nnx.Rngs
         encoder = Encoder(config, remat=remat, **options, rngs=key)
         host = HostModel(encoder, None if kind is None else build_head(kind, config, labels, **options, rngs=key))
         if tuning is not None:
@@ -145,7 +148,9 @@ class _OneKey:
 
 def _fresh_arrays(head: Head, fresh: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Arrays and digests by path of those parameters of a new head that the checkpoint lacks."""
-    flat = {"/".join(("head", *path)): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(head, nnx.Param))}
+    flat = {
+        "/".join(("head", *map(str, path))): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(head, nnx.Param))
+    }
     return {path: flat[path] for path in fresh}, {path: array_digest(flat[path]) for path in fresh}
 
 
@@ -248,20 +253,6 @@ def _read_part(
         problem = f"{key} has shape {list(tensor.shape)}, and config.json says {list(wanted)}"
         raise InputError(tensors.path, problem, "take both files of one model")
     return rule.transform.ours(tensor, config)
-
-
-def _nested(arrays: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[Any, Any]:
-    """Turns {path: array} into the nested pure dict that `nnx.merge` takes; list indices are integers there."""
-    if arrays.keys() != shapes.keys():
-        raise AssertionError(f"table and model differ in {sorted(arrays.keys() ^ shapes.keys())}")
-    nested: dict[Any, Any] = {}
-    for path, array in arrays.items():
-        *parents, leaf = (int(name) if name.isdigit() else name for name in path.split("/"))
-        inner = nested
-        for name in parents:
-            inner = inner.setdefault(name, {})
-        inner[leaf] = array
-    return nested
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     except (SafetensorError, OSError) as error:
         problem = f"is truncated or no safetensors file ({_first_line(error)})"
         raise InputError(path, problem, "get the file again") from error
-    return {key: lambda k=key: opened.get_tensor(k) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+    return {key: partial(opened.get_tensor, key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
 
 
 def _torch(path: Path) -> dict[str, Callable[[], np.ndarray]]:
@@ -107,7 +108,7 @@ def _torch(path: Path) -> dict[str, Callable[[], np.ndarray]]:
         raise InputError(path, problem, "convert it to model.safetensors where you trust it") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(path, "holds something other than a flat dict of tensors", "save the model's state_dict()")
-    return {key: lambda t=tensor: _from_torch(t) for key, tensor in state.items()}
+    return {key: partial(_from_torch, tensor) for key, tensor in state.items()}
 
 
 def _from_torch(tensor: Any) -> np.ndarray:
