@@ -12,7 +12,7 @@ from kinject.data.records import parse_record
 from kinject.data.sources import read_corpus
 from kinject.errors import InputError
 from kinject.inference.host import open_host
-from kinject.stages.memory_plugin import read_passages
+from kinject.stages.memory import read_passages
 from kinject.tasks.base import make_task
 
 

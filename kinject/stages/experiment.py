@@ -23,10 +23,8 @@ from kinject.stages.corpus import CorpusStage
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
 from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, TriplesStage
-from kinject.stages.memory import MemoryStage
-from kinject.stages.memory_evaluate import MemoryEvaluateStage
-from kinject.stages.memory_plugin import MemoryPluginStage, PassagesStage
-from kinject.stages.memory_update import MemoryUpdateStage
+from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
+from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
 from kinject.stages.plugins import PluginsStage
 from kinject.stages.provenance import note

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kinject.data.sources import geonames, wordnet, wordnet_text
+from kinject.data.sources import geonames, wordnet
 from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, Question
 from kinject.errors import InputError, did_you_mean
 
@@ -13,14 +13,14 @@ __all__ = ["CORPORA", "SOURCES", "SPLIT_SIZES", "Domain", "Pieces", "Question", 
 
 SOURCES: dict[str, Callable[..., Domain]] = {"geography": geonames.load, "biology": wordnet.load}
 CORPORA: dict[str, Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = {
-    "wordnet": wordnet_text.sentences,
-    "wordnet_definitions": wordnet_text.definitions,
-    "wordnet_examples": wordnet_text.examples,
-    "wordnet_linked": wordnet_text.linked_definitions,
+    "wordnet": wordnet.sentences,
+    "wordnet_definitions": wordnet.definitions,
+    "wordnet_examples": wordnet.examples,
+    "wordnet_linked": wordnet.linked_definitions,
 }
 
 
-def load(name: str, pieces: Pieces, **options) -> Domain:
+def load(name: str, pieces: Pieces, **options: Any) -> Domain:
     """Loads a domain by its name; `options` are those of the source's own `load` (seed, sizes, answer_triples, …).
 
     Raises InputError for an unknown name, a missing package, or more questions than the source has.

@@ -144,7 +144,10 @@ def split_questions(
         )
     shared = {name for name, count in Counter(names).items() if count > 1}
     pool = [question for question in candidates if question.name not in shared and question.answer not in question.name]
-    wanted, taken, seen, asked_by = sum(sizes.values()), Counter(), set(), []
+    wanted = sum(sizes.values())
+    taken: Counter[str] = Counter()
+    seen: set[tuple[str, ...]] = set()
+    asked_by: list[Question] = []
     rng = np.random.default_rng(seed)
     for at in rng.permutation(len(pool)):
         question = pool[at]

