@@ -143,7 +143,8 @@ def _build(arguments: argparse.Namespace) -> None:
         cut=None if arguments.tokenizer_of is None else _pieces_of(arguments.tokenizer_of),
     )
     about = {name: getattr(arguments, name) for name in ("name", "source", "license") if getattr(arguments, name)}
-    reporter, updates = Reporter(quiet=arguments.quiet), []
+    reporter = Reporter(quiet=arguments.quiet)
+    updates: list[Any] = []
     with ExitStack() as stack:
 
         def progress(done: int, total: int, loss: float) -> None:
@@ -255,9 +256,11 @@ def _row(base: KnowledgeBase, one: str) -> int:
 
 
 def _entity(base: KnowledgeBase, row: int, most: int) -> dict[str, Any]:
+    import numpy as np
+
     from kinject.knowledge.summary import triples_of
 
-    _, found = base.gather([row])
+    _, found = base.gather(np.array([row]))
     triples, count = triples_of(base, row, most)
     return {
         **base.entity(row)._asdict(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from kinject.errors import InputError
 
@@ -11,7 +12,7 @@ LONGEST_LINE = 1 << 20  # bytes; a longer one is refused, not read
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def bounded_lines(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, bytes | InputError]]:
+def bounded_lines(stream: io.BufferedIOBase | BinaryIO, name: str) -> Iterator[tuple[int, bytes | InputError]]:
     """Streams (line number from 1, the line without its end, or an InputError for one that is too long).
 
     Lines that hold nothing but white space are passed over, and a byte order mark before the first one is.

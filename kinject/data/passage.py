@@ -1,4 +1,4 @@
-"""Where a passage's mentions lie: from characters or words of the text to pieces of the tokenizer."""
+"""A text with its mentions, as it is encoded: the mentions' characters or words become pieces of the tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Text = str | Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Passage:
+class TextInput:
     """What is encoded: a text (a string, or words that single spaces join), its mentions, perhaps a second text.
 
     Mentions count in characters of a string and in items of a word list. `where` stands in messages ("file:line").
@@ -31,8 +31,11 @@ class Passage:
     further: Sequence[Text] = ()
 
 
+Passage = TextInput  # its public name; a passage of a memory is kinject.memory.Passage
+
+
 class Side:
-    """One text of a passage on its way from characters to pieces.
+    """One text of an input on its way from characters to pieces.
 
     Attributes:
       mentions: as given; `order` lists their indices in the order of the text.
@@ -45,7 +48,7 @@ class Side:
 
     def __init__(self, text: Text, mentions: Sequence[Mention], where: str, field: str):
         words = None if isinstance(text, str) else list(text)
-        self.text = text if words is None else " ".join(words)
+        self.text: str = text if isinstance(text, str) else " ".join(text)
         self.mentions = mentions
         unit = "characters" if words is None else "tokens"
         self.order = check_mentions(mentions, len(self.text if words is None else words), where, unit, field)
@@ -81,7 +84,7 @@ class Side:
             self.pieces = Pieces(ids, offsets)
 
 
-def sides_of(passage: Passage) -> list[Side]:
+def sides_of(passage: TextInput) -> list[Side]:
     """Returns one side a text; raises InputError for mentions that are outside their text or overlap."""
     sides = [Side(passage.text, passage.mentions, passage.where, "mentions")]
     if passage.pair is not None:

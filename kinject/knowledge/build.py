@@ -248,8 +248,9 @@ def _made(
             raise InputError("--vectors-from", "there are no descriptions", "give --entities with descriptions")
         spool = folder.with_name(f".{folder.name}.described-{os.getpid()}")
         stack.callback(spool.unlink, missing_ok=True)
-        texts, options = table.words("description"), {"seed": making.seed, "cut": making.cut}
-        parts.append(description_vectors(texts, making.dim, spool, where=given.entities, **options))
+        where, texts = given.entities, table.words("description")
+        made = description_vectors(texts, making.dim, spool, seed=making.seed, cut=making.cut, where=where)
+        parts.append(made)
     if of != "descriptions":
         parts.insert(0, _of_triples(making, collected, progress))
     made = side_by_side(parts) if len(parts) > 1 else parts[0]

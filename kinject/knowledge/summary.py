@@ -83,8 +83,9 @@ def nearest(base: KnowledgeBase, rows: Sequence[int], count: int) -> list[list[t
 def triples_of(base: KnowledgeBase, row: int, most: int) -> tuple[list[tuple[str, str, str]], int]:
     """The first triples that an entity stands in, as names, and how many there are."""
     found: list[np.ndarray] = []
-    for some in blocks(0 if base.triples is None else len(base.triples), 12):
-        block = np.asarray(base.triples[some])
+    triples = np.empty((0, 3), np.int32) if base.triples is None else base.triples
+    for some in blocks(len(triples), 12):
+        block = np.asarray(triples[some])
         found.append(block[(block[:, 0] == row) | (block[:, 2] == row)])
     count = sum(map(len, found))
     relations = base.relations

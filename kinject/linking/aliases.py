@@ -101,7 +101,7 @@ class Aliases:
         self.trie = marisa_trie.Trie().mmap(str(self.folder / TRIE))
         # memory views of the maps: a single number of one is read several times faster than of an array
         names = (STARTS, ROWS, WEIGHTS, CAPITALS)
-        views = [memoryview(np.asarray(np.load(self.folder / name, mmap_mode="r"))) for name in names]
+        views: list[Any] = [np.asarray(np.load(self.folder / name, mmap_mode="r")).data for name in names]
         self._starts, self._rows, self._weights, self._capitals = views
 
     def _build(self, folder: Path) -> None:
@@ -115,7 +115,10 @@ class Aliases:
     def _names(self) -> Iterator[tuple[str, int, bool, bool]]:
         """Yields (folded name, row, whether it is the label, whether it is in capitals) of every name."""
         row = 0
-        for batch in self.base.entities.select(["label", "aliases"]).to_batches(max_chunksize=65_536):
+        table = self.base.entities
+        if table is None:
+            return
+        for batch in table.select(["label", "aliases"]).to_batches(max_chunksize=65_536):
             labels, aliases = (column.to_pylist() for column in batch.columns)
             for label, others in zip(labels, aliases, strict=True):
                 for place, name in enumerate((label or "", *(others or ()))):

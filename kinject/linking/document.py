@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import io
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from kinject.data.records import Mention
 from kinject.errors import InputError
@@ -28,7 +27,7 @@ class Document(NamedTuple):
 
 
 # what a reader makes of a stream: documents, and in the place of what cannot be read the error that says so
-Reader = Callable[[io.BufferedIOBase, str], Iterator[Document | InputError]]
+Reader = Callable[[BinaryIO, str], Iterator[Document | InputError]]
 
 
 def link_document(linker: AliasLinker, document: Document, *, search: bool = False) -> dict[str, Any]:

@@ -21,11 +21,10 @@ Relations, events and notes are passed over.
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kinject.data.lines import bounded_lines, decode_text
 from kinject.data.records import Mention, decode_line, parse_record
@@ -39,24 +38,22 @@ _SHAPE = "a line is a token, other columns and a tag such as B-LOC, with spaces 
 Token = tuple[str, str, str | None]  # token, tag, entity
 
 
-def read_json(stream: io.BufferedIOBase, name: str) -> Iterator[Document | InputError]:
+def read_json(stream: BinaryIO, name: str) -> Iterator[Document | InputError]:
     """Every line is a JSON object. `name` is what the stream is called in messages."""
     return _read_each(stream, name, lambda line: True)
 
 
-def read_text(stream: io.BufferedIOBase, name: str) -> Iterator[Document | InputError]:
+def read_text(stream: BinaryIO, name: str) -> Iterator[Document | InputError]:
     """Every line is a text."""
     return _read_each(stream, name, lambda line: False)
 
 
-def read_lines(stream: io.BufferedIOBase, name: str) -> Iterator[Document | InputError]:
+def read_lines(stream: BinaryIO, name: str) -> Iterator[Document | InputError]:
     """A line that begins with `{` is a JSON object, any other a text."""
     return _read_each(stream, name, lambda line: line.lstrip().startswith(b"{"))
 
 
-def _read_each(
-    stream: io.BufferedIOBase, name: str, is_json: Callable[[bytes], bool]
-) -> Iterator[Document | InputError]:
+def _read_each(stream: BinaryIO, name: str, is_json: Callable[[bytes], bool]) -> Iterator[Document | InputError]:
     for number, line in bounded_lines(stream, name):
         where = f"{name}:{number}"
         try:
@@ -95,7 +92,7 @@ def _mentions_of_spans(spans: Any, where: str) -> list[Any]:
     return mentions
 
 
-def read_table(stream: io.BufferedIOBase, name: str, delimiter: str = ",") -> Iterator[Document | InputError]:
+def read_table(stream: BinaryIO, name: str, delimiter: str = ",") -> Iterator[Document | InputError]:
     """Streams the rows; one that cannot be read costs only itself.
 
     Args:
@@ -150,7 +147,7 @@ def _table_row(columns: list[str], cells: list[str], where: str) -> Document:
 class _Lines:
     """The lines of a stream as text; goes on after a line that it raised an error for, as a generator would not."""
 
-    def __init__(self, stream: io.BufferedIOBase, name: str):
+    def __init__(self, stream: BinaryIO, name: str):
         self._lines = bounded_lines(stream, name)
         self._name, self._number = name, 1
 

@@ -197,7 +197,7 @@ class PassageMemory:
         """Writes what was edited through to the disk and lets others edit."""
         if self._lock is not None:
             for array in (self._lines, self._about, self.tokens, self.keys, self.values, self.alive):
-                array.flush()
+                _flush(array)
             self._lock.close()
             self._lock = None
 
@@ -255,7 +255,7 @@ class PassageMemory:
         for low in range(0, len(free), BATCH):
             self._encode(free[low : low + BATCH], [one.text for one in passages[low : low + BATCH]], encode)
         for array in (self._lines, self._about, self.tokens, self.keys, self.values):
-            array.flush()
+            _flush(array)
         self.alive[free] = True
         self._changed.update(free.tolist())
         return free.tolist()
@@ -306,6 +306,12 @@ def read_memory_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(manifest.get(field), kind):
             raise InputError(path, f"the field {field} is {manifest.get(field)!r}, not of type {kind.__name__}")
     return manifest
+
+
+def _flush(array: np.ndarray) -> None:
+    """Writes a memory map's changes through to the disk."""
+    if isinstance(array, np.memmap):
+        array.flush()
 
 
 def _locked(folder: Path) -> Any:

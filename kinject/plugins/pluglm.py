@@ -180,6 +180,8 @@ class PlugLM(Plugin):
         beta: float = 1.0
         segments: int = 1
 
+    config: Config
+
     def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs | None = None):
         super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim)
         check_config(self.config, hidden_size)

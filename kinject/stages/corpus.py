@@ -36,6 +36,7 @@ class CorpusStage(Stage):
     """Reads a corpus."""
 
     Config = CorpusConfig
+    config: CorpusConfig
 
     def check(self) -> None:
         super().check()

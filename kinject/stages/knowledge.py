@@ -161,8 +161,8 @@ class TriplesStage(GraphStage):
         about = {"name": self.name, "source": config.source, "license": config.license}
         base, vectors = self.write(named, triples, relations, **about)
         (folder / "records").mkdir()
-        rows = zip(ids, labels, descriptions, vectors.present, strict=True)
-        found = ((entity, label, text) for entity, label, text, has_vector in rows if has_vector)
+        rows = range(len(ids)) if vectors.present is None else np.flatnonzero(vectors.present).tolist()
+        found = ((ids[row], labels[row], descriptions[row]) for row in rows)
         described = write_described(folder / "records" / "described.jsonl", found)
         self.run.reporter.say(f"{self.name}: {base.size:,} entities, {len(triples):,} triples, {described:,} described")
         facts = {"entities": base.size, "triples": len(triples), "dim": base.dim, "described": described}

@@ -66,6 +66,7 @@ class PassagesStage(Stage):
     """Says what a knowledge base knows."""
 
     Config = PassagesConfig
+    config: PassagesConfig
 
     def execute(self) -> dict[str, Any]:
         knowledge = self.run.knowledge(self.config.knowledge, f"{self.where}.knowledge")
@@ -86,7 +87,8 @@ class PassagesStage(Stage):
 
     def _passages(self, knowledge: KnowledgeBase, names: list[str]) -> Iterator[Passage]:
         templates = {names.index(relation): text for relation, text in self.config.templates.items()}
-        for head, relation, tail in knowledge.triples if templates else ():
+        triples = () if knowledge.triples is None or not templates else knowledge.triples
+        for head, relation, tail in triples:
             if int(relation) in templates:
                 of, to = knowledge.entity(int(head)), knowledge.entity(int(tail))
                 yield Passage(templates[int(relation)].replace(HEAD, of.label).replace(TAIL, to.label), of.id)
@@ -148,6 +150,7 @@ class MemoryPluginStage(TrainingStage):
     """Trains a plugin with a memory."""
 
     Config = MemoryPluginConfig
+    config: MemoryPluginConfig
 
     def check(self) -> None:
         super().check()
@@ -215,6 +218,8 @@ class MemoryPluginStage(TrainingStage):
         if config.initialise != "random":
             where = f"{self.where}.initialise"
             take_over(plugin, load_plugin(self.run.path(config.initialise, where), host=host.identity), where)
+        if not isinstance(plugin, PlugLM):
+            raise TypeError(f"{type(plugin).__name__} reads no memory; `check` was not called")
         return plugin
 
     def _memory(self, folder: Path, plugin: PlugLM, host: HostBundle) -> PassageMemory:
@@ -226,12 +231,15 @@ class MemoryPluginStage(TrainingStage):
     def _give_passages(self, plugin: PlugLM, host: HostBundle) -> None:
         """Encodes the passages by the plugin as it starts; while it trains, its tables follow it."""
         encoder = PassageEncoder(host, plugin, self.config.length, self.config.tag)
-        texts, parts = [], []
+        texts: list[str] = []
+        parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for passage in self.passages():
             texts.append(passage.text)
             if len(texts) == BATCH:
-                parts, texts = [*parts, encoder(texts)], []
-        parts += [encoder(texts)] if texts else []
+                parts.append(encoder(texts))
+                texts = []
+        if texts:
+            parts.append(encoder(texts))
         if not parts:
             raise InputError(f"{self.where}.passages", "there is no passage")
         tokens, keys, values = (jnp.asarray(np.concatenate(some)) for some in zip(*parts, strict=True))
@@ -247,7 +255,8 @@ class MemoryPluginStage(TrainingStage):
         save_host(
             host.loaded.host, folder, tokenizer_files_from=host.loaded.folder, host_json={**about, "extra": extra}
         )
-        return open_host(folder, head=host.loaded.host.head.kind)
+        head = host.loaded.host.head
+        return open_host(folder, head="none" if head is None else head.kind)
 
 
 class MemoryConfig(StageConfig):

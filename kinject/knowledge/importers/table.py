@@ -292,10 +292,11 @@ def _is_pair(value: Any) -> bool:
 
 
 def _read_delimited(path: Path, delimiter: str, separator: str, names: _Names) -> Iterator[tuple[str, dict[str, Any]]]:
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    lines = csv.reader(
-        (line for _, line in read_lines(path, keep_ends=True)), delimiter=delimiter, quoting=quoting, strict=True
-    )
+    text = (line for _, line in read_lines(path, keep_ends=True))
+    if delimiter == ",":
+        lines = csv.reader(text, delimiter=delimiter, strict=True)
+    else:
+        lines = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
     columns: list[str] = []
     try:
         for fields in lines:
