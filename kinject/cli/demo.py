@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from kinject.cli.parser import Parser, exit_code
 
@@ -33,7 +34,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="A page in the browser: a sentence, the linked entities, the host's answers before and after.",
         epilog=EXAMPLES,
     )
-    several = {"action": "append", "default": [], "metavar": "DIR"}
+    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "DIR"}
     parser.add_argument("--host", required=True, metavar="DIR", help="host folder (or hub id)")
     parser.add_argument("--plugin", required=True, help="plugin folder to choose from; may be repeated", **several)
     parser.add_argument("--knowledge", help="knowledge base of a plugin; repeated in any order", **several)

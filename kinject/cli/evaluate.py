@@ -78,13 +78,14 @@ def run(arguments: argparse.Namespace) -> None:
     plugins = {Path(folder).name: folder for folder in arguments.plugin}
     name = Path(arguments.data[0]).stem
     domain = {"knowledge": arguments.knowledge, "data": tuple(arguments.data), "plugins": plugins}
-    config = EvaluateConfig(
-        host=arguments.host,
-        task=task,
-        task_options=options,
-        compute_dtype=arguments.precision,
-        domains={name: domain},
-    )
+    settings = {
+        "host": arguments.host,
+        "task": task,
+        "task_options": options,
+        "compute_dtype": arguments.precision,
+        "domains": {name: domain},
+    }
+    config = EvaluateConfig.model_validate(settings)
     reporter = Reporter()
     read_only = Run(Path.cwd(), arguments.seed, reporter, Placement.over(None), {})
     results = EvaluateStage("evaluate", config, read_only).execute()

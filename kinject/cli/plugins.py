@@ -89,7 +89,7 @@ def show_list(arguments: argparse.Namespace) -> None:
     if not found:
         print("there is no plugin")
         return
-    rows = [COLUMNS]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for one in found:
         if "error" in one:
             rows.append((one["folder"], one["error"]))

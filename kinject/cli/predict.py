@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from kinject.cli.parser import PRECISIONS, Parser, exit_code
 from kinject.errors import InputError
@@ -43,7 +42,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Answer texts with a host and plugins: JSON lines from standard input to standard output.",
         epilog=EXAMPLES,
     )
-    several = {"action": "append", "default": [], "metavar": "DIR"}
+    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "DIR"}
     parser.add_argument("--host", required=True, metavar="DIR", help="host folder (or hub id)")
     parser.add_argument("--plugin", help="plugin folder; may be repeated", **several)
     parser.add_argument("--knowledge", help="knowledge base of a plugin; repeated in any order", **several)
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: run(parse(sys.argv[1:] if argv is None else argv), sys.stdin.buffer, sys.stdout))
 
 
-def run(arguments: argparse.Namespace, source: BinaryIO, out: io.TextIOBase) -> int:
+def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
     """Answers every line of `source` on `out`, in order, in bounded memory.
 
     Raises:

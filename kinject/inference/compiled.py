@@ -24,7 +24,7 @@ def keep_compiled(folder: Path | None = None) -> Path | None:
     Returns:
       The folder; None where JAX was told one of its own (`JAX_COMPILATION_CACHE_DIR`) or none can be made.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]  # jax sets its options as it starts
         return None
     chosen = folder or Path(os.environ.get(VARIABLE) or _users_cache() / "kinject").expanduser() / _processor()
     try:

@@ -26,7 +26,8 @@ def evaluate(
     loss, predictions = _computed(step, params, read, rows, place)
     if feed.examples.parts is not None:
         loss, predictions = feed.examples.parts.join(predictions, feed.examples)
-    return {"loss": loss, **program.task.score({**predictions, **feed.examples.references})}, predictions
+    scored: dict[str, Any] = {**predictions, **feed.examples.references}
+    return {"loss": loss, **program.task.score(scored)}, predictions
 
 
 def step_feed(feed: Feed, batch_size: int, placement: Placement) -> tuple[Feed, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def attach_knowledge(
     return plugin.prepare(examples, [records[i] for i in owners], host, knowledge)
 
 
-def record_of(examples: Examples, records: Sequence[Record]) -> np.ndarray:
+def record_of(examples: Examples, records: Sized) -> np.ndarray:
     """Of which record each example was made, int [n].
 
     Raises:

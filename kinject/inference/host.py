@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
     }
 
 
-def open_host(folder: Path | str, **options: Any) -> HostBundle:
+def open_host(folder: str | os.PathLike[str], **options: Any) -> HostBundle:
     """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
     loaded = load_host(folder, **options)
     return HostBundle(loaded, load_tokenizer(loaded.folder))
@@ -68,7 +69,7 @@ def host_task(manifest: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
 
 
 def open_under_head(
-    folder: Path | str, stored: StoredPlugin, head: TrainedHead, task: str, **options: Any
+    folder: str | os.PathLike[str], stored: StoredPlugin, head: TrainedHead, task: str, **options: Any
 ) -> HostBundle:
     """Loads a host under the head that was trained together with a plugin.
 
@@ -118,11 +119,15 @@ def as_it_is(ready: HostBundle) -> HostBundle:
     if prints["encoder_fingerprint"] != loaded.encoder_fingerprint:
         extra = {**manifest.get("extra", {}), "lineage": list(ready.identity.lineage)}
         manifest = {**manifest, "extra": extra}
-    return replace(ready, loaded=replace(loaded, manifest=manifest, **prints))
+    encoder, whole = prints["encoder_fingerprint"], prints["fingerprint"]
+    loaded = replace(loaded, manifest=manifest, fingerprint=whole, encoder_fingerprint=encoder)
+    return replace(ready, loaded=loaded)
 
 
 def trained_head(host: HostModel, **facts: object) -> TrainedHead:
     """The head of a host as it is now, to go along with a plugin; `facts` are what it was trained for."""
+    if host.head is None:
+        raise ValueError("this host has no head to go along")
     params = flatten(nnx.to_pure_dict(nnx.state(host.head, nnx.Param)))
     described = {"kind": host.head.kind, "num_labels": getattr(host.head, "num_labels", None), **facts}
     return TrainedHead(described, {path: np.asarray(leaf) for path, leaf in params.items()})

@@ -53,8 +53,8 @@ class MeshConfig(Section):
         path that no rule covers is replicated, which is what plugins are.
     """
 
-    data: int = Field(-1, ge=-1)
-    model: int = Field(1, ge=1)
+    data: int = Field(default=-1, ge=-1)
+    model: int = Field(default=1, ge=1)
     shard_frozen: bool = False
     rules: tuple[tuple[str, tuple[int, ...]], ...] = MODEL_RULES
 
@@ -95,22 +95,23 @@ class Placement:
         if config.data == 0:
             raise InputError("mesh.data", "0 parts", "give 1 or more, or -1 for all that model leaves")
         here = available is None
-        available = jax.devices() if here else available
+        found = jax.devices() if available is None else available
         if count is None:
-            count = len(available) if config.data == -1 else config.data * config.model
-        if count > len(available):
-            raise InputError("devices", f"{count} asked for, there are {len(available)} ({available[0].platform})")
+            count = len(found) if config.data == -1 else config.data * config.model
+        if count > len(found):
+            raise InputError("devices", f"{count} asked for, there are {len(found)} ({found[0].platform})")
         data = count // config.model if config.data == -1 else config.data
         if data * config.model != count:
             axes = f"data {'the rest' if config.data == -1 else data} x model {config.model}"
             raise InputError("mesh", f"{count} devices do not make up {axes}", "mend --devices or mesh")
-        if jax.process_count() > 1 and count != len(available):
-            problem = f"{count} asked for, the {jax.process_count()} processes have {len(available)}"
+        if jax.process_count() > 1 and count != len(found):
+            problem = f"{count} asked for, the {jax.process_count()} processes have {len(found)}"
             raise InputError("devices", problem, "all devices of several processes are used")
         if count == 1 and here:
             return cls(None, config)
-        axes = ((data, config.model), (DATA, MODEL))
-        return cls(jax.make_mesh(*axes, axis_types=(AxisType.Auto,) * 2, devices=available[:count]), config)
+        types = (AxisType.Auto,) * 2
+        mesh = jax.make_mesh((data, config.model), (DATA, MODEL), axis_types=types, devices=found[:count])
+        return cls(mesh, config)
 
     @property
     def devices(self) -> int:
@@ -180,7 +181,7 @@ class Placement:
         return next((dims for pattern, dims in self.config.rules if re.fullmatch(pattern, path)), ())
 
     def _first_divisible(self, shape: tuple[int, ...], dims: Iterable[int], axis: str) -> int | None:
-        size = self.mesh.shape[axis]
+        size = 1 if self.mesh is None else self.mesh.shape[axis]
         fitting = (dim for dim in dims if dim < len(shape) and shape[dim] % size == 0)
         return next(fitting, None) if size > 1 else None
 

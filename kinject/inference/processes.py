@@ -81,7 +81,7 @@ class Cluster:
         if mode == "auto":
             return cls(automatic=True)
         names = ("coordinator", "processes", "process_id")
-        given = dict(zip(names, (coordinator, processes, process_id), strict=True))
+        given: dict[str, Any] = dict(zip(names, (coordinator, processes, process_id), strict=True))
         for name in names:
             if given[name] is None:
                 given[name] = os.environ.get(f"KINJECT_{name.upper()}")
@@ -110,8 +110,8 @@ class Cluster:
 
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: see preemption.py
-        options = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "initialization_timeout": START_SECONDS}
-        options["shutdown_timeout_seconds"] = END_SECONDS
+        options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
+        options |= {"initialization_timeout": START_SECONDS, "shutdown_timeout_seconds": END_SECONDS}
         if not self.automatic:
             options |= {"coordinator_address": self.coordinator, "num_processes": self.processes}
             options |= {"process_id": self.process_id, "cluster_detection_method": "deactivate"}
@@ -149,7 +149,8 @@ def share(value: Any = None) -> Any:
     # JAX has no public name for its key-value store; Orbax reaches it the same way
     from jax._src.distributed import global_state
 
-    client, key = global_state.client, f"kinject/{next(_turn)}"
+    client: Any = global_state.client  # there is one, as this process has joined others
+    key = f"kinject/{next(_turn)}"
     if first():
         client.key_value_set(key, json.dumps(value))
         return value
@@ -194,9 +195,10 @@ def lost_peer(error: BaseException) -> bool:
     import jax
 
     chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
     of_jax = [str(one).lower() for one in chain if isinstance(one, jax.errors.JaxRuntimeError)]
     return joined() and any(sign in text for text in of_jax for sign in LOST_PEER)
 

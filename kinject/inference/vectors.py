@@ -104,7 +104,8 @@ def device_memory() -> int | None:
 
     def smallest() -> int | None:
         found = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
-        return None if None in found else min(found)
+        limits = [limit for limit in found if limit is not None]
+        return min(limits) if len(limits) == len(found) else None
 
     return on_first(smallest)  # all processes must choose alike
 
@@ -173,7 +174,7 @@ def load_table(knowledge: KnowledgeBase, place: Placement) -> VectorTable:
     if sharding is None:
         return VectorTable(jax.device_put(part(slice(None))), look_up)
     held = sharding.addressable_devices_indices_map(shape).items()
-    parts = [jax.device_put(part(rows), device).block_until_ready() for device, (rows, _) in held]
+    parts = [jax.device_put(part(index[0]), device).block_until_ready() for device, index in held if index is not None]
     return VectorTable(jax.make_array_from_single_device_arrays(shape, sharding, parts), look_up)
 
 

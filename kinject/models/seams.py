@@ -119,7 +119,7 @@ class Plugin(nnx.Module):
           rngs: where fresh parameters come from.
         """
         del rngs
-        self.config = type(self).Config() if config is None else config
+        self.config: Any = type(self).Config() if config is None else config
         self.hidden_size = hidden_size
         self.knowledge_dim = knowledge_dim
 

@@ -7,7 +7,6 @@ party's plugin lives in its own distribution, which declares the entry point gro
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pkgutil
 import sys
@@ -49,7 +48,8 @@ def register(name: str) -> Callable[[P], P]:
         taken = _REGISTERED.get(name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(f"plugin name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
-        if not (dataclasses.is_dataclass(cls.Config) and cls.Config.__dataclass_params__.frozen):
+        params: Any = getattr(cls.Config, "__dataclass_params__", None)
+        if params is None or not params.frozen:
             raise ValueError(f"{cls.__qualname__}.Config must be a frozen dataclass")
         cls.name = name
         _REGISTERED[name] = cls

@@ -93,7 +93,7 @@ class Kformer(Plugin):
         rngs = rngs or nnx.Rngs(0)
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         zero = nnx.initializers.zeros
-        drawn = {"kernel_init": uniform, "bias_init": zero, "rngs": rngs}
+        drawn: dict[str, Any] = {"kernel_init": uniform, "bias_init": zero, "rngs": rngs}
         value = drawn if self.config.start == "paper" else {**drawn, "kernel_init": zero}
         count = len(self.config.layers)
         self.keys = nnx.List([nnx.Linear(hidden_size, hidden_size, **drawn) for _ in range(count)])
@@ -132,7 +132,8 @@ class Kformer(Plugin):
         for row, choices in enumerate(facts):
             for choice, some in enumerate(choices):
                 for place, fact in enumerate(some):
-                    table[(row, *([choice] if several else []), place, slice(0, len(ids[fact])))] = ids[fact]
+                    here: tuple[Any, ...] = (row, *([choice] if several else []), place, slice(0, len(ids[fact])))
+                    table[here] = ids[fact]
         return examples.with_arrays(lambda bucket: {"fact_ids": table[bucket["index"]]})
 
     def before(self, encoder: HostEncoder, batch: Mapping[str, Any]) -> Mapping[str, Any]:

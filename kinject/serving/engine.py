@@ -284,7 +284,7 @@ def _entities(records: Sequence[Record], active: ActivePlugins) -> list[tuple[Li
     for record in records:
         linked = []
         for one in record.mentions:
-            plugin, name = readers.get(one.entity) or (None, "")
+            plugin, name = (None if one.entity is None else readers.get(one.entity)) or (None, "")
             linked.append(Linked(one.start, one.end, one.entity, name, plugin))
         made.append(tuple(linked))
     return made

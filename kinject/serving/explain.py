@@ -40,8 +40,8 @@ class Explainer:
             raise InputError("explain", problem, "leave it out")
         self.engine, self.active = engine, active
         self.model = engine.model(active.plugin)
-        reads_memory = isinstance(active.plugin, PlugLM)
-        self.readings = make_readings(engine.host(active).loaded.host, active.plugin) if reads_memory else None
+        self.reader = active.plugin if isinstance(active.plugin, PlugLM) else None
+        self.readings = None if self.reader is None else make_readings(engine.host(active).loaded.host, self.reader)
 
     def explain(
         self, records: Sequence[Record], found: Mapping[int, Mapping[str, np.ndarray]]
@@ -103,14 +103,14 @@ class Explainer:
 
     def _passages(self, records: Sequence[Record]) -> dict[int, tuple[tuple[str, str, float], ...]]:
         """What the position of the answer read in the last memory layer, by record."""
-        if self.readings is None:
+        if self.reader is None or self.readings is None:
             return {}
-        layer = self.active.plugin.config.layers[-1]
+        readings, layer = self.readings, self.reader.config.layers[-1]
 
         def step(params: Any, batch: Mapping[str, jax.Array]) -> Any:
             del params  # the readings hold them
             positions = batch.get("positions", np.repeat(FIRST_POSITION, len(batch["weights"]), axis=0))
-            return *self.readings(batch)[layer], positions[:, 0]
+            return *readings(batch)[layer], positions[:, 0]
 
         made = {}
         for at, (rows, weights, position) in self.engine.ask(records, self.active, self.model, step).rows():

@@ -124,7 +124,8 @@ class Host:
         """
         plugin = plugin if isinstance(plugin, Plugin) else Plugin.load(plugin)
         knowledge = knowledge if isinstance(knowledge, KnowledgeBase | None) else KnowledgeBase.open(knowledge)
-        memories = [PassageMemory.open(one) for one in ([memory] if isinstance(memory, str | os.PathLike) else memory)]
+        folders = [memory] if isinstance(memory, str | os.PathLike) else memory
+        memories = [PassageMemory.open(Path(one)) for one in folders]
         name = plugin.name if name is None else name
         one = fit(plugin, self._ready, name, knowledge, memories, linker)
         plugged = {**self._plugged, name: one}

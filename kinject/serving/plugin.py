@@ -132,7 +132,7 @@ def fit(
     stored, made = plugin.stored, nnx.merge(*nnx.split(plugin.stored.plugin))
     identity = None if plugin.reads_memory and knowledge is None else knowledge_identity(knowledge)
     check_fits(stored.folder, stored.manifest, host.identity, identity)
-    if plugin.reads_memory:
+    if isinstance(made, PlugLM):
         if not memories:
             problem = "it answers from a memory of passages, and none is given"
             raise InputError(stored.folder, problem, "name the memory's folder (memory=…, --memory)")
@@ -170,13 +170,13 @@ class ActivePlugins:
         check_together(plugged)
         members = tuple(plugged.values())
         linkers = tuple(one.linker for one in members if one.linker is not None)
+        tag, names = _tag(members), lru_cache(NAMES_KEPT)(_label)
         if len(members) < 2:
-            plugin = members[0].plugin if members else None
-            knowledge = members[0].knowledge if members else None
-        else:
-            knowledge = JoinedKnowledge([one.knowledge for one in members])
-            plugin = Routed([one.plugin for one in members], knowledge.starts[:-1])
-        return cls(members, linkers, plugin, knowledge, _tag(members), lru_cache(NAMES_KEPT)(_label))
+            plugin, knowledge = (members[0].plugin, members[0].knowledge) if members else (None, None)
+            return cls(members, linkers, plugin, knowledge, tag, names)
+        joined = JoinedKnowledge([one.knowledge for one in members if one.knowledge is not None])
+        routed = Routed([one.plugin for one in members], joined.starts[:-1])
+        return cls(members, linkers, routed, joined, tag, names)
 
     @property
     def alone(self) -> ActivePlugins:

@@ -78,7 +78,10 @@ class Programs:
         """
 
         def step(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
-            host, plugin = program.merge(params)
+            host, merged = program.merge(params)
+            if merged is None:
+                raise ValueError("a host without a plugin has no slots")
+            plugin = merged
 
             def total(factors: jax.Array) -> jax.Array:
                 outputs = program.task.outputs(host, _Scaled(plugin, factors), batch)

@@ -86,7 +86,7 @@ def link(record: Record, linkers: Sequence[Linker], given: bool) -> Record:
     """
     if given:
         return _filled(record, linkers)
-    spans = [Span(*one) for linker in linkers for one in linker(record.source)]
+    spans = [Span(*one) for linker in linkers for one in linker(record.text)]
     kept: list[Span] = []
     for span in sorted(spans, key=lambda one: one.start - one.end):  # the sort is stable: earlier linkers first
         if all(span.end <= other.start or other.end <= span.start for other in kept):
@@ -104,7 +104,7 @@ def _filled(record: Record, linkers: Sequence[Linker]) -> Record:
     known: dict[tuple[int, int], str] = {}
     for linker in reversed(linkers):
         asked = getattr(linker, "link", None)  # a linker of whole texts may know how to name a given mention
-        found = linker(record.source) if asked is None else asked(record.source, bare)
+        found = linker(record.text) if asked is None else asked(record.source, bare)
         known |= {(one[0], one[1]): one[2] for one in found if one is not None}
     filled = (
         one if one.entity is not None else replace(one, entity=known.get((one.start, one.end)))
