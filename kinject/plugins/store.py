@@ -192,7 +192,7 @@ def load_plugin(
 
 
 def read_head(stored: StoredPlugin) -> TrainedHead:
-    """The head that came along with a plugin; `kinject.stages.base.with_head` puts it on a host.
+    """The head that came along with a plugin; `kinject.inference.host.with_head` puts it on a host.
 
     Raises:
       InputError: none did, or a damaged one.
