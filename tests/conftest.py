@@ -22,6 +22,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits all this from t
     # it, says so on standard error, and compiles
     quiet = "ignore:Error reading persistent compilation cache entry"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
+    # a process that finds no list of fonts, and takes more than five seconds to make one, says so too: it is made here
+    import matplotlib.font_manager  # noqa: F401
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

@@ -53,6 +53,9 @@ def test_steps_that_run_again_are_shown_once(tmp_path):
 def test_weights_and_biases_keeps_what_was_logged_offline(tmp_path, monkeypatch):
     """The library itself, offline: its file is read by its own reader."""
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    for limit in ("WANDB__SERVICE_WAIT", "WANDB_INIT_TIMEOUT"):
+        monkeypatch.setenv(limit, "1800")  # its service starts as fast as the machine lets it
     file = MetricsFile(tmp_path / "metrics.jsonl", trackers=("wandb",))
     file.rewind("plugin", 0)
     file.write("plugin", 4, {"loss": 0.5})
