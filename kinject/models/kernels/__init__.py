@@ -25,7 +25,7 @@ ways; what each kernel is compared with is in the test named beside it.
 2.2 GB of temporaries instead of 3.4; for a v5e chip (64 x 64) 16.3 GB instead of 19.5; on a CPU 13% fewer bytes.
 [2] docs/performance.md, "What a step is spent on, on a CPU".
 [3] Measured only together with memory that is kept and larger micro-batches, when all three came. Alone, by this switch
-and beside other load, no gain could be told from noise (0.9x to 1.1x): measure before building on these two.
+and beside other load, no gain could be told from noise (0.84x to 1.12x): measure before building on these two.
 
 A precision is meaning, too: a plain product rounds its factors as `rounded_dot` does, and JAX derives the gradient.
 """
