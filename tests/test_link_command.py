@@ -10,8 +10,7 @@ import pytest
 from test_linking import write_names
 
 from kinject.cli.main import main
-from kinject.data.lines import LONGEST_LINE
-from kinject.data.records import read_records
+from kinject.data.records import LONGEST_LINE, read_records
 from kinject.errors import EXIT_BAD_INPUT
 
 

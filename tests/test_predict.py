@@ -11,7 +11,7 @@ from served import PLUGLM, Served
 from tiny_world import question
 
 from kinject.cli.predict import main, parse, run
-from kinject.data.lines import LONGEST_LINE
+from kinject.data.records import LONGEST_LINE
 from kinject.serving.queries import read_lines
 
 

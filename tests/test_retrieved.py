@@ -9,9 +9,9 @@ from tiny_tokenizers import byte_level_folder, wordpiece_folder
 from tiny_world import evaluate_stage, question, run_experiment, sentence
 
 from kinject.data.encode import EntityEncoder, Passage
+from kinject.data.facts import append_texts, mean_length
 from kinject.data.pipeline import make_examples
 from kinject.data.records import parse_record
-from kinject.data.retrieved import append_texts, mean_length
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
 from kinject.inference.examples import attach_knowledge, task_examples

@@ -7,8 +7,12 @@ import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kinject.cli.parser import Parser, exit_code
+
+if TYPE_CHECKING:
+    from kinject.datasets.prepare import Coverage
 
 EXAMPLES = """\
 examples:
@@ -87,7 +91,7 @@ def show_prepared(arguments: argparse.Namespace) -> None:
             print(f"  {count:,} left out: {reason}")
 
 
-def coverage_line(found) -> str:
+def coverage_line(found: Coverage) -> str:
     """One line about links, with shares of all mentions."""
     shares = [f"{count:,} ({count / max(found.mentions, 1):.1%})" for count in (found.linked, found.known)]
     vectors = f"{found.with_vector:,} ({found.with_vector / max(found.mentions, 1):.1%})"

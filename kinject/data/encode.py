@@ -19,20 +19,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from kinject.data.passage import Passage, Side, Text, sides_of
+from kinject.data.passage import Passage, Run, Side, Text, Truncate, doomed_pieces, sides_of
 from kinject.data.records import Mention
 from kinject.data.tokenizer import HostTokenizer
-from kinject.data.truncate import Run, Truncate, doomed_pieces
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
 
-__all__ = ["Encoded", "EntityEncoder", "Mention", "Passage", "Rows", "rows_with_vector"]
+__all__ = ["Encoded", "EntityEncoder", "Mention", "Passage", "Rows", "origins_of", "rows_with_vector"]
 
 Rows = Callable[[list[str]], np.ndarray]  # ids of entities -> int32 rows of the knowledge base, -1 = no vector
 
@@ -70,6 +69,13 @@ class Encoded:
         return len(self.token_ids)
 
 
+def origins_of(one: Encoded) -> np.ndarray:
+    """`Encoded.origins` of a passage that was encoded with them, int32 [L, 3]; ValueError where it was not."""
+    if one.origins is None:
+        raise ValueError("the passage was encoded without its origins")
+    return one.origins
+
+
 def rows_with_vector(knowledge: KnowledgeBase) -> Rows:
     """Returns the `rows` of a knowledge base for `encode_batch`: -1 also for entities it knows but has no vector of."""
     return partial(_rows_with_vector, knowledge)
@@ -90,7 +96,7 @@ class EntityEncoder:
       separator: what stands between slot and mention.
       max_entities: most distinct entities a passage may have (the M of a batch); those that come later in the text get
         no slot. None = no limit.
-      truncate: chooses the pieces that go from a passage that is too long; see data/truncate.py.
+      truncate: chooses the pieces that go from a passage that is too long; see data/passage.py.
 
     Raises:
       InputError: a length the host does not have, a separator it cannot spell.
@@ -130,6 +136,28 @@ class EntityEncoder:
         """Encodes one passage; see `encode_batch`."""
         return self.encode_batch([Passage(text, mentions, pair, pair_mentions)], rows)[0]
 
+    @overload
+    def encode_batch(
+        self,
+        passages: Sequence[Passage],
+        rows: Rows | None = None,
+        *,
+        skip_overlong: Literal[False] = False,
+        bare_slots: bool = False,
+        origins: bool = False,
+    ) -> list[Encoded]: ...
+
+    @overload
+    def encode_batch(
+        self,
+        passages: Sequence[Passage],
+        rows: Rows | None = None,
+        *,
+        skip_overlong: Literal[True],
+        bare_slots: bool = False,
+        origins: bool = False,
+    ) -> list[Encoded | None]: ...
+
     def encode_batch(
         self,
         passages: Sequence[Passage],
@@ -138,7 +166,7 @@ class EntityEncoder:
         skip_overlong: bool = False,
         bare_slots: bool = False,
         origins: bool = False,
-    ) -> list[Encoded | None]:
+    ) -> Sequence[Encoded | None]:
         """Encodes passages with one call of the tokenizer and one of `rows` for all of them.
 
         A passage longer than `max_length` loses context: first at the outer ends, the pieces farthest from any

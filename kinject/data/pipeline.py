@@ -25,7 +25,7 @@ Redraw = Callable[[Batch, np.ndarray], Batch]
 """(a batch, int64 [B], a seed a row) -> the batch with what is drawn anew each time an example is dealt."""
 
 
-def choose_buckets(lengths: Sequence[int], count: int) -> list[int]:
+def choose_buckets(lengths: Sequence[int] | np.ndarray, count: int) -> list[int]:
     """At most `count` padded lengths that together pad the fewest tokens (exact, by dynamic programming).
 
     Args:
@@ -135,7 +135,10 @@ class Examples:
 
 
 def make_examples(
-    lengths: Sequence[int], arrays: Callable[[Sequence[int], int], Mapping[str, np.ndarray]], *, buckets: int = 3
+    lengths: Sequence[int] | np.ndarray,
+    arrays: Callable[[Sequence[int], int], Mapping[str, np.ndarray]],
+    *,
+    buckets: int = 3,
 ) -> Examples:
     """Sorts examples into buckets.
 
@@ -149,11 +152,11 @@ def make_examples(
     """
     if not len(lengths):
         raise InputError("data set", "it holds no example that can be used")
-    lengths = np.asarray(lengths)
+    sizes = np.asarray(lengths)
     made, low = [], 0
-    chosen = choose_buckets(lengths, buckets)
+    chosen = choose_buckets(sizes, buckets)
     for high in chosen:
-        index = np.flatnonzero((lengths > low) & (lengths <= high))
+        index = np.flatnonzero((sizes > low) & (sizes <= high))
         made.append({**arrays([int(i) for i in index], high), "index": index.astype(np.int32)})
         low = high
     return Examples(tuple(made), tuple(chosen))

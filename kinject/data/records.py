@@ -2,7 +2,8 @@
 
 One line is one object: `{"text": str, "mentions": [{"start", "end", "entity"}], …}` with offsets in characters, or
 `{"tokens": [str], …}` with offsets in tokens; `end` is exclusive. Files are read as a stream, so memory does not grow
-with them, and whatever is wrong with a line is said with its file, line number and field.
+with them, and whatever is wrong with a line is said with its file, line number and field. Streams of others, such as
+standard input, are read by `bounded_lines`, which holds no line that is longer than a megabyte.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import reprlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kinject.errors import InputError
 
 SHAPE = 'a line is {"text": "…", "mentions": [{"start": 0, "end": 4, "entity": "Q1"}]} or has "tokens" for "text"'
+LONGEST_LINE = 1 << 20  # bytes; a longer one is refused, not read
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def parse_record(value: object, where: str, require: Sequence[str] = ()) -> Reco
         the text, empty or overlapping another, a value of the wrong type, a required field that is missing.
     """
     if not isinstance(value, dict):
-        raise InputError(where, f"expected a JSON object, got {_short(value)}", SHAPE)
+        raise InputError(where, f"expected a JSON object, got {short(value)}", SHAPE)
     fields = dict(value)
     source = _source(fields, where)
     mentions = _mentions(fields.pop("mentions", []), source, where)
@@ -138,7 +141,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
         with _open(file) as stream:
             for number, line in enumerate(stream, start=1):
                 if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")  # editors on Windows put a byte order mark there
+                    line = line.removeprefix(_BYTE_ORDER_MARK)  # editors on Windows put one there
                 if not line.isspace() and line:
                     yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -153,11 +156,9 @@ def _open(file: Path) -> io.BufferedIOBase | gzip.GzipFile:
 
 def decode_line(line: bytes, where: str) -> object:
     """One line of JSON; raises InputError naming `where` for what is not UTF-8 or not JSON."""
+    text = decode_text(line.rstrip(b"\r\n"), where)
     try:
-        return json.loads(line.rstrip(b"\r\n").decode("utf-8"))
-    except UnicodeDecodeError as error:
-        problem = f"byte {error.start + 1} of the line is not UTF-8"
-        raise InputError(where, problem, "convert the file: iconv -t UTF-8") from error
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(where, f"not JSON: {error.msg} at column {error.colno}", SHAPE) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets of thousands of levels
@@ -174,7 +175,7 @@ def _source(fields: dict[str, Any], where: str) -> str | tuple[str, ...]:
         return text
     tokens = fields.pop("tokens")
     if not isinstance(tokens, list):
-        raise InputError(where, f"field 'tokens' is {_short(tokens)}", "it must be a list of strings")
+        raise InputError(where, f"field 'tokens' is {short(tokens)}", "it must be a list of strings")
     for index, token in enumerate(tokens):
         _check_string(token, f"tokens[{index}]", where)
     return tuple(tokens)
@@ -182,7 +183,7 @@ def _source(fields: dict[str, Any], where: str) -> str | tuple[str, ...]:
 
 def _mentions(values: object, source: str | tuple[str, ...], where: str) -> tuple[Mention, ...]:
     if not isinstance(values, list):
-        raise InputError(where, f"field 'mentions' is {_short(values)}", "it must be a list of objects")
+        raise InputError(where, f"field 'mentions' is {short(values)}", "it must be a list of objects")
     mentions = tuple(_mention(value, f"mentions[{index}]", where) for index, value in enumerate(values))
     check_mentions(mentions, len(source), where, "characters" if isinstance(source, str) else "tokens")
     return mentions
@@ -190,12 +191,12 @@ def _mentions(values: object, source: str | tuple[str, ...], where: str) -> tupl
 
 def _mention(value: object, field: str, where: str) -> Mention:
     if not isinstance(value, dict):
-        raise InputError(where, f"field {field!r} is {_short(value)}", 'it must be {"start", "end", "entity"}')
+        raise InputError(where, f"field {field!r} is {short(value)}", 'it must be {"start", "end", "entity"}')
     for name in ("start", "end"):
         if name not in value:
             raise InputError(where, f"field '{field}.{name}' is missing", 'a mention is {"start", "end", "entity"}')
         if type(value[name]) is not int:  # True and False are ints to isinstance
-            raise InputError(where, f"field '{field}.{name}' is {_short(value[name])}", "it must be a whole number")
+            raise InputError(where, f"field '{field}.{name}' is {short(value[name])}", "it must be a whole number")
     entity = value.get("entity")
     if entity is not None:
         _check_string(entity, f"{field}.entity", where)
@@ -204,7 +205,7 @@ def _mention(value: object, field: str, where: str) -> Mention:
 
 def _check_string(value: object, field: str, where: str) -> None:
     if not isinstance(value, str):
-        raise InputError(where, f"field {field!r} is {_short(value)}", "it must be a string")
+        raise InputError(where, f"field {field!r} is {short(value)}", "it must be a string")
     if not value.isascii():
         try:
             value.encode("utf-8")
@@ -213,5 +214,38 @@ def _check_string(value: object, field: str, where: str) -> None:
             raise InputError(where, problem, "write such characters whole, as UTF-8") from error
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value for a message: its type and its beginning."""
     return f"{type(value).__name__} {reprlib.repr(value)}"
+
+
+def bounded_lines(stream: io.BufferedIOBase | BinaryIO, name: str) -> Iterator[tuple[int, bytes | InputError]]:
+    """Streams (line number from 1, the line without its end, or an InputError for one that is too long).
+
+    Lines that hold nothing but white space are passed over, and a byte order mark before the first one is.
+
+    Args:
+      stream: bytes.
+      name: what it is called in messages.
+    """
+    number = 0
+    while line := stream.readline(LONGEST_LINE):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BYTE_ORDER_MARK)
+        if len(line) >= LONGEST_LINE and not line.endswith(b"\n"):
+            while (rest := stream.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+                pass
+            problem = f"the line has more than {LONGEST_LINE} bytes"
+            yield number, InputError(f"{name}:{number}", problem, "cut the text into parts")
+        elif line.strip():
+            yield number, line.rstrip(b"\r\n")
+
+
+def decode_text(line: bytes, where: str) -> str:
+    """Decodes a line that is a text. Raises InputError, naming `where`, for what is no UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.start + 1} of the line is not UTF-8"
+        raise InputError(where, problem, "convert the file: iconv -t UTF-8") from None

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kinject.data.encode import Encoded, EntityEncoder
+from kinject.data.encode import Encoded, EntityEncoder, origins_of
+from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
 
 
@@ -46,7 +47,7 @@ def cut_windows(
     return [_window(head, passage, slice(low + at, low + min(at + room, size)), tokenizer) for at in starts]
 
 
-def _window(head: Sequence[int], passage: Encoded, part: slice, tokenizer) -> Encoded:
+def _window(head: Sequence[int], passage: Encoded, part: slice, tokenizer: HostTokenizer) -> Encoded:
     def laid(fill: int, values: np.ndarray) -> np.ndarray:
         shape = values.shape[1:]
         before, after = (np.full((count, *shape), fill, np.int32) for count in (len(head), len(tokenizer.after)))
@@ -58,7 +59,7 @@ def _window(head: Sequence[int], passage: Encoded, part: slice, tokenizer) -> En
     renumbered[used] = np.arange(len(used))
     types = np.full(len(head) + part.stop - part.start + len(tokenizer.after), tokenizer.pair_type, np.int32)
     types[: len(head)] = 0
-    origins = passage.origins[part].copy()
+    origins = origins_of(passage)[part].copy()
     origins[origins[:, 0] == 0, 0] = 1
     none = np.empty(0, np.int32)
     return dataclasses.replace(

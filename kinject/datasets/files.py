@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import json
 import re
-import reprlib
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TextIO
 
+from kinject.data.records import short
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.files import read_lines
 
@@ -167,11 +167,6 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def short(value: object) -> str:
-    """A value for a message: its type and its beginning."""
-    return f"{type(value).__name__} {reprlib.repr(value)}"
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinject.datasets.files import short
+from kinject.data.records import short
 from kinject.datasets.records import Dataset, read_metadata
 from kinject.errors import InputError, did_you_mean
 

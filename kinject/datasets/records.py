@@ -58,7 +58,7 @@ class Dataset(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: SupportsIndex | slice) -> Record | list[Record]:  # type: ignore[override]
+    def __getitem__(self, index: SupportsIndex | slice) -> Record | list[Record]:  # type: ignore[override]  # Grain asks for single records or lists of them
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
         index = operator.index(index)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kinject.data.records import Record, parse_record
-from kinject.datasets.files import check, short, take
+from kinject.data.records import Record, parse_record, short
+from kinject.datasets.files import check, take
 from kinject.errors import InputError
 
 Span = tuple[int, int]

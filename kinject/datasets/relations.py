@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from kinject.data.records import Record
+from kinject.data.records import Record, short
 from kinject.datasets.builder import RecordBuilder, SplitFiles, Splits, expect
 from kinject.datasets.fewrel import Fewrel, check_published, place, read_relations
-from kinject.datasets.files import check, check_label, find, need, read_json, read_json_lines, read_labels, short, take
+from kinject.datasets.files import check, check_label, find, need, read_json, read_json_lines, read_labels, take
 from kinject.datasets.relation_lines import fewrel_record, opennre_record, subject_object_record
 from kinject.errors import InputError
 

@@ -75,11 +75,11 @@ def encode(record: Record, where: str) -> bytes:
         values = fields.get(name)
         fits = isinstance(values, list) and bool(values) and all(map(_is_text, values))
         feature[name].bytes_list.value.extend(value.encode() for value in (fields.pop(name) if fits else ()))
-    is_text = isinstance(record.source, str)
-    if not is_text and not record.source:
+    content, tokens = (record.source, ()) if isinstance(record.source, str) else ("", record.source)
+    if not isinstance(record.source, str) and not tokens:
         fields["tokens"] = []  # else it would come back as an empty text
-    feature["text"].bytes_list.value.append(record.source.encode() if is_text else b"")
-    feature["tokens"].bytes_list.value.extend(() if is_text else (token.encode() for token in record.source))
+    feature["text"].bytes_list.value.append(content.encode())
+    feature["tokens"].bytes_list.value.extend(token.encode() for token in tokens)
     feature["mentions/start"].int64_list.value.extend(mention.start for mention in record.mentions)
     feature["mentions/end"].int64_list.value.extend(mention.end for mention in record.mentions)
     feature["mentions/entity"].bytes_list.value.extend((each.entity or "").encode() for each in record.mentions)
@@ -186,7 +186,7 @@ class Shards(Sequence[bytes]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]  # slices are never asked for
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[bytes]:

@@ -26,8 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kinject.data.lines import bounded_lines, decode_text
-from kinject.data.records import Mention, decode_line, parse_record
+from kinject.data.records import Mention, bounded_lines, decode_line, decode_text, parse_record
 from kinject.errors import InputError
 from kinject.linking.document import Document
 

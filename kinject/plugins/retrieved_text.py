@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kinject.data.facts import FactReader
-from kinject.data.retrieved import append_texts
+from kinject.data.facts import FactReader, append_texts
 from kinject.knowledge.facts import Form
 from kinject.models.seams import Plugin
 from kinject.plugins.base import register

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from kinject.data.lines import bounded_lines, decode_text
-from kinject.data.records import Mention, Record, check_mentions, decode_line, parse_record
+from kinject.data.records import Mention, Record, bounded_lines, check_mentions, decode_line, decode_text, parse_record
 from kinject.errors import InputError
 from kinject.linking import Linker, Span
 

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from kinject.data.facts import mean_length
 from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record
-from kinject.data.retrieved import mean_length
 from kinject.inference.evaluation import evaluate, step_feed
 from kinject.inference.examples import attach_knowledge, derangement, record_of, task_examples
 from kinject.inference.host import HostBundle, open_host, with_head

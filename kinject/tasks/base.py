@@ -7,13 +7,14 @@ import pkgutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import jax
 import numpy as np
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.forward import logits
+from kinject.models.heads import Head
 from kinject.tasks.batches import Extent, Shapes
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from kinject.models.heads import HostModel
     from kinject.models.pretrained import LoadedHost
     from kinject.models.seams import Plugin
+
+H = TypeVar("H", bound=Head)
 
 
 class Task(ABC):
@@ -167,6 +170,13 @@ class Task(ABC):
         if self.labels is None:
             raise self.not_served()
         return self.labels[number]
+
+
+def head_of(host: HostModel, kind: type[H]) -> H:
+    """The head of a host that was made for a task; TypeError where it is of another class."""
+    if not isinstance(host.head, kind):
+        raise TypeError(f"the task reads a {kind.__name__}, the host has {type(host.head).__name__}")
+    return host.head
 
 
 _TASKS: dict[str, type[Task]] = {}

@@ -23,7 +23,8 @@ from kinject.data.records import Mention
 from kinject.errors import InputError
 from kinject.models.encoder import site
 from kinject.models.forward import HEAD_SITE, encode
-from kinject.tasks.base import Task, register_task
+from kinject.models.heads import DependencyHead
+from kinject.tasks.base import Task, head_of, register_task
 from kinject.tasks.batches import Extent, Shapes, pad_rows
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ class DependencyHeads(Task):
     ) -> jax.Array:
         """Scores float32 [B, P, positions] of P words a sentence."""
         hidden = encode(host, batch, plugin, key, start=start)
-        return host.head.scores(hidden, batch["segment_ids"], batch["positions"], site(key, HEAD_SITE))
+        return head_of(host, DependencyHead).scores(
+            hidden, batch["segment_ids"], batch["positions"], site(key, HEAD_SITE)
+        )
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]

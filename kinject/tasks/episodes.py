@@ -34,7 +34,7 @@ class Setting:
     k_shot: int = 1
     queries: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if type(value) is not int or value < 1:
                 raise InputError(f"task_options.{name}", f"it must be a whole number from 1, got {value!r}")

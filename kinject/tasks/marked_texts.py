@@ -12,6 +12,8 @@ import numpy as np
 from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.models.forward import encode
+from kinject.models.heads import PooledHead
+from kinject.tasks.base import head_of
 from kinject.tasks.batches import first_span, pad_rows
 from kinject.tasks.fields import marked, unique_ids
 from kinject.tasks.protocol import Protocol
@@ -37,7 +39,7 @@ def pooled_scores(
     """
     first = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
     hidden = encode(host, batch, plugin, key, positions=first, start=start)
-    return host.head.logits(hidden)[:, 0]
+    return head_of(host, PooledHead).logits(hidden)[:, 0]
 
 
 def marked_texts(

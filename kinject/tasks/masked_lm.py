@@ -142,7 +142,7 @@ def masking_variants(mentions: Sequence[Mention]) -> Iterator[tuple[Mention, ...
 
 
 def never(sides: object, excess: int, mask_id: int) -> None:
-    """Of a passage that is too long nothing may go (see data/truncate.py)."""
+    """Of a passage that is too long nothing may go (see data/passage.py)."""
     del sides, excess, mask_id
 
 

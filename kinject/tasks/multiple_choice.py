@@ -22,8 +22,8 @@ import numpy as np
 import optax
 
 from kinject.data.encode import EntityEncoder, Passage
+from kinject.data.passage import doomed_in_turn
 from kinject.data.pipeline import Examples, make_examples
-from kinject.data.truncate import doomed_in_turn
 from kinject.errors import InputError
 from kinject.models.forward import logits
 from kinject.tasks.base import Task, register_task

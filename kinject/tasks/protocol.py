@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from kinject.data.encode import Encoded, EntityEncoder, Passage
-from kinject.data.truncate import Doomed, Run
+from kinject.data.passage import Doomed, Run
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.tasks.batches import slot_rows
@@ -130,7 +130,7 @@ def support_first(
     A literal marker in the text stops an end from being cut, as it does in their code. Nothing between mentions goes.
 
     Args:
-      sides: piece ids and mention runs of both texts; see `kinject.data.truncate.Truncate`.
+      sides: piece ids and mention runs of both texts; see `kinject.data.passage.Truncate`.
       excess: how many pieces must go.
       markers: piece ids of the task's markers.
 

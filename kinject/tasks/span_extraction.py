@@ -18,13 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kinject.data.encode import Encoded, EntityEncoder, Passage
+from kinject.data.encode import Encoded, EntityEncoder, Passage, origins_of
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.windows import cut_windows
 from kinject.errors import InputError
 from kinject.models.encoder import site
 from kinject.models.forward import HEAD_SITE, encode
-from kinject.tasks.base import Task, register_task
+from kinject.models.heads import PlainHead
+from kinject.tasks.base import Task, head_of, register_task
 from kinject.tasks.batches import Extent, Shapes, pad_rows, plain_passages, slot_rows
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.protocol import untruncated
@@ -108,7 +109,7 @@ class SpanExtraction(Task):
             places = answer_places(record, self.no_answer)
             answers, question = tuple(record.fields["answers"]), record.fields.get("question_id", record.where)
             for one in cut:
-                windows.append((one, Window(question, record.text, one.origins[:, 1:], answers)))
+                windows.append((one, Window(question, record.text, origins_of(one)[:, 1:], answers)))
                 labels.append(label_of(one, places))
                 owners.append(number)
         wanted = np.array(labels, np.int32)
@@ -117,7 +118,7 @@ class SpanExtraction(Task):
             rows = [windows[i][0] for i in index]
             answerable = np.zeros((len(rows), length), np.int32)
             for row, one in enumerate(rows):
-                answerable[row, : len(one)] = one.origins[:, 0] == 1
+                answerable[row, : len(one)] = origins_of(one)[:, 0] == 1
             padded = pad_rows(encoder, rows, length)
             return {**padded, "answerable": answerable, "labels": wanted[index]}
 
@@ -152,7 +153,7 @@ class SpanExtraction(Task):
         start: int = 0,
     ) -> jax.Array:
         """Scores float32 [B, L, 2] of each position as start and as end; padding can be neither."""
-        scores = host.head.logits(encode(host, batch, plugin, key, start=start), site(key, HEAD_SITE))
+        scores = head_of(host, PlainHead).logits(encode(host, batch, plugin, key, start=start), site(key, HEAD_SITE))
         return jnp.where((batch["segment_ids"] > 0)[:, :, None], scores, NEVER)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -239,8 +240,8 @@ def answer_places(record: Record, may_have_none: bool = False) -> list[tuple[int
 
 def label_of(one: Encoded, places: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """First and last position of the first of these places that a window shows whole; (0, 0) where it shows none."""
-    positions = np.flatnonzero(one.origins[:, 0] == 1)
-    starts, ends = one.origins[positions, 1], one.origins[positions, 2]
+    positions = np.flatnonzero(origins_of(one)[:, 0] == 1)
+    starts, ends = origins_of(one)[positions, 1], origins_of(one)[positions, 2]
     for low, high in places:
         first, last = np.searchsorted(ends, low, side="right"), np.searchsorted(starts, high, side="left") - 1
         if first <= last < len(positions) and starts[first] <= low and ends[last] >= high:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kinject.data.encode import Encoded, EntityEncoder
+from kinject.data.encode import Encoded, EntityEncoder, origins_of
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
 from kinject.tasks.base import register_task
@@ -134,10 +134,10 @@ def first_pieces(words: Sequence[str], one: Encoded) -> np.ndarray:
       words: the text, which was encoded alone.
       one: with `origins`.
     """
-    places = np.flatnonzero(one.origins[:, 0] == 0).astype(np.int32)
+    places = np.flatnonzero(origins_of(one)[:, 0] == 0).astype(np.int32)
     if not len(places):
         return np.full(len(words), -1, np.int32)
-    starts, ends = one.origins[places, 1], one.origins[places, 2]
+    starts, ends = origins_of(one)[places, 1], origins_of(one)[places, 2]
     begin = np.array([0, *accumulate(len(word) + 1 for word in words)])[:-1]  # one space stands between words
     stop = begin + [len(word) for word in words]
     first = np.searchsorted(ends, begin, side="right")
