@@ -12,7 +12,7 @@ from kinject.errors import InputError
 from kinject.plugins.store import load_plugin
 from kinject.stages.experiment import Experiment
 from kinject.training.aot import find_collectives
-from kinject.training.domain_loop import DomainFit
+from kinject.training.domains import DomainFit
 from kinject.tree import flatten
 
 FIT = {"batch_size": 4, "steps": 12, "evaluate_every": 4, "patience": 2, "buckets": 1, "evaluation_batch_size": 10}
@@ -95,18 +95,18 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(world, domains, together, t
 
 def test_domains_on_devices_of_their_own_say_nothing_to_each_other(world, domains, together, tmp_path, monkeypatch):
     """One domain a device: the same plugins, and a step without a single collective."""
-    begin, texts = DomainFit._begin, []
+    begin, texts = DomainFit._compile, []
 
     def begun(fit, *arguments):
         begin(fit, *arguments)
         held = [cell.cell_contents for cell in fit.train_step.__closure__]
         (steps,) = (one for one in held if getattr(one, "__name__", "") == "steps")
-        batch = fit.place.batch(next(iter(fit.train_feed.training(4, fit.seeds))))
+        batch = fit.place.batch(next(iter(fit.stacked_feed.training(4, fit.seeds))))
         texts.append(steps.lower(fit.state, fit.frozen, batch).compile().as_text())
         assert fit.place.mesh.shape["domain"] == 2
         assert {leaf.sharding.spec[0] for leaf in fit.state.train.values()} == {"domain"}
 
-    monkeypatch.setattr(DomainFit, "_begin", begun)
+    monkeypatch.setattr(DomainFit, "_compile", begun)
     config = {"seed": 1, "stages": {"both": plugins_stage(world, domains)}}
     with Experiment.open(config, tmp_path, devices=2, quiet=True) as experiment:
         experiment.execute("both")

@@ -167,6 +167,7 @@ class Stage(ABC):
     def __init__(self, name: str, config: Any, run: Run):
         self.name, self.config, self.run = name, config, run
         self.where = f"stages.{name}"
+        self.folder = run.folder(name)
 
     @property
     def seed(self) -> int:
@@ -189,6 +190,5 @@ class Stage(ABC):
 
     def fresh_folder(self) -> Path:
         """The stage's folder, without what an unfinished earlier attempt left there."""
-        folder = self.run.folder(self.name)
-        shutil.rmtree(folder, ignore_errors=True)
-        return folder
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return self.folder

@@ -22,13 +22,12 @@ from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
+from kinject.stages.joint import PluginsStage, TogetherStage
 from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, TriplesStage
 from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
-from kinject.stages.plugins import PluginsStage
 from kinject.stages.provenance import note
-from kinject.stages.together import TogetherStage
 from kinject.training.checkpoint import write_json
 
 STAGES: dict[str, type[Stage]] = {

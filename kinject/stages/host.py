@@ -71,6 +71,7 @@ class HostStage(TrainingStage):
     """Tunes a host."""
 
     Config = HostConfig
+    config: HostConfig
 
     def execute(self) -> dict[str, Any]:
         config = self.config

@@ -61,6 +61,8 @@ def _fitted(target: str, feed: Feed, host: HostModel, penalty: float, where: str
     with_slots = [bucket for bucket in feed.examples.buckets if bucket["entity_ids"].shape[1]]
     if not with_slots:
         raise InputError(where, f"{target} needs entities that have a vector, and the data set has none")
+    if feed.gather is None:
+        raise InputError(where, f"{target} needs a knowledge base with vectors")
     rows, targets = zip(*(aim(bucket, table, where) for bucket in with_slots), strict=True)
     vectors, found = feed.gather(np.concatenate(rows))
     return fit_ridge(vectors[found], np.concatenate(targets)[found], penalty)

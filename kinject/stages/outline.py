@@ -34,8 +34,8 @@ from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.store import read_plugin_manifest
 from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, StageConfig
 from kinject.stages.host import HostConfig
+from kinject.stages.joint import TogetherConfig
 from kinject.stages.plugin import PluginConfig
-from kinject.stages.together import TogetherConfig
 from kinject.stages.training import Rules, TrainingConfig
 from kinject.tasks.base import Task, make_task
 from kinject.tasks.batches import Extent, Shapes

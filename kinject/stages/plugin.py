@@ -10,7 +10,7 @@ tune the encoder with the plugin, and write the host that comes of it into `<sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flax import nnx
@@ -38,6 +38,7 @@ from kinject.models.tuning import make_tuning
 from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.map_files import load_released_affine
 from kinject.plugins.store import StoredPlugin, load_plugin, save_plugin
+from kinject.stages.base import Run
 from kinject.stages.initialise import initialise, is_start
 from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
 from kinject.tasks.base import Task, make_task
@@ -73,12 +74,14 @@ class PluginConfig(TrainingConfig):
     train: Rules = (("plugin/.*", "train"), (".*", "freeze"))
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A training that can begin.
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """All that a training is made of.
 
     Attributes:
-      vectors: where the entity vectors are; None where the method reads none.
+      plugin: at the start that the config names.
+      feeds: training data, and development data where there are any.
+      vectors: where the entity vectors are; None where that was not asked.
       table: they themselves, where they are on the devices.
     """
 
@@ -86,17 +89,32 @@ class Prepared:
     host: HostBundle
     knowledge: KnowledgeBase | None
     plugin: Plugin
-    feed: Feed
-    fit: Fit
-    params: Flat
+    feeds: tuple[Feed, Feed | None]
     vectors: Choice | None = None
     table: VectorTable | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Loaded):
+    """A training that can begin, and the parameters that it was made of."""
+
+    fit: Fit
+    params: Flat
+
+
 class PluginStage(TrainingStage):
-    """Tunes a plugin."""
+    """Tunes a plugin.
+
+    Attributes:
+      host_where: config key of the host.
+    """
 
     Config = PluginConfig
+    config: PluginConfig
+
+    def __init__(self, name: str, config: PluginConfig, run: Run):
+        super().__init__(name, config, run)
+        self.host_where = f"{self.where}.host"
 
     def check(self) -> None:
         super().check()
@@ -114,36 +132,43 @@ class PluginStage(TrainingStage):
         made = self.prepare()
         return self.finish(made, made.fit.run())
 
-    def prepare(self, beside: Sequence[Prepared] = ()) -> Prepared:
-        """Loads and makes all that the training needs.
+    def load(self, beside: Sequence[Loaded] = (), *, share_head: bool = False) -> Loaded:
+        """Loads host, knowledge and data, and makes the plugin.
 
         Args:
-          beside: trainings on the same host, whose encoder and table of vectors are taken.
+          beside: what other trainings on the same host have loaded; its encoder is taken from there.
+          share_head: take the whole host from there.
         """
         config = self.config
         task = make_task(config.task, f"{self.where}.task", **config.task_options)
-        host = self._host(task)
+        host = beside[0].host if beside and share_head else self._host(task)
         if beside:
             host.loaded.host.encoder = beside[0].host.loaded.host.encoder
         if not host.loaded.fresh:
-            task = task.for_host(host.loaded, f"{self.where}.host")
+            task = task.for_host(host.loaded, self.host_where)
         knowledge = self.knowledge()
         plugin = self.fresh_plugin(host, knowledge)
         feeds = self.feeds(task, host, knowledge, plugin)
         self.initialise(plugin, host, knowledge, feeds[0])
-        vectors, table = self._vectors(plugin, knowledge, beside)
-        fit, params = self.make_fit(task, host, plugin, feeds, table=table)
-        return Prepared(task, host, knowledge, plugin, feeds[0], fit, params, vectors, table)
+        return Loaded(task=task, host=host, knowledge=knowledge, plugin=plugin, feeds=feeds)
 
-    def finish(self, made: Prepared, result: FitResult) -> dict[str, Any]:
+    def prepare(self, beside: Sequence[Loaded] = ()) -> Prepared:
+        """Loads and makes all that the training needs; of those `beside` encoder and table of vectors are taken."""
+        loaded = self.load(beside)
+        vectors, table = self._vectors(loaded.plugin, loaded.knowledge, beside)
+        loaded = replace(loaded, vectors=vectors, table=table)
+        fit, params = self.make_fit(loaded.task, loaded.host, loaded.plugin, loaded.feeds, table=table)
+        return Prepared(**vars(loaded), fit=fit, params=params)
+
+    def finish(self, made: Loaded, result: FitResult) -> dict[str, Any]:
         """Writes what was trained and returns what is to be reported."""
         nnx.update(made.plugin, unflatten(take(result, "plugin")))
         nnx.update(made.host.loaded.host, unflatten(take(result, "host")))
         on_first(lambda: self._write(made, result))
-        return summary(result, made.feed) | ({} if made.vectors is None else {"vectors": vars(made.vectors)})
+        return summary(result, made.feeds[0]) | ({} if made.vectors is None else {"vectors": vars(made.vectors)})
 
     def _vectors(
-        self, plugin: Plugin, knowledge: KnowledgeBase | None, beside: Sequence[Prepared]
+        self, plugin: Plugin, knowledge: KnowledgeBase | None, beside: Sequence[Loaded]
     ) -> tuple[Choice | None, VectorTable | None]:
         """Where the entity vectors are, which it says, and the table of them where that is on the devices."""
         if knowledge is None or not plugin.reads_slots:
@@ -157,13 +182,13 @@ class PluginStage(TrainingStage):
         there = next((table for table in theirs if table is not None), None)
         return choice, load_table(knowledge, place) if there is None else there
 
-    def _write(self, made: Prepared, result: FitResult) -> None:
+    def _write(self, made: Loaded, result: FitResult) -> None:
         config, host = self.config, made.host
         tuned = any(path.startswith("host/encoder/") for path in result.train)
         facts = {"labels": made.task.labels, "task": config.task, "task_options": config.task_options}
         head = any(path.startswith("host/head/") for path in result.train)
         folder = save_plugin(
-            self.run.folder(self.name),
+            self.folder,
             made.plugin,
             host=(as_it_is(host) if tuned else host).identity,
             knowledge=knowledge_identity(made.knowledge),
@@ -180,7 +205,7 @@ class PluginStage(TrainingStage):
     def _host(self, task: Task) -> HostBundle:
         config = self.config
         fresh = {"num_labels": task.num_labels, "fresh_head": True, "seed": self.seed} if config.fresh_head else {}
-        reference = self.run.model(config.host, f"{self.where}.host")
+        reference = self.run.model(config.host, self.host_where)
         dtype = activations(config.fit.compute_dtype)
         return open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=dtype, **fresh)
 
@@ -206,7 +231,9 @@ class PluginStage(TrainingStage):
 
     def knowledge(self) -> KnowledgeBase | None:
         """The knowledge base, None where the method needs none."""
-        return self.config.knowledge and self.run.knowledge(self.config.knowledge, f"{self.where}.knowledge")
+        if self.config.knowledge is None:
+            return None
+        return self.run.knowledge(self.config.knowledge, f"{self.where}.knowledge")
 
     def initialise(self, plugin: Plugin, host: HostBundle, knowledge: KnowledgeBase | None, feed: Feed) -> None:
         """Sets a fresh plugin to the start that the config names."""

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from kinject.data.pipeline import Feed
+from kinject.errors import InputError
 from kinject.inference.examples import attach_knowledge, task_examples
 from kinject.inference.host import HostBundle
 from kinject.inference.program import split_program
@@ -39,7 +40,7 @@ class TrainingConfig(StageConfig):
     data: tuple[str, ...] = Field(min_length=1)
     dev_data: tuple[str, ...] = ()
     max_length: int | None = Field(None, ge=4)
-    train: Rules
+    train: Rules | None
     fit: FitConfig
 
 
@@ -85,6 +86,8 @@ class TrainingStage(Stage):
         With a `table`, entity vectors are looked up in it; see inference/vectors.py.
         """
         rules = self.config.train if rules is None else rules
+        if rules is None:
+            raise InputError(f"{self.where}.train", "it is missing")
         program, params = split_program(host.loaded.host, plugin, task)
         fit = Fit(
             self.name,

@@ -139,7 +139,9 @@ def compile_step(
 
 def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost:
     """What a compiled program costs on each device."""
-    memory, count = compiled.memory_analysis(), _counted(compiled)
+    memory, count, text = compiled.memory_analysis(), _counted(compiled), compiled.as_text()
+    if memory is None or text is None:
+        raise RuntimeError("the compiler gives neither this program's memory nor its text")
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     parts = {
         "arguments": memory.argument_size_in_bytes,
@@ -148,7 +150,6 @@ def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost
         "code": memory.generated_code_size_in_bytes,
     }
     peak = getattr(memory, "peak_memory_in_bytes", 0) or sum(parts.values())
-    text = compiled.as_text()
     return Cost(
         **parts,
         peak=peak,
@@ -172,7 +173,8 @@ def _counted(compiled: jax.stages.Compiled) -> dict[str, float]:
     try:
         from jax._src.lib import _jax  # not public, but nothing public counts a program for devices that are not here
 
-        (module,) = compiled.runtime_executable().hlo_modules()
+        executable: Any = compiled.runtime_executable()
+        (module,) = executable.hlo_modules()
         return _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
     except (ImportError, AttributeError):  # another version of jax
         return {}
@@ -257,7 +259,7 @@ def check_only_gradients(text: str, trained_bytes: int) -> list[Collective]:
 
 
 def _size(dtype: str, shape: str) -> int:
-    bits = _BITS.get(dtype) or int(re.search(r"\d+", dtype).group())
+    bits = _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])
     return math.ceil(bits * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64)) / 8)
 
 

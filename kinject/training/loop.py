@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 import optax
@@ -22,7 +23,7 @@ from kinject.inference.processes import Preempted, alone, first, share
 from kinject.inference.program import Program, make_evaluation_step
 from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
-from kinject.training.checkpoint import Checkpoints
+from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
 from kinject.training.metrics import MetricsFile, Progress
 from kinject.training.optimizer import make_optimizer
@@ -30,7 +31,7 @@ from kinject.training.partition import label_parameters, split
 from kinject.training.preemption import watched
 from kinject.training.prefix import attach_prefix, check_disk, plan_prefix
 from kinject.training.profiling import Profiler, Timing
-from kinject.training.step import TrainState, initial_state, make_refresh, make_train_step
+from kinject.training.step import Logged, TrainState, initial_state, make_refresh, make_train_step
 from kinject.tree import Flat, digest
 
 
@@ -46,7 +47,27 @@ class FitResult:
 
 
 class Fit:
-    """One training run of one program: `Fit(...).run()`. With a `table` batches bring no entity vectors: vectors.py."""
+    """One training run of one program: `Fit(...).run()`.
+
+    Args:
+      name: of the stage; checkpoints and lines of metrics go by it.
+      program: from `split_program`.
+      params: all parameters, flat: `host/…` and `plugin/…`.
+      rules: (regex, "train" | "freeze") over parameter paths.
+      config: the loop's settings.
+      train_feed, dev_feed: the data; without development data nothing is evaluated and the last step's leaves are kept.
+      seed: of the order of batches and of dropout.
+      workdir: gets checkpoints, metrics and, where it is asked for, timings and profiles.
+      placement: where arrays live; None = one device.
+      table: of entity vectors on the devices; batches then bring none (inference/vectors.py).
+
+    Raises:
+      InputError: settings, rules and parameters that do not fit each other.
+    """
+
+    train_step: Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, Logged]]
+    state: TrainState
+    iterator: grain.DatasetIterator
 
     def __init__(
         self,
@@ -64,27 +85,31 @@ class Fit:
         placement: Placement | None = None,
         table: VectorTable | None = None,
     ):
-        self.name, self.config, self.seed = name, config, seed
+        self.name, self.config, self.seed, self.reporter = name, config, seed, reporter
+        self.train_feed, self.dev_feed = train_feed, dev_feed
         self.place = placement or Placement.single()
-        computed = {"micro_batch": config.micro_batch, "row_parts": self.place.row_parts}
-        self.program = replace(program, precision=config.compute_dtype, **computed)
-        self.train_feed, self.dev_feed, self.reporter = train_feed, dev_feed, reporter
-        if config.batch_size % self.place.row_parts:
-            raise InputError(
-                f"{name}.fit.batch_size", f"{config.batch_size} rows cannot be shared by {self.place.row_parts} devices"
-            )
+        self._check_batch_size()
+        self.program = replace(
+            program,
+            precision=config.compute_dtype,
+            micro_batch=config.micro_batch,
+            row_parts=self.place.row_parts,
+        )
+
         self.labels = label_parameters(params, rules, f"{name}.train", program.tables)
         self.total = self._total_steps()
         train, frozen = split(params, self.labels)
         train, self.frozen = place_params(train, frozen, config.compute_dtype, self.place, program.tables)
-        self._read_vectors(table)
-        self._start_alike(train)
-        self._skip_frozen_prefix(train, workdir)
-        self._begin(train, make_optimizer(config.optimizer, self.labels, self.total))
+        self._use_table(table)
+        self._check_same_start(train)
+        self._cache_prefix(train, workdir)
+
+        self._compile(train, make_optimizer(config.optimizer, self.labels, self.total))
         self.profiler = Profiler(config.profile, workdir / "profile" / name)
         self.train_step = self.profiler.watch(self.train_step)
         self.evaluation_step = make_evaluation_step(self.program)
         self.refresh_every, self.refresh = self._refreshing(train)
+
         self.checkpoints = Checkpoints(workdir / "checkpoints" / name / "last")
         self.best = Checkpoints(workdir / "checkpoints" / name / "best", keep=None)
         self.metrics = MetricsFile(workdir / "metrics.jsonl", kept=first(), trackers=config.trackers)
@@ -92,17 +117,113 @@ class Fit:
         self.progress = Progress()
         self.saved_best_step = -1
 
-    def _read_vectors(self, table: VectorTable | None) -> None:
+    def run(self) -> FitResult:
+        """Trains to the end, from the newest whole checkpoint if there is one.
+
+        Raises:
+          Preempted: after SIGTERM; the step it came in is finished, and a checkpoint made.
+        """
+        self.train()
+        return self.end()
+
+    def train(self) -> None:
+        """Steps until `done`; `end` comes next."""
+        train_to_end([self], lambda _: [self.train_step(self.state, self.frozen, self.next_batch())])
+
+    def begin(self) -> None:
+        """Resumes from the newest whole checkpoint, or starts."""
+        self.step = self._resume()
+        self.losses: list[Any] = []
+        self.timing.begin(self.name, self.step)
+        self.clock = time.monotonic() - self.progress.seconds
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left to take."""
+        return self.step >= self.total or self.progress.finished
+
+    def next_batch(self) -> dict[str, jax.Array]:
+        """The next step's batch [B, …]; the plugin's tables that training makes stale are refreshed first when due."""
+        if self.refresh_every and self.step % self.refresh_every == 0:
+            tables = self.refresh({**self.frozen, **self.state.train})
+            for path, new in tables.items():
+                place = self.place.parameter(path, new.shape, frozen=True)  # None stays None: it would compile again
+                self.frozen[path] = new if place is None else jax.device_put(new, place)
+        return self.place.batch(self.timing.next(self.iterator), self.config.batch_size)
+
+    def advance(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
+        """Takes over what a step computed, logs and evaluates when due; `save_if_due` comes next.
+
+        Args:
+          state: after the step.
+          logged: of the step, scalars.
+
+        Returns:
+          What there is to show: {} between two logged steps.
+        """
+        self.state, shown = state, {}
+        self.losses.append(logged)
+        self.step += 1
+        if self.step % self.config.log_every == 0 or self.step == self.total:
+            shown = self._log(self.step, self.losses)
+            self.losses = []
+            self.progress.seconds = time.monotonic() - self.clock
+        self._maybe_evaluate(self.step)
+        return shown
+
+    def save_if_due(self, stop: bool) -> None:
+        """Makes a checkpoint of the step that was taken, where one is due, or where it is the last for now (`stop`)."""
+        stop = stop and (not self.refresh_every or self.step % self.refresh_every == 0)  # a rerun starts on a refresh
+        if stop or self.done or self.step % self.config.checkpoint_every == 0:
+            self.progress.log_later(self.losses)
+            self.losses = []
+            self._save(self.step)
+
+    def end_early(self) -> None:
+        """Closes files and says up to where the run was saved."""
+        self._close()
+        kept = self.checkpoints.manager.latest_step() or 0
+        self.reporter.say(f"{self.name}: stopped at step {self.step} of {self.total}, kept up to step {kept}")
+
+    def end(self) -> FitResult:
+        """What was trained, once `done`; closes files."""
+        self.profiler.close()
+        self.checkpoints.wait()
+        self.best.wait()
+        train, metrics = self.state.train, {"loss": self.progress.last_loss}
+        if self.progress.best_step >= 0:
+            best = self._restore_best(self.state.train)
+            train = best.state
+            metrics |= {f"dev_{name}": value for name, value in best.meta["metrics"].items()}
+            metrics["best_step"] = best.step
+        fetched = {path: np.asarray(leaf) for path, leaf in fetch(train).items()}
+        self._close()
+        return FitResult(fetched, metrics, self.step, self.progress.seconds, self.labels)
+
+    def _close(self) -> None:
+        self.profiler.close()
+        self.metrics.close()
+        self.checkpoints.close()
+        self.best.close()
+
+    # the parts of the constructor
+
+    def _check_batch_size(self) -> None:
+        rows, parts = self.config.batch_size, self.place.row_parts
+        if rows % parts:
+            raise InputError(f"{self.name}.fit.batch_size", f"{rows} rows cannot be shared by {parts} devices")
+
+    def _total_steps(self) -> int:
+        return self.config.total_steps(self.train_feed.examples.size)
+
+    def _use_table(self, table: VectorTable | None) -> None:
         if table is not None:
             self.frozen[TABLE] = table.vectors  # an argument of the step as frozen parameters are, in no checkpoint
             self.program = replace(self.program, vectors=table.look_up)
             self.train_feed = replace(self.train_feed, gather=None)
             self.dev_feed = self.dev_feed and replace(self.dev_feed, gather=None)
 
-    def _total_steps(self) -> int:
-        return self.config.total_steps(self.train_feed.examples.size)
-
-    def _begin(self, train: Flat, optimizer: optax.GradientTransformation) -> None:
+    def _compile(self, train: Flat, optimizer: optax.GradientTransformation) -> None:
         """Makes the first state, the step and the stream of batches."""
         self.state = self.place.state(initial_state(train, optimizer, self.labels))
         self.train_step = make_train_step(
@@ -122,13 +243,14 @@ class Fit:
         Raises:
           InputError: a checkpoint could stand between two refreshes; a rerun from it could not make the older tables.
         """
-        every = getattr(self.program.outline({**self.frozen, **train})[1], "refresh_every", 0)
+        _, plugin = self.program.outline({**self.frozen, **train})
+        every = 0 if plugin is None else plugin.refresh_every
         if every and self.config.checkpoint_every % every:
             problem = f"{self.config.checkpoint_every} is no multiple of refresh_every {every}"
             raise InputError(f"{self.name}.fit.checkpoint_every", problem, "a rerun starts on a refresh")
         return every, make_refresh(self.program)
 
-    def _start_alike(self, train: Flat) -> None:
+    def _check_same_start(self, train: Flat) -> None:
         """Holds several processes to the same start: replicated leaves that differ would stay different, silently."""
         if alone():
             return
@@ -139,7 +261,7 @@ class Fit:
                 f"{self.name}, process {jax.process_index()}", problem, "give all the same files, versions"
             )
 
-    def _skip_frozen_prefix(self, train: Flat, workdir: Path) -> None:
+    def _cache_prefix(self, train: Flat, workdir: Path) -> None:
         """Computes hidden states below all that trains once, where nothing is dropped and there is room."""
         params = {**self.frozen, **train}
         feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
@@ -150,7 +272,7 @@ class Fit:
             return
         if plan.cache == "disk":
             check_disk(workdir, plan.size)
-        keep = partial(
+        attach = partial(
             attach_prefix,
             self.program,
             params,
@@ -161,93 +283,10 @@ class Fit:
             dtype=plan.dtype,
             folder=workdir if plan.cache == "disk" else None,
         )
-        self.train_feed, self.dev_feed = keep(self.train_feed), self.dev_feed and keep(self.dev_feed)
+        self.train_feed, self.dev_feed = attach(self.train_feed), self.dev_feed and attach(self.dev_feed)
         self.program = replace(self.program, start=plan.start)
 
-    def run(self) -> FitResult:
-        """Trains to the end, from the newest whole checkpoint if there is one.
-
-        Raises:
-          Preempted: a notice came (see preemption.py); the step that it came in is finished, and a checkpoint made.
-        """
-        self.begin()
-        with self.reporter.bar(self.name, self.total, self.step) as update, watched(self.place) as watch:
-            while not self.done:
-                logged = self.take(*self.train_step(self.state, self.frozen, self.next_batch()))
-                if logged:
-                    update(self.step, **logged)
-                stop = watch.stop(together=bool(logged))
-                self.keep(stop)
-                if stop:
-                    break
-            else:
-                stop = watch.stop(together=True)
-            if stop:
-                self.end_early()
-                raise Preempted(agreed=True)
-        return self.end()
-
-    def begin(self) -> None:
-        """Takes up the newest whole checkpoint, or starts."""
-        self.step = self._resume()
-        self.losses: list[Any] = []
-        self.timing.begin(self.name, self.step)
-        self.clock = time.monotonic() - self.progress.seconds
-
-    @property
-    def done(self) -> bool:
-        """Whether no step is left to take."""
-        return self.step >= self.total or self.progress.finished
-
-    def next_batch(self) -> dict[str, jax.Array]:
-        """The next step's batch [B, …]; where it is time, tables that training makes stale are made anew first."""
-        if self.refresh_every and self.step % self.refresh_every == 0:
-            tables = self.refresh({**self.frozen, **self.state.train})
-            for path, new in tables.items():
-                place = self.place.parameter(path, new.shape, frozen=True)  # None stays None: it would compile again
-                self.frozen[path] = new if place is None else jax.device_put(new, place)
-        return self.place.batch(self.timing.next(self.iterator), self.config.batch_size)
-
-    def take(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
-        """Takes what a step made (`logged`: scalars); returns what there is to show, {} between two logged steps.
-
-        `keep` comes next.
-        """
-        self.state, shown = state, {}
-        self.losses.append(logged)
-        self.step += 1
-        if self.step % self.config.log_every == 0 or self.step == self.total:
-            shown = self._log(self.step, self.losses)
-            self.losses = []
-            self.progress.seconds = time.monotonic() - self.clock
-        self._maybe_evaluate(self.step)
-        return shown
-
-    def keep(self, stop: bool) -> None:
-        """Makes a checkpoint of the step that was taken, where one is due, or where it is the last for now (`stop`)."""
-        stop = stop and (not self.refresh_every or self.step % self.refresh_every == 0)  # a rerun starts on a refresh
-        if stop or self.done or self.step % self.config.checkpoint_every == 0:
-            self.progress.log_later(self.losses)
-            self.losses = []
-            self._save(self.step)
-
-    def end_early(self) -> None:
-        """Closes what was kept and says so."""
-        self.profiler.close()
-        self.metrics.close()
-        self.checkpoints.close()
-        self.best.close()
-        kept = self.checkpoints.manager.latest_step() or 0
-        self.reporter.say(f"{self.name}: stopped at step {self.step} of {self.total}, kept up to step {kept}")
-
-    def end(self) -> FitResult:
-        """What was trained, once `done`."""
-        self.profiler.close()
-        result = self._result(self.step)
-        self.metrics.close()
-        self.checkpoints.close()
-        self.best.close()
-        return result
+    # the parts of a step
 
     def _resume(self) -> int:
         restored = self.checkpoints.restore(self.state, self.iterator)
@@ -299,16 +338,40 @@ class Fit:
         self.checkpoints.save(step, self.state, self.progress.to_json(), self.iterator)
         self.saved_best_step = self.progress.best_step
 
-    def _result(self, step: int) -> FitResult:
-        self.checkpoints.wait()
-        self.best.wait()
-        train, metrics = self.state.train, {"loss": self.progress.last_loss}
-        if self.progress.best_step >= 0:
-            best = self.best.restore(self.state.train)
-            if best is None or best.step != self.progress.best_step:
-                raise InputError(self.best.folder, f"the best checkpoint, step {self.progress.best_step}, is gone")
-            train = best.state
-            metrics |= {f"dev_{name}": value for name, value in best.meta["metrics"].items()}
-            metrics["best_step"] = best.step
-        fetched = {path: np.asarray(leaf) for path, leaf in fetch(train).items()}
-        return FitResult(fetched, metrics, step, self.progress.seconds, self.labels)
+    def _restore_best(self, template: Flat) -> Restored:
+        """The best evaluation's leaves, of which the progress speaks."""
+        best = self.best.restore(template)
+        if best is None or best.step != self.progress.best_step:
+            raise InputError(self.best.folder, f"the best checkpoint, step {self.progress.best_step}, is gone")
+        return best
+
+
+Step = Callable[[Sequence[Fit]], Sequence[tuple[TrainState, Logged]]]
+"""(trainings that are not done) -> for each its state after one more step on its next batch, and what to log of it."""
+
+
+def train_to_end(fits: Sequence[Fit], step: Step) -> None:
+    """Runs trainings side by side to their ends, each from its newest whole checkpoint; one that is done drops out.
+
+    Raises:
+      Preempted: after SIGTERM; each has finished its step, and a checkpoint is made.
+    """
+    for fit in fits:
+        fit.begin()
+    names, place, reporter = " + ".join(fit.name for fit in fits), fits[0].place, fits[0].reporter
+    total, taken = sum(fit.total for fit in fits), sum(fit.step for fit in fits)
+    with reporter.bar(names, total, taken) as update, watched(place) as watch:
+        stop = False
+        while not stop and (active := [fit for fit in fits if not fit.done]):
+            logged = False
+            for fit, made in zip(active, step(active), strict=True):
+                if shown := fit.advance(*made):
+                    update(sum(each.step for each in fits), **shown)
+                    logged = True
+            stop = watch.stop(agree=logged)
+            for fit in active:
+                fit.save_if_due(stop)
+        if stop or watch.stop(agree=True):
+            for fit in fits:
+                fit.end_early()
+            raise Preempted(agreed=True)

@@ -42,23 +42,23 @@ def label_parameters(
     everything = list(paths)
     paths = [path for path in everything if path not in tables]
     compiled = []
-    for pattern, label in rules:
+    for regex, label in rules:
         if label not in (TRAIN, FREEZE):
-            raise InputError(where, f"rule {pattern!r} has the label {label!r}", "labels are 'train' and 'freeze'")
+            raise InputError(where, f"rule {regex!r} has the label {label!r}", "labels are 'train' and 'freeze'")
         try:
-            compiled.append((re.compile(pattern), label))
+            compiled.append((re.compile(regex), label))
         except re.error as error:
-            raise InputError(where, f"{pattern!r} is not a regular expression: {error}") from None
+            raise InputError(where, f"{regex!r} is not a regular expression: {error}") from None
     for pattern, _ in compiled:
         if pattern.pattern != ".*" and not any(pattern.fullmatch(path) for path in paths):
             sample = ", ".join(paths[:: max(1, len(paths) // 4)][:4])
             raise InputError(where, f"rule {pattern.pattern!r} matches no parameter", f"paths look like {sample}")
     labels = {}
     for path in paths:
-        label = next((label for pattern, label in compiled if pattern.fullmatch(path)), None)
-        if label is None:
+        found = next((label for pattern, label in compiled if pattern.fullmatch(path)), None)
+        if found is None:
             raise InputError(where, f"no rule covers the parameter {path}", "end the rules with ('.*', 'freeze')")
-        labels[path] = label
+        labels[path] = found
     if TRAIN not in labels.values():
         raise InputError(where, "no parameter is left to train")
     return {path: labels.get(path, FREEZE) for path in everything}

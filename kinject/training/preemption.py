@@ -54,19 +54,21 @@ class Watch:
 
     def __init__(self, place: Placement):
         if not alone():
+            if place.mesh is None:
+                raise AssertionError("several processes train on a mesh")
             self.everywhere = NamedSharding(place.mesh, PartitionSpec((DATA, MODEL)))
             self.any = jax.jit(lambda flags: flags.max(), out_shardings=place.replicated)
 
-    def stop(self, together: bool) -> bool:
+    def stop(self, agree: bool) -> bool:
         """Whether any process has got a notice.
 
-        Several processes answer only where they stand `together`, at a step whose results all have fetched: nothing
+        Several processes ask each other only where they `agree` to, at a step whose results all have fetched: nothing
         else is then under way between them, so that no two collectives can meet in different orders, and asking costs
         one number more.
         """
         if alone():
             return _noticed
-        if not together:
+        if not agree:
             return False
         flags = np.full(jax.local_device_count(), _noticed, np.int8)
         return bool(self.any(jax.make_array_from_process_local_data(self.everywhere, flags)))

@@ -108,8 +108,8 @@ def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, laye
     for path, label in labels.items():
         if label != TRAIN:
             continue
-        if path.startswith("host/encoder/layers/"):
-            start = min(start, int(re.match(r"host/encoder/layers/(\d+)/", path).group(1)))
+        if layer := re.match(r"host/encoder/layers/(\d+)/", path):
+            start = min(start, int(layer[1]))
         elif path.startswith("host/encoder/"):
             return 0
         elif path.startswith("plugin/"):

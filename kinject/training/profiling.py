@@ -15,7 +15,7 @@ from kinject.training.config import ProfileConfig
 from kinject.training.metrics import MetricsFile
 
 Batch = TypeVar("Batch")
-KINDS = {"min": np.min, "mean": np.mean, "max": np.max}
+KINDS: dict[str, Callable[[np.ndarray], Any]] = {"min": np.min, "mean": np.mean, "max": np.max}
 
 
 class Profiler:

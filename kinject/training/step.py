@@ -89,6 +89,8 @@ def make_refresh(program: Program) -> Callable[[Flat], Flat]:
 
     def refresh(params: Flat) -> Flat:
         host, plugin = program.merge(params)
+        if plugin is None:
+            return {}
         return {f"plugin/{path}": table for path, table in plugin.refresh(host.encoder).items()}
 
     return jax.jit(refresh)

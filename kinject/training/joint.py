@@ -3,59 +3,40 @@
 Each keeps its own examples and their order, its optimizer with its own clipping, its checkpoints and its evaluations,
 so that what is trained is what would have been trained alone, up to the rounding of another compilation. The loss of
 the joint step is the sum of theirs; as they share nothing that trains, each one's gradient is that of its own.
+Plugins of one shape can be stacked and mapped over instead: see domains.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 
-from kinject.inference.processes import Preempted
-from kinject.training.loop import Fit, FitResult
-from kinject.training.preemption import Watch, watched
-from kinject.training.step import TrainState
+from kinject.training.loop import Fit, FitResult, train_to_end
+from kinject.training.step import Logged, TrainState
 from kinject.tree import Flat
 
 
-def fit_together(fits: Sequence[Fit]) -> list[FitResult]:
+def fit_jointly(fits: Sequence[Fit]) -> list[FitResult]:
     """Runs all to their ends, each from its newest whole checkpoint; one that is done drops out.
 
     Args:
       fits: their names differ. Frozen parameters that are one array in several are held and passed once.
 
     Raises:
-      Preempted: a notice came (see preemption.py); each has finished its step, and a checkpoint made.
+      Preempted: after SIGTERM; each has finished its step, and a checkpoint is made.
     """
-    for fit in fits:
-        fit.begin()
-    names = " + ".join(fit.name for fit in fits)
-    total, done = sum(fit.total for fit in fits), sum(fit.step for fit in fits)
-    with fits[0].reporter.bar(names, total, done) as update, watched(fits[0].place) as watch:
-        if _train(fits, update, watch):
-            for fit in fits:
-                fit.end_early()
-            raise Preempted(agreed=True)
-    return [fit.end() for fit in fits]
+    compiled: dict[tuple[str, ...], JointStep] = {}
 
-
-def _train(fits: Sequence[Fit], update: Callable[..., None], watch: Watch) -> bool:
-    """Steps until all are done or a notice came; returns whether one did."""
-    steps: dict[tuple[str, ...], JointStep] = {}
-    while active := tuple(fit for fit in fits if not fit.done):
+    def step(active: Sequence[Fit]) -> list[tuple[TrainState, Logged]]:
         names = tuple(fit.name for fit in active)
-        if names not in steps:
-            steps = {names: JointStep(active)}  # those of more members are not needed again
-        for fit, made in zip(active, steps[names](), strict=True):
-            logged = fit.take(*made)
-            if logged:
-                update(sum(fit.step for fit in fits), **logged)
-        stop = watch.stop(together=False)
-        for fit in active:
-            fit.keep(stop)
-        if stop:
-            return True
-    return watch.stop(together=True)
+        if names not in compiled:
+            compiled.clear()  # the step of more members is not needed again
+            compiled[names] = JointStep(active)
+        return compiled[names]()
+
+    train_to_end(fits, step)
+    return [fit.end() for fit in fits]
 
 
 class JointStep:
@@ -63,11 +44,11 @@ class JointStep:
 
     def __init__(self, fits: Sequence[Fit]):
         self.fits = fits
-        self.shared, self.own = share([fit.frozen for fit in fits])
+        self.shared, self.own = split_shared([fit.frozen for fit in fits])
 
         def step(
             states: Sequence[TrainState], shared: Flat, own: Sequence[Flat], batches: Sequence[Mapping[str, jax.Array]]
-        ) -> list[tuple[TrainState, dict[str, jax.Array]]]:
+        ) -> list[tuple[TrainState, Logged]]:
             return [
                 fit.train_step(state, {**shared, **frozen}, batch)
                 for fit, state, frozen, batch in zip(fits, states, own, batches, strict=True)
@@ -75,7 +56,7 @@ class JointStep:
 
         self.step = jax.jit(step, donate_argnums=0)
 
-    def __call__(self) -> list[tuple[TrainState, dict[str, jax.Array]]]:
+    def __call__(self) -> list[tuple[TrainState, Logged]]:
         """One step of each, on its own next batch."""
         batches = [fit.next_batch() for fit in self.fits]
         own = [{path: fit.frozen[path] for path in paths} for fit, paths in zip(self.fits, self.own, strict=True)]
@@ -97,7 +78,7 @@ def hold_once(fits: Sequence[Fit], sources: Sequence[Flat]) -> None:
                 fit.frozen[path] = held
 
 
-def share(frozen: Sequence[Flat]) -> tuple[Flat, list[list[str]]]:
+def split_shared(frozen: Sequence[Flat]) -> tuple[Flat, list[list[str]]]:
     """Frozen parameters of several trainings -> (those that are one array in all, the paths that each has beside)."""
     first = frozen[0]
     shared = {path: leaf for path, leaf in first.items() if all(each.get(path) is leaf for each in frozen)}
