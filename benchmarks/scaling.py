@@ -14,9 +14,9 @@ from typing import Any
 
 import jax
 
-from kinject.stages.ahead import compile_outline, row_of
+from kinject.stages.abstract import abstract_model
+from kinject.stages.ahead import compile_abstract, row_of
 from kinject.stages.experiment import read_stages
-from kinject.stages.outline import outline
 from kinject.training.aot import check_only_gradients
 from kinject.training.aot_targets import TPUS, open_slice
 
@@ -37,8 +37,8 @@ def config(host: str, rows: int) -> dict:
 def compiled(host: str, name: str) -> dict[str, Any]:
     """One row: a host on a slice, after asserting that the devices exchange the map's gradient and no more."""
     where = open_slice(name)
-    one = outline("mapper", read_stages(config(host, ROWS * len(where.devices))))
-    cost = compile_outline(one, where)
+    one = abstract_model("mapper", read_stages(config(host, ROWS * len(where.devices))))
+    cost = compile_abstract(one, where)
     check_only_gradients(cost.text, cost.trained)
     return {"host": host, **row_of(one, where, cost), "jax": jax.__version__}
 

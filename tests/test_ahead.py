@@ -20,9 +20,9 @@ from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.hub import SHAPES, encoder_shape
-from kinject.stages.ahead import compile_outline, described, row_of
+from kinject.stages.abstract import abstract_model
+from kinject.stages.ahead import compile_abstract, described, row_of
 from kinject.stages.experiment import read_stages
-from kinject.stages.outline import outline
 from kinject.tasks.base import make_task
 from kinject.tasks.batches import Extent
 from kinject.training.aot import check_only_gradients, find_collectives, total_by_kind
@@ -63,7 +63,7 @@ def test_a_step_that_moves_more_than_gradients_is_told():
 @pytest.mark.parametrize(("name", "parameters"), [("bert-base", 108_891_648), ("roberta-large", 354_310_144)])
 def test_named_shapes_have_the_published_sizes(name, parameters):
     config = {"stages": {"p": plugin_config(host=f"shape:{name}", fit={"batch_size": 8, "steps": 1})}}
-    one = outline("p", read_stages(config))
+    one = abstract_model("p", read_stages(config))
     encoder = {path: leaf for path, leaf in one.params.items() if path.startswith("host/encoder/")}
     assert sum(int(np.prod(leaf.shape)) for leaf in encoder.values()) == parameters
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in one.params.values())
@@ -156,12 +156,12 @@ def test_stages_of_a_config_lead_to_shapes(world):
     stages = {"graph": graph, "host": host}
     plugin = plugin_config(task="relation_classification", host="@host", knowledge="@graph/knowledge", max_length=32)
     stages = read_stages({"stages": {**stages, "plugin": plugin}})
-    one = outline("plugin", stages)
+    one = abstract_model("plugin", stages)
     assert one.params["host/head/output/bias"].shape == (2,)
     assert any("/lora/" in path for path in one.params)
     assert one.params["plugin/mapper/kernel"].shape == (24, 768)
     assert one.batch["entity_vectors"].shape == (16, 2, 24) and one.batch["token_ids"].shape == (16, 32)
-    tuned = outline("host", stages)
+    tuned = abstract_model("host", stages)
     assert "entity_vectors" not in tuned.batch and not any(path.startswith("plugin/") for path in tuned.params)
 
 
@@ -194,14 +194,14 @@ FOUR_DEVICES = """
 import sys
 from kinject.config import read_config
 from kinject.stages.experiment import read_stages
-from kinject.stages.outline import outline
+from kinject.stages.abstract import abstract_model
 from kinject.training.aot import compile_step
 from kinject.training.aot import check_only_gradients
 from kinject.inference.mesh import Placement
 
 stages = read_stages(read_config(sys.argv[1]))
 for name, stage in stages.items():
-    one = outline(name, stages)
+    one = abstract_model(name, stages)
     table = one.table if one.vectors == "device" else None
     cost = compile_step(one.program, one.params, list(one.rules), one.fit, one.batch, Placement.over(4), table=table)
     assert cost.flops > 0 and cost.peak > 0
@@ -267,8 +267,9 @@ def test_a_step_compiles_for_devices_that_are_not_here(world, tmp_path, where):
     assert "GFLOP" in done.stdout and "all-reduce" in done.stdout and "at best" in done.stdout
     (row,) = json.loads((tmp_path / "found.json").read_text())
     assert row["devices"] == 4 and row["rows"] == 8 and row["stage"] == "mapper"
-    here = compile_outline(
-        outline("mapper", read_stages(config)), Target("cpu", Chip(1e12, 1 << 30, 1e9, 1e9), 1, jax.devices()[:1])
+    here = compile_abstract(
+        abstract_model("mapper", read_stages(config)),
+        Target("cpu", Chip(1e12, 1 << 30, 1e9, 1e9), 1, jax.devices()[:1]),
     )
     assert 0.7 < 4 * row["flops"] / here.flops < 2 and row["accessed"] > row["trained"]
     assert row["arithmetic_ms"] > 0 and row["traffic_ms"] > 0
@@ -285,8 +286,8 @@ def test_vectors_on_the_devices_are_told_with_their_share(world):
     where = Target("cpu:2", chip, 2, jax.devices())
 
     def told(**changes):
-        one = outline("p", read_stages({"stages": {"p": plugin_stage(world, max_length=16, **changes)}}))
-        cost = compile_outline(one, where)
+        one = abstract_model("p", read_stages({"stages": {"p": plugin_stage(world, max_length=16, **changes)}}))
+        cost = compile_abstract(one, where)
         assert row_of(one, where, cost)["table"] == cost.table
         return cost.table, described(one, where, cost)
 

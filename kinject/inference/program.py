@@ -78,7 +78,7 @@ class Program:
         host = nnx.merge(self.host, tree["host"])
         return host, None if self.plugin is None else nnx.merge(self.plugin, tree.get("plugin", {}))
 
-    def outline(self, params: Mapping[str, Any]) -> tuple[HostModel, Plugin | None]:
+    def abstract(self, params: Mapping[str, Any]) -> tuple[HostModel, Plugin | None]:
         """As `merge`, with shapes in the place of arrays: for what modules say without computing."""
         return nnx.eval_shape(self.merge, dict(params))
 

@@ -91,8 +91,9 @@ def load_host(
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
 
-    options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype}
-    graph, shapes = _outline(config, kind, labels, tuning, remat, options)
+    abstract = abstract_host(config, kind, labels, tuning, remat=remat, dtype=dtype, param_dtype=param_dtype)
+    graph, state = nnx.split(abstract)
+    shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
     sources = [_read_arrays(checkpoint, shapes, config, param_dtype)]
     own = {rule.path for rule in checkpoint.table}
     if added := {path: shape for path, shape in shapes.items() if path not in own}:
@@ -111,26 +112,38 @@ def load_host(
     return LoadedHost(host, config, manifest, folder, **prints, fresh=checkpoint.fresh, unused=checkpoint.unused)
 
 
-def _outline(
+def abstract_host(
     config: EncoderConfig,
     kind: str | None,
-    labels: int | None,
-    tuning: Tuning | None,
-    remat: bool,
-    options: Mapping[str, Any],
-) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """A host's graph and its parameters' shapes by path: nothing is drawn that the checkpoint has."""
+    labels: int | None = None,
+    tuning: Tuning | None = None,
+    *,
+    remat: bool = False,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+) -> HostModel:
+    """A host with shapes in the place of arrays: nothing is drawn or read.
+
+    Args:
+      config: the encoder's shape.
+      kind: of the head; None = the bare encoder.
+      labels: outputs of the head, where its kind leaves them open.
+      tuning: what was added to the encoder.
+      remat: recompute each layer in the backward pass.
+      dtype: what activations are computed in.
+      param_dtype: what parameters are held in.
+    """
 
     def build() -> HostModel:
         key: Any = _OneKey()  # in the place of nnx.Rngs
-        encoder = Encoder(config, remat=remat, **options, rngs=key)
-        host = HostModel(encoder, None if kind is None else build_head(kind, config, labels, **options, rngs=key))
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": key}
+        encoder = Encoder(config, remat=remat, **options)
+        host = HostModel(encoder, None if kind is None else build_head(kind, config, labels, **options))
         if tuning is not None:
             attach(host, tuning, key)
         return host
 
-    graph, state = nnx.split(nnx.eval_shape(build))
-    return graph, {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+    return nnx.eval_shape(build)
 
 
 class _OneKey:

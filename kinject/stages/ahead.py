@@ -10,8 +10,8 @@ from kinject.errors import InputError
 from kinject.inference.mesh import ONE_AXIS, MeshConfig, Placement
 from kinject.inference.vectors import choose
 from kinject.reports.console import Reporter, sized
+from kinject.stages.abstract import AbstractModel, abstract_model
 from kinject.stages.experiment import read_mesh, read_stages
-from kinject.stages.outline import Outline, outline
 from kinject.stages.training import TrainingConfig
 from kinject.training.aot import Cost, compile_step, total_by_kind
 from kinject.training.aot_targets import Target, open_target
@@ -39,18 +39,18 @@ def compile_ahead(
         chosen = [name for name in chosen if name in names]
     if not chosen:
         raise InputError("config.stages", "no stage trains anything")
-    outlines = [outline(name, stages) for name in chosen]  # what is wrong in one is told before the first compiles
+    models = [abstract_model(name, stages) for name in chosen]  # what is wrong in one is told before the first compiles
     mesh = read_mesh(config)
     where = open_target(slice_name)
     rows = []
-    for one in outlines:
-        cost = compile_outline(one, where, mesh)
+    for one in models:
+        cost = compile_abstract(one, where, mesh)
         rows.append(row_of(one, where, cost))
         reporter.say(described(one, where, cost))
     return rows
 
 
-def compile_outline(one: Outline, where: Target, mesh: MeshConfig = ONE_AXIS) -> Cost:
+def compile_abstract(one: AbstractModel, where: Target, mesh: MeshConfig = ONE_AXIS) -> Cost:
     """Compiles a stage's step for a slice, its devices arranged as the config's section `mesh` says."""
     place = Placement.over(None, mesh, where.devices)
     rows = one.fit.batch_size
@@ -76,7 +76,7 @@ def _device_memory(where: Target) -> int:
     return where.chip.memory * where.chips // len(where.devices)
 
 
-def row_of(one: Outline, where: Target, cost: Cost) -> dict[str, Any]:
+def row_of(one: AbstractModel, where: Target, cost: Cost) -> dict[str, Any]:
     """What `--json` holds of a stage; everything but rows and trained bytes is of one device.
 
     The two times are those at the chip's published peaks, each by itself: a model, of which a run reaches a part.
@@ -97,7 +97,7 @@ def row_of(one: Outline, where: Target, cost: Cost) -> dict[str, Any]:
     }
 
 
-def described(one: Outline, where: Target, cost: Cost) -> str:
+def described(one: AbstractModel, where: Target, cost: Cost) -> str:
     """The same for a person."""
     row = row_of(one, where, cost)
     moved = [

@@ -7,6 +7,7 @@ adapters or BitFit (see models/tuning.py). Writes the host folder `<stage>/`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from flax import nnx
@@ -87,20 +88,28 @@ class HostStage(TrainingStage):
         )
         if not base.loaded.fresh:
             task = task.for_host(base.loaded, f"{self.where}.base")
-        tuning = make_tuning(config.tuning, f"{self.where}.tuning")
-        attach(base.loaded.host, tuning, nnx.Rngs(self.run.seed_of(f"{self.name}.tuning")))
+        tuning = self.tune(base.loaded.host)
         knowledge = plugin = None
         if config.plugin is not None:
             if config.knowledge is not None:
                 knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
             plugin = open_plugin(self.run, config.plugin, base, knowledge, f"{self.where}.plugin")
         feeds = self.feeds(task, base, knowledge, plugin)
-        rules = rules_for(tuning, task.head, base.loaded.fresh) if config.train is None else config.train
-        result = self.fit(task, base, plugin, feeds, rules)
+        result = self.fit(task, base, plugin, feeds, self.rules(tuning, task, base.loaded.fresh))
         host = base.loaded.host
         nnx.update(host, unflatten(take(result, "host")))
         on_first(lambda: self._write(host, base, task, tuning))
         return summary(result, feeds[0])
+
+    def tune(self, host: HostModel) -> Tuning:
+        """Adds to a loaded host what the config's tuning adds, in place."""
+        tuning = make_tuning(self.config.tuning, f"{self.where}.tuning")
+        attach(host, tuning, nnx.Rngs(self.run.seed_of(f"{self.name}.tuning")))
+        return tuning
+
+    def rules(self, tuning: Tuning, task: Task, fresh: Sequence[str] = ()) -> Rules:
+        """What trains: as the config says, or else the tuning; `fresh` are paths of the head's drawn parameters."""
+        return rules_for(tuning, task.head, fresh) if self.config.train is None else self.config.train
 
     def _write(self, host: HostModel, base: HostBundle, task: Task, tuning: Tuning) -> None:
         config = self.config

@@ -9,7 +9,7 @@ tune the encoder with the plugin, and write the host that comes of it into `<sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -210,23 +210,25 @@ class PluginStage(TrainingStage):
         return open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=dtype, **fresh)
 
     def fresh_plugin(self, host: HostBundle, knowledge: KnowledgeBase | None) -> Plugin:
-        """The plugin as the stage's seed draws it, of its parts where it is made of any; see `initialise`."""
-        config, where = self.config, f"{self.where}.method"
-        sizes = {
-            "hidden_size": host.loaded.config.hidden_size,
-            "knowledge_dim": 0 if knowledge is None else knowledge.dim,
-        }
-        if not config.parts:
-            return make_plugin(config.method, **sizes, seed=self.seed, where=where)
-        cls, settings = read_method(config.method, where)
+        """The plugin as the stage's seed draws it, with its parts loaded; see `initialise`."""
         parts = {
             name: load_plugin(
                 self.run.path(reference, f"{self.where}.parts.{name}"),
                 host=host.identity,
                 knowledge=knowledge_identity(knowledge),
             ).plugin
-            for name, reference in config.parts.items()
+            for name, reference in self.config.parts.items()
         }
+        dim = 0 if knowledge is None else knowledge.dim
+        return self.build_plugin(parts, hidden_size=host.loaded.config.hidden_size, knowledge_dim=dim)
+
+    def build_plugin(self, parts: Mapping[str, Plugin], *, hidden_size: int, knowledge_dim: int) -> Plugin:
+        """Draws the plugin for a host and vectors of these sizes, out of its parts where it is made of any."""
+        method, where = self.config.method, f"{self.where}.method"
+        sizes = {"hidden_size": hidden_size, "knowledge_dim": knowledge_dim}
+        if not parts:
+            return make_plugin(method, **sizes, seed=self.seed, where=where)
+        cls, settings = read_method(method, where)
         return cls.from_parts(settings, parts, **sizes, rngs=nnx.Rngs(self.seed))
 
     def knowledge(self) -> KnowledgeBase | None:

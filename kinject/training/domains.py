@@ -277,7 +277,7 @@ class DomainFit(Fit):
 
     def _cache_prefix(self, train: Flat, workdir: Path) -> None:
         """Nothing is kept: what it would save is little where a plugin is read at the embeddings."""
-        host, plugin = self.program.outline(one_domain({**self.frozen, **train}, 0))
+        host, plugin = self.program.abstract(one_domain({**self.frozen, **train}, 0))
         if self.config.dropout == "trained" and first_trainable_state(self.labels, plugin, len(host.encoder.layers)):
             problem = "dropout='trained' keeps frozen layers' states, which domains trained at once do not"
             raise InputError(f"{self.name}.fit.dropout", problem, "use 'none' or 'all'")
@@ -306,7 +306,7 @@ class DomainFit(Fit):
         self.iterator = iter(self.stacked_feed.training(self.config.batch_size, self.seeds))
 
     def _refreshing(self, train: Flat) -> tuple[int, Any]:
-        _, plugin = self.program.outline(one_domain({**self.frozen, **train}, 0))
+        _, plugin = self.program.abstract(one_domain({**self.frozen, **train}, 0))
         if plugin is not None and plugin.refresh_every:
             raise InputError(f"{self.name}.method", f"{plugin.name} refreshes tables as it trains", "use kind plugin")
         return 0, None

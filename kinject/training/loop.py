@@ -243,7 +243,7 @@ class Fit:
         Raises:
           InputError: a checkpoint could stand between two refreshes; a rerun from it could not make the older tables.
         """
-        _, plugin = self.program.outline({**self.frozen, **train})
+        _, plugin = self.program.abstract({**self.frozen, **train})
         every = 0 if plugin is None else plugin.refresh_every
         if every and self.config.checkpoint_every % every:
             problem = f"{self.config.checkpoint_every} is no multiple of refresh_every {every}"

@@ -76,7 +76,7 @@ def plan_prefix(
     Raises:
       InputError: the config wants no dropout below what trains, which needs kept states, and they cannot be kept.
     """
-    host, plugin = program.outline(params)
+    host, plugin = program.abstract(params)
     layers, needed = len(host.encoder.layers), config.dropout == "trained"
     start = first_trainable_state(labels, plugin, layers)
     if start == 0 or config.dropout == "all":
