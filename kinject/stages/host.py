@@ -23,7 +23,7 @@ from kinject.models.saving import save_host
 from kinject.models.tuning import make_tuning
 from kinject.models.tuning_base import Tuning, attach, rules_for
 from kinject.stages.base import open_plugin
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
+from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
 from kinject.tasks.base import Task, make_task
 from kinject.tree import unflatten
 
@@ -97,7 +97,7 @@ class HostStage(TrainingStage):
         feeds = self.feeds(task, base, knowledge, plugin)
         result = self.fit(task, base, plugin, feeds, self.rules(tuning, task, base.loaded.fresh))
         host = base.loaded.host
-        nnx.update(host, unflatten(take(result, "host")))
+        nnx.update(host, unflatten(trained_leaves(result, "host")))
         on_first(lambda: self._write(host, base, task, tuning))
         return summary(result, feeds[0])
 

@@ -33,7 +33,7 @@ from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import load_plugin, save_plugin
 from kinject.stages.base import Stage, StageConfig
 from kinject.stages.plugin import take_over
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, take
+from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, trained_leaves
 from kinject.tasks.base import make_task
 from kinject.training.loop import FitResult
 from kinject.tree import unflatten
@@ -181,7 +181,7 @@ class MemoryPluginStage(TrainingStage):
         feeds = self.feeds(task, asked, None, plugin)
         self._give_passages(plugin, host)
         result = self.fit(task, host, plugin, feeds)
-        nnx.update(plugin, unflatten(take(result, "plugin")))
+        nnx.update(plugin, unflatten(trained_leaves(result, "plugin")))
         size = on_first(lambda: self._write(plugin, host, result))
         return {**summary(result, feeds[0]), "passages": size}
 
@@ -189,7 +189,7 @@ class MemoryPluginStage(TrainingStage):
         """Writes what was trained, and the memory; returns how many passages it holds."""
         config, folder = self.config, self.fresh_folder()
         if any(path.startswith("host/") for path in result.train):
-            host = self._save_host(host, take(result, "host"))
+            host = self._save_host(host, trained_leaves(result, "host"))
         memory = self._memory(folder / "memory", plugin, host)
         save_plugin(
             folder / "plugin",

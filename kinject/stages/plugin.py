@@ -40,7 +40,7 @@ from kinject.plugins.map_files import load_released_affine
 from kinject.plugins.store import StoredPlugin, load_plugin, save_plugin
 from kinject.stages.base import Run
 from kinject.stages.initialise import initialise, is_start
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, take
+from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
 from kinject.tasks.base import Task, make_task
 from kinject.training.loop import Fit, FitResult
 from kinject.tree import Flat, flatten, unflatten
@@ -162,8 +162,8 @@ class PluginStage(TrainingStage):
 
     def finish(self, made: Loaded, result: FitResult) -> dict[str, Any]:
         """Writes what was trained and returns what is to be reported."""
-        nnx.update(made.plugin, unflatten(take(result, "plugin")))
-        nnx.update(made.host.loaded.host, unflatten(take(result, "host")))
+        nnx.update(made.plugin, unflatten(trained_leaves(result, "plugin")))
+        nnx.update(made.host.loaded.host, unflatten(trained_leaves(result, "host")))
         on_first(lambda: self._write(made, result))
         return summary(result, made.feeds[0]) | ({} if made.vectors is None else {"vectors": vars(made.vectors)})
 

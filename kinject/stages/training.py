@@ -124,7 +124,7 @@ def summary(result: FitResult, feed: Feed) -> dict[str, Any]:
     return {"steps": result.steps, "examples": feed.examples.size, **result.metrics}
 
 
-def take(result: FitResult, prefix: str) -> Mapping[str, Any]:
+def trained_leaves(result: FitResult, prefix: str) -> Mapping[str, Any]:
     """The trained leaves below `prefix/`, without it."""
     start = len(prefix) + 1
     return {path[start:]: leaf for path, leaf in result.train.items() if path.startswith(f"{prefix}/")}

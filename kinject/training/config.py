@@ -63,7 +63,7 @@ class FitConfig(Section):
     batch_size: int = Field(32, ge=1)
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
-    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig())
+    optimizer: OptimizerConfig = OptimizerConfig.model_validate({})
     dropout: Literal["none", "trained", "all"] = "none"
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(50, ge=1)

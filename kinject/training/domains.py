@@ -85,7 +85,7 @@ def make_domains_step(
       shardings: of the state on a mesh; see `make_train_step`.
     """
     step = step_function(program, optimizer, labels, dropout=dropout)
-    own_seeds = np.asarray(seeds, np.uint32)
+    own_seeds: Any = np.asarray(seeds, np.uint32)
 
     def steps(state: TrainState, frozen: Flat, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Logged]:
         return jax.vmap(step, in_axes=(0, 0, domain_axes(frozen), 0))(own_seeds, state, frozen, batch)

@@ -40,7 +40,7 @@ def make_train_step(
     seed: int,
     dropout: bool,
     shardings: TrainState | None = None,
-) -> Callable[[TrainState, Flat, Mapping[str, jax.Array]], tuple[TrainState, Logged]]:
+) -> jax.stages.Wrapped:
     """The jitted step (state, frozen, batch [B, …]) -> (state, {"loss", "gradient_norm"} scalars).
 
     The state's buffers are donated. `shardings` are the state's on a mesh (`Placement.shardings`): pinned, or XLA might
