@@ -42,6 +42,12 @@ def test_the_page_is_what_the_packages_say():
     assert listed == set(PUBLIC)
 
 
+def test_options_of_configs_are_those_of_their_classes():
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert page == HOOKS.options(), "write it anew: python docs/hooks.py"
+    assert "| `no_decay` |" in page and "| `ridge_penalty` |" in page
+
+
 KEPT = {  # what docs/reference.md listed before the rooms were moved; whoever imports a name from there still may
     "kinject": """
         Host InputError Plugin Prediction

@@ -51,12 +51,12 @@ class PluginConfig(TrainingConfig):
 
     `method` is `{"name": …, **its settings}`. `initialise` is "random" (the method's own), "zero", "normal", a
     closed-form start ("ridge_label": towards the word vector of the answer, which uses the training labels;
-    "ridge_mention": towards the mean word vector of the mention), or the folder of a plugin, or an authors'
-    `Affine_*.bin`. `parts` are the folders of the plugins that the
-    method is made of, by name, where it is made of others. `fresh_head` puts a new head for the task on a host that has
-    none; rules must train it.
+    "ridge_mention": towards the mean word vector of the mention; `ridge_penalty` is that of the regression), or the
+    folder of a plugin, or an authors' `Affine_*.bin`. `dropout` replaces the host's own rates in training. `parts` are
+    the folders of the plugins that the method is made of, by name, where it is made of others. `fresh_head` puts a new
+    head for the task on a host that has none; rules must train it.
 
-    `vectors` says whence entity vectors come: gathered on the host with each batch, or looked up on the devices in a
+    `vectors` says where entity vectors come from: gathered on the host with each batch, or looked up on the devices in a
     table whose rows are split over them ("auto": where it takes less than a quarter of each one's memory). As `mesh`,
     that is where, not what: a workdir's run may go on with another.
     """

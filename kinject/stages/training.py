@@ -14,9 +14,9 @@ from kinject.inference.host import HostBundle
 from kinject.inference.program import split_program
 from kinject.inference.vectors import VectorTable
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.heads import AttachedTuning
 from kinject.models.precision import check_installed
 from kinject.models.seams import Plugin
-from kinject.models.tuning_base import Tuning
 from kinject.stages.base import Stage, StageConfig
 from kinject.tasks.base import Task
 from kinject.training.config import FitConfig
@@ -112,7 +112,7 @@ class TrainingStage(Stage):
         return self.make_fit(*args, **options)[0].run()
 
 
-def host_json(config: TrainingConfig, base: str, task: Task, made_from: HostBundle, tuning: Tuning) -> dict[str, Any]:
+def host_json(config: TrainingConfig, base: str, task: Task, made_from: HostBundle, tuning: AttachedTuning) -> dict[str, Any]:
     """What `host.json` says of a host that a stage tuned from another."""
     extra = {"lineage": list(made_from.identity.lineage), "task_options": config.task_options}
     extra["tuning"] = tuning.to_json()

@@ -17,8 +17,9 @@ TrackerName = Literal["tensorboard", "wandb"]
 class OptimizerConfig(Section):
     """How the trainable leaves move.
 
-    `warmup` and the decay count optimizer steps; a warmup below 1 is a fraction of all steps. `no_decay` is a regex of
-    parameter paths without weight decay. `clip` is a global norm over the trainable gradients only.
+    `warmup` and the decay count optimizer steps; a warmup below 1 is a fraction of all steps. `power` is that of the
+    polynomial schedule. `weight_decay` is for adamw and lamb, `no_decay` a regex of parameter paths without it. `clip`
+    is a global norm over the trainable gradients only. `accumulate` steps' gradients are averaged for one update.
     """
 
     name: Literal["adam", "adamw", "lamb", "sgd"] = "adam"
