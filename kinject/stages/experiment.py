@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import fcntl
 import json
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,12 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
+from kinject.inference.compiled import cores
 from kinject.inference.mesh import MeshConfig, Placement
 from kinject.inference.processes import alone, first, on_first
 from kinject.json_file import read_object
+from kinject.plugins.store import library_versions
 from kinject.reports.console import Reporter
+from kinject.reports.results import PROVENANCE
 from kinject.stages.base import Run, Stage, StageConfig
 from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
@@ -27,7 +34,6 @@ from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, Tripl
 from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
-from kinject.stages.provenance import note
 from kinject.training.checkpoint import write_json
 
 STAGES: dict[str, type[Stage]] = {
@@ -162,7 +168,7 @@ class Experiment:
 
     def _keep(self, stage: str, seconds: float) -> None:
         write_json(self.run.workdir / "results.json", self.run.results)
-        note(self.run.workdir, stage, self.command, seconds)
+        note_provenance(self.run.workdir, stage, self.command, seconds)
 
     def report(self, seconds: float) -> None:
         """Prints and saves what a person wants to see at the end."""
@@ -261,3 +267,41 @@ def read_results(workdir: Path) -> dict[str, Any]:
     """`results.json`, or {} where there is none yet."""
     path = workdir / "results.json"
     return read_object(path, "delete it to evaluate again") if path.exists() else {}
+
+
+def note_provenance(workdir: Path, stage: str, command: str, seconds: float) -> None:
+    """Adds a stage's line to `provenance.jsonl`, which holds a clock, unlike most files.
+
+    A stage that was resumed is noted by the call that finished it.
+    """
+    line = {
+        "stage": stage,
+        "command": command,
+        "seconds": round(seconds, 2),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), **library_versions()},
+    }
+    with (workdir / PROVENANCE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def hardware() -> dict[str, Any]:
+    """The processor, how many of its cores this process may use, and the devices of all processes by kind."""
+    kinds = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "devices": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+        "processes": jax.process_count(),
+    }
+
+
+def _processor() -> str:
+    """The name by which a processor goes, or its architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()

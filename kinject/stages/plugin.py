@@ -56,8 +56,8 @@ class PluginConfig(TrainingConfig):
     the folders of the plugins that the method is made of, by name, where it is made of others. `fresh_head` puts a new
     head for the task on a host that has none; rules must train it.
 
-    `vectors` says where entity vectors come from: gathered on the host with each batch, or looked up on the devices in a
-    table whose rows are split over them ("auto": where it takes less than a quarter of each one's memory). As `mesh`,
+    `vectors` says where entity vectors come from: gathered on the host with each batch, or looked up on the devices in
+    a table whose rows are split over them ("auto": where it takes less than a quarter of each one's memory). As `mesh`,
     that is where, not what: a workdir's run may go on with another.
     """
 

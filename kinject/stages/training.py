@@ -112,7 +112,9 @@ class TrainingStage(Stage):
         return self.make_fit(*args, **options)[0].run()
 
 
-def host_json(config: TrainingConfig, base: str, task: Task, made_from: HostBundle, tuning: AttachedTuning) -> dict[str, Any]:
+def host_json(
+    config: TrainingConfig, base: str, task: Task, made_from: HostBundle, tuning: AttachedTuning
+) -> dict[str, Any]:
     """What `host.json` says of a host that a stage tuned from another."""
     extra = {"lineage": list(made_from.identity.lineage), "task_options": config.task_options}
     extra["tuning"] = tuning.to_json()
