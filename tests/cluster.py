@@ -21,15 +21,15 @@ HOLDING = """
 import pathlib, time
 from kinject.training.loop import Fit
 
-take = Fit.take
+advance = Fit.advance
 
 def held(fit, *arguments):
-    shown, file = take(fit, *arguments), pathlib.Path({folder!r}, str(fit.step))
+    shown, file = advance(fit, *arguments), pathlib.Path({folder!r}, str(fit.step))
     while file.exists():
         time.sleep(0.01)
     return shown
 
-Fit.take = held
+Fit.advance = held
 """
 
 

@@ -226,7 +226,7 @@ def test_cut_and_resumed_is_the_same_run(world, tmp_path):
     fit = Setting(world, tmp_path / "cut", compute_dtype="int8", steps=8).fit()
     fit.begin()
     while fit.step < 4:
-        fit.take(*fit.train_step(fit.state, fit.frozen, fit.next_batch()))
+        fit.advance(*fit.train_step(fit.state, fit.frozen, fit.next_batch()))
         fit.keep(False)
     fit.end_early()
     fit = Setting(world, tmp_path / "cut", compute_dtype="int8", steps=8).fit()

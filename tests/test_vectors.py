@@ -109,7 +109,7 @@ def test_training_is_that_from_the_host(world, from_host, tmp_path, devices):
 
 def test_a_run_that_was_cut_goes_on_either_way(world, from_host, tmp_path, monkeypatch):
     """From the devices to the host after four steps, and back after eight."""
-    keep = Fit.keep
+    keep = Fit.save_if_due
 
     def cut(fit, stop):
         keep(fit, stop)
@@ -118,7 +118,7 @@ def test_a_run_that_was_cut_goes_on_either_way(world, from_host, tmp_path, monke
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "keep", cut)
+        patch.setattr(Fit, "save_if_due", cut)
         for way in ("device", "host"):
             with pytest.raises(KeyboardInterrupt):
                 run(world, tmp_path, vectors=way)
