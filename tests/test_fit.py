@@ -133,6 +133,58 @@ def test_cut_and_resumed_equals_uninterrupted_bit_for_bit(world, tmp_path, cut, 
     assert whole.metrics == resumed.metrics
 
 
+def decaying(towards, decay, **options):
+    optimizer = {"name": "adamw", "learning_rate": 0.02, "weight_decay": decay, "decay_towards": towards}
+    return {"steps": 40, "optimizer": {**optimizer, "no_decay": ""}, **options}
+
+
+def moved(setting, trained):
+    return sum(float(np.square(leaf - setting.params[path]).sum()) for path, leaf in trained.items()) ** 0.5
+
+
+def test_a_pull_towards_the_start_holds_the_plugin_near_it_and_one_towards_zero_does_not(world, tmp_path):
+    def distance(name, towards, decay):
+        setting = Setting(world, tmp_path / name, **decaying(towards, decay))
+        return moved(setting, setting.fit().run().train)
+
+    free, held, shrunk = (
+        distance("free", "start", 1e-6),
+        distance("held", "start", 20.0),
+        distance("zero", "zero", 20.0),
+    )
+    assert held < 0.2 * free
+    assert shrunk > 3 * held
+
+
+def test_the_start_is_kept_in_the_checkpoint(world, tmp_path):
+    options = decaying("start", 5.0)
+    whole = Setting(world, tmp_path / "whole", **options).fit().run()
+    fit = Setting(world, tmp_path / "cut", **options).fit()
+    step, count = fit.train_step, 0
+
+    def failing(*arguments):
+        nonlocal count
+        count += 1
+        if count > 23:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    fit.train_step = failing
+    with pytest.raises(KeyboardInterrupt):
+        fit.run()
+    fit.checkpoints.close(), fit.best.close()
+    other = Setting(world, tmp_path / "cut", **options)
+    other.params = {path: leaf + 1 for path, leaf in other.params.items()}  # what it would start from now matters not
+    other.params |= {path: leaf for path, leaf in Setting(world, tmp_path, **options).params.items() if "host" in path}
+    assert same_bits(whole.train, other.fit().run().train)
+
+
+@pytest.mark.parametrize("name, decay", [("adam", 0.1), ("adamw", 0.0)])
+def test_a_pull_towards_the_start_needs_an_optimizer_that_decays(name, decay):
+    with pytest.raises(ValueError, match="decay_towards start needs"):
+        FitConfig(steps=1, optimizer={"name": name, "weight_decay": decay, "decay_towards": "start"})
+
+
 def test_finished_run_is_not_trained_again(world, tmp_path):
     first = Setting(world, tmp_path).fit().run()
     again = Setting(world, tmp_path).fit()

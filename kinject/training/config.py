@@ -20,6 +20,8 @@ class OptimizerConfig(Section):
     `warmup` and the decay count optimizer steps; a warmup below 1 is a fraction of all steps. `power` is that of the
     polynomial schedule. `weight_decay` is for adamw and lamb, `no_decay` a regex of parameter paths without it. `clip`
     is a global norm over the trainable gradients only. `accumulate` steps' gradients are averaged for one update.
+    `decay_towards` says whither adamw's decay pulls: to zero, or to where training started, which holds a plugin near
+    its closed form (L2-SP of Li et al. 2018, "Explicit Inductive Bias for Transfer Learning", decoupled as in AdamW).
     """
 
     name: Literal["adam", "adamw", "lamb", "sgd"] = "adam"
@@ -28,12 +30,19 @@ class OptimizerConfig(Section):
     warmup: float = Field(0, ge=0)
     power: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    decay_towards: Literal["zero", "start"] = "zero"
     no_decay: str = r".*/(bias|scale)"
     clip: float | None = Field(None, gt=0)
     accumulate: int = Field(1, ge=1)
     b1: float = Field(0.9, ge=0, lt=1)
     b2: float = Field(0.999, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
+
+    @model_validator(mode="after")
+    def _decays(self) -> OptimizerConfig:
+        if self.decay_towards == "start" and (self.name != "adamw" or not self.weight_decay):
+            raise ValueError("decay_towards start needs the optimizer adamw and a weight_decay")
+        return self
 
 
 class ProfileConfig(Section):

