@@ -1,7 +1,7 @@
 """Geography in eight kinds of question: five that follow from a city's country, three that do not.
 
-Country, continent, capital, currency and language are what one known name, the country's, tells. The size of a city, the
-part of the country where it lies and the nearest large city are facts of its own.
+Country, continent, capital, currency and language are what one known name, the country's, tells. The size of a city,
+the part of the country where it lies and the nearest large city are facts of its own.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ import numpy as np
 
 from kinject.data.sources import geonames
 from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, is_single_piece
-from kinject.data.sources.kinds import Dealing, KindsDomain, Subject, deal, fair_subjects, limit
-from kinject.data.sources.package_data import package_file
+from kinject.data.sources.kinds import Dealing, KindsDomain, Nodes, Subject, deal, fair_subjects, limit
 from kinject.data.sources.wordings import GEOGRAPHY
-from kinject.errors import InputError
 
 WHERE = "source geography_kinds"
 RELATIONS = (*geonames.RELATIONS, "size", "part_of_country", "nearest_large_city")
@@ -56,7 +54,13 @@ def load(
     Args:
       pieces: the host's tokenizer, without special tokens.
       seed: which cities are asked about, in which split and words; the graph is the same for every seed.
-      sizes, host_questions, plugin_questions, hinted, asked, one_kind, repeated: see `kinds.Dealing`.
+      sizes: see `kinds.Dealing`.
+      host_questions: see there.
+      plugin_questions: see there.
+      hinted: see there.
+      asked: see there.
+      one_kind: see there.
+      repeated: see there.
       countries: how many countries.
       cities_per_country: cities of a country in the graph.
       per_answer: at most so many cities of the same country are asked about.
@@ -69,7 +73,7 @@ def load(
     cities = geonames.choose_cities(everywhere.values(), codes, cities_per_country)
     ids, labels, triples = geonames.make_graph(cities, {code: states[code] for code in codes}, True)
     facts, more = _facts(cities, everywhere, states, pieces)
-    graph = _Nodes(ids, labels)
+    graph = Nodes(ids, labels)
     extra = [
         (row, RELATIONS.index(relation), graph.row(key, label))
         for row, found in enumerate(more)
@@ -95,21 +99,6 @@ def load(
         source=geonames.SOURCE,
         license=geonames.LICENSE,
     )
-
-
-class _Nodes:
-    """Rows of the graph's nodes by id; a new one is put at the end."""
-
-    def __init__(self, ids: list[str], labels: list[str]):
-        self.ids, self.labels = ids, labels
-        self.row_of = {key: row for row, key in enumerate(ids)}
-
-    def row(self, key: str, label: str) -> int:
-        if key not in self.row_of:
-            self.row_of[key] = len(self.ids)
-            self.ids.append(key)
-            self.labels.append(label)
-        return self.row_of[key]
 
 
 def _of_country(state: dict) -> dict[str, str]:
@@ -190,7 +179,7 @@ def _parts(cities: Sequence[dict]) -> list[str]:
     return parts
 
 
-def _known(states: Mapping[str, dict], codes: Sequence[str], pieces: Pieces, graph: _Nodes) -> list[Subject]:
+def _known(states: Mapping[str, dict], codes: Sequence[str], pieces: Pieces, graph: Nodes) -> list[Subject]:
     """The countries as subjects of what follows from them, "which country" too: what a reader knows by itself."""
     known = []
     for code in codes:

