@@ -203,7 +203,7 @@ def test_the_nearest_kind_answers_and_a_draw_is_not_asked(tmp_path):
     assert synsets[2].words == ("sea bird", "seabird")
     assert synsets[0].gloss == "what it is"
     assert synsets[4].pointers == (("@", "00000003"), ("@", "00000004"))
-    assert wordnet._row_of_kind(synsets, "bird") == 1
+    assert wordnet.row_of_kind(synsets, "bird") == 1
     triples = np.array([(1, 0, 0), (2, 0, 1), (3, 0, 0), (4, 0, 2), (4, 0, 3), (5, 0, 1), (5, 0, 3)], np.int32)
     assert wordnet._nearest_kind(triples, {1, 3}, 6) == {2: (1, 1), 4: (3, 1)}
 

@@ -21,6 +21,7 @@ from kinject.reports.results import (
     NOT_FRACTIONS,
     FinishedRun,
     FinishedSweep,
+    kinds_of,
     open_results,
     row_names,
     row_title,
@@ -88,13 +89,13 @@ def html(found: FinishedRun | FinishedSweep) -> str:
 def _of_run(run: FinishedRun) -> Iterable[str]:
     for stage, domains in run.tables().items():
         yield f"<h2>{escape(stage)}</h2>"
-        rows = [[row_title(row), *(shown(values, row) for values in domains.values())] for row in row_names(domains)]
-        heads = [f"held-out {title_of(domains)}", *(f"{name} (n={values['n']})" for name, values in domains.items())]
-        strong = [n for n, row in enumerate(row_names(domains)) if row.endswith("plugin")]
-        yield _table(heads, rows, strong=strong)
+        yield _domains(domains)
         if any("shuffled" in values for values in domains.values()):
             yield f"<p>{CONTROLS}</p>"
         yield from _plot(partial(plots.result_bars, domains), "The same as bars.")
+        for domain, values in domains.items():
+            if "kinds" in values:
+                yield f"<h3>{escape(domain)}, by kind of question</h3>{_domains(kinds_of(values))}"
         yield from _examples(domains)
     for stage, domains in run.of_kind("compare").items():
         for domain, values in domains.items():
@@ -154,6 +155,14 @@ def _coverage(runs: Sequence[FinishedRun]) -> Iterable[str]:
     if len({round(rows["coverage"], 3) for rows in tables if "coverage" in rows and "plugin" in rows}) > 1:
         yield "<h2>Coverage and gain</h2>"
         yield from _plot(lambda: plots.coverage_and_gain(runs), "A point is a table's domain over all its runs.")
+
+
+def _domains(domains: Mapping[str, Any]) -> str:
+    """Rows by domain, or by kind of question."""
+    rows = [[row_title(row), *(shown(values, row) for values in domains.values())] for row in row_names(domains)]
+    heads = [f"held-out {title_of(domains)}", *(f"{name} (n={values['n']})" for name, values in domains.items())]
+    strong = [n for n, row in enumerate(row_names(domains)) if row.endswith("plugin")]
+    return _table(heads, rows, strong=strong)
 
 
 def _examples(domains: Mapping[str, Any]) -> Iterable[str]:

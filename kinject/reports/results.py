@@ -19,16 +19,24 @@ ROWS = {
     "majority": "most frequent answer",
     "host": "host alone (no plugin)",
     "plugin": "host + plugin",
+    "plugin_one_kind": "host + plugin, tuned on one kind",
     "general_plugin": "host + general plugin (no labels)",
     "shuffled": "host + plugin, wrong vectors",
     "shuffled_follows_vector": "… and it says the wrong one's answer",
     "nearest_neighbour": "nearest neighbour, no model",
+    "nearest_neighbour_of_kind": "… told the kind of question",
+    "classifier_plugin_data": "classifier on [text; vector], the plugin's data",
+    "classifier_all_data": "… and the host's data",
+    "classifier_one_kind": "… one kind of question",
+    "name_substituted": "a known name put for the entity's",
+    "text": "facts as text",
+    "added": "host + plugin, entities added after training",
     "values_of_others": "the first, every passage saying what another says",
     "retrieved_first": "the own passage is found first",
     "retrieved": "… is among those found",
 }
 ORDER = ("majority", "host", "plugin", "shuffled", "shuffled_follows_vector", "nearest_neighbour")
-NOT_ROWS = ("n", "metric", "coverage", "examples")
+NOT_ROWS = ("n", "metric", "coverage", "examples", "kinds", "settings")
 TABLES = ("evaluate", "memory_evaluate")  # kinds of stages that report rows by domain
 NOT_FRACTIONS = ("negative_loss",)
 PROVENANCE = "provenance.jsonl"
@@ -196,6 +204,11 @@ def row_names(domains: Domains) -> list[str]:
 def row_title(row: str) -> str:
     """A row's name for a person."""
     return ROWS.get(row, row.replace("_", " "))
+
+
+def kinds_of(rows: Mapping[str, Any]) -> Domains:
+    """One domain's rows by kind of question, each kind in the place of a domain; empty where it has none."""
+    return {kind: {"metric": rows["metric"], **found} for kind, found in rows.get("kinds", {}).items()}
 
 
 def title_of(domains: Domains) -> str:

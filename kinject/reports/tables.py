@@ -12,7 +12,7 @@ from rich.table import Table
 from kinject.reports import plots
 from kinject.reports.console import Reporter
 from kinject.reports.html import write_report
-from kinject.reports.results import TABLES, row_names, row_title, shown, title_of
+from kinject.reports.results import TABLES, kinds_of, row_names, row_title, shown, title_of
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,11 @@ def report(run: Ended, reporter: Reporter) -> None:
             path = run.workdir / ("results.md" if len(tables) == 1 else f"results_{name}.md")
             domains = run.results[name]
             _examples(domains, reporter)
-            reporter.console.print(table(domains))
-            path.write_text(f"# {run.name}\n\n`{run.command}`\n\n{markdown(domains)}")
+            by_kind = {domain: kinds_of(rows) for domain, rows in domains.items() if "kinds" in rows}
+            for one in (domains, *by_kind.values()):
+                reporter.console.print(table(one))
+            text = [markdown(domains), *(f"## {domain}\n\n{markdown(one)}" for domain, one in by_kind.items())]
+            path.write_text("\n".join([f"# {run.name}\n\n`{run.command}`\n", *text]))
             if plots.available():
                 drawn, _ = plots.save(plots.result_bars(domains), path.with_suffix(""))
                 reporter.say(f"plot:    {drawn}")

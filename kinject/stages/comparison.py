@@ -216,24 +216,29 @@ def _donors(entities: np.ndarray, seed: int) -> np.ndarray:
 
 def nearest_neighbour(
     knowledge: KnowledgeBase, train: Sequence[Record], test: Sequence[Record], label: str = "label"
-) -> float:
-    """Accuracy of the label of the nearest training entity, from vectors alone: no language model.
+) -> np.ndarray:
+    """How right the label of the nearest training entity is, from vectors alone, float [n]: no language model.
 
     A record speaks through its first mention; one without a vector is learned nothing from, and answered wrongly.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    def known(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        entities = [record.mentions[0].entity if record.mentions else None for record in records]
-        vectors, found = knowledge.gather(knowledge.rows([entity or "" for entity in entities]))
-        return vectors, found, np.array([record.fields[label] for record in records])
-
-    vectors, found, labels = known(train)
+    vectors, found = first_entities(knowledge, train)
     if not found.any():
-        return 0.0
-    classifier = KNeighborsClassifier(1).fit(vectors[found], labels[found])
-    vectors, found, labels = known(test)
-    return float(((classifier.predict(vectors) == labels) & found).mean())
+        return np.zeros(len(test))
+    classifier = KNeighborsClassifier(1).fit(vectors[found], _values(train, label)[found])
+    vectors, found = first_entities(knowledge, test)
+    return ((classifier.predict(vectors) == _values(test, label)) & found).astype(float)
+
+
+def first_entities(knowledge: KnowledgeBase, records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors [n, k] of the first entity of each record, zeros where it has none, and whether it has one, bool [n]."""
+    entities = [record.mentions[0].entity if record.mentions else None for record in records]
+    return knowledge.gather(knowledge.rows([entity or "" for entity in entities]))
+
+
+def _values(records: Sequence[Record], field: str) -> np.ndarray:
+    return np.array([record.fields[field] for record in records])
 
 
 def majority(train: Sequence[Record], test: Sequence[Record], label: str = "label") -> float:

@@ -11,13 +11,31 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
-from kinject.inference.host import knowledge_identity, task_of
+from kinject.inference.host import knowledge_identity, open_host, task_of
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_plugin
-from kinject.stages.comparison import Comparison, majority, nearest_neighbour
+from kinject.stages.comparison import Comparison, first_entities, majority, nearest_neighbour
+from kinject.stages.kinds import Rows, by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
+from kinject.stages.rivals import NameSubstituted, TextAndVector
+
+SUBSTITUTED = "name_substituted"  # the row of the rival that puts a known name where the entity's stands
+
+
+class RivalsConfig(Section):
+    """What is tried in the place of a plugin (see rivals.py), on data with kinds.
+
+    `encoder` is the pretrained model that makes sentence vectors. `classifiers` maps a row's name to the records that
+    its classifier is trained with; `facets` are the records that the name to be substituted is learned from.
+    `dev_data` chooses the settings of the ones and the facet of the other.
+    """
+
+    encoder: str
+    classifiers: dict[str, tuple[str, ...]] = {}
+    facets: tuple[str, ...] = ()
+    dev_data: tuple[str, ...] = Field(min_length=1)
 
 
 class DomainConfig(Section):
@@ -26,18 +44,22 @@ class DomainConfig(Section):
     `plugins` maps a row's name to a plugin's folder, or to the settings of a method without parameters; the first that
     reads knowledge of each example is also run with that of others. A plugin that was trained without a knowledge base
     needs none here. With `reference_data` (the plugin's own training records) the table has the rows that use no
-    language model.
+    language model. With `by_kind` every row is told for each kind of question too; the records name theirs.
     """
 
     knowledge: str | None = None
     data: tuple[str, ...] = Field(min_length=1)
     plugins: dict[str, str | dict[str, Any]] = {}
     reference_data: tuple[str, ...] = ()
+    by_kind: bool = False
+    rivals: RivalsConfig | None = None
 
     @model_validator(mode="after")
     def _looked_up_in_knowledge(self) -> DomainConfig:
         if self.knowledge is None and self.reference_data:
             raise ValueError("reference_data needs knowledge, whose vectors are looked up")
+        if self.rivals is not None and not (self.knowledge and self.by_kind):
+            raise ValueError("rivals need knowledge and by_kind")
         return self
 
 
@@ -74,6 +96,12 @@ class EvaluateStage(Stage):
             check_references(self.run, domain, where)
             for row, reference in domain.plugins.items():
                 check_plugin(self.run, reference, f"{where}.plugins.{row}")
+            if domain.rivals is not None:
+                check_references(self.run, domain.rivals, f"{where}.rivals")
+                files = {f"classifiers.{row}": given for row, given in domain.rivals.classifiers.items()}
+                for field, given in {**files, "facets": domain.rivals.facets}.items():
+                    for reference in given:
+                        self.run.check(reference, f"{where}.rivals.{field}")
 
     def execute(self) -> dict[str, Any]:
         config, where = self.config, f"{self.where}.host"
@@ -85,36 +113,93 @@ class EvaluateStage(Stage):
         knowledge = self.run.knowledge(domain.knowledge, f"{where}.knowledge") if domain.knowledge else None
         records = self.run.records(domain.data, comparison.task.required, f"{where}.data")
         metric = comparison.task.metric
+        kinds = kinds_of(records) if domain.by_kind else None
         metrics, before = comparison.host_alone(records, knowledge)
         rows: dict[str, Any] = {"n": len(next(iter(before.values()))), "metric": metric, "host": metrics[metric]}
+        right: Rows = {"host": _right(before)}
         after = None
         for row, reference in domain.plugins.items():
             plugin, plugged = self._plugged(reference, comparison, knowledge, f"{where}.plugins.{row}")
             metrics, predictions = plugged.with_plugin(plugin, knowledge, records)
-            rows[row] = metrics[metric]
+            rows[row], right[row] = metrics[metric], _right(predictions)
             if after is None:
                 after = predictions
             if "shuffled" not in rows and plugin.reads_examples():
                 seed = self.run.seed_of(self.name)
                 metrics, swapped, donors = plugged.shuffled(plugin, knowledge, records, seed)
-                rows["shuffled"] = metrics[metric]
+                rows["shuffled"], right["shuffled"] = metrics[metric], _right(swapped)
                 if "label" in predictions:
                     # the answer of the entity whose vector was put there: knowledge is read, not the name
-                    followed = swapped["predicted"] == predictions["label"][donors]
-                    moved = donors != np.arange(len(donors))
-                    rows["shuffled_follows_vector"] = float(followed[moved].mean()) if moved.any() else 0.0
-        if domain.reference_data and knowledge is not None:
-            if "label" not in comparison.task.required:
-                problem = f"the task {self.config.task} has no label to look up"
-                raise InputError(f"{where}.reference_data", problem, "leave it out")
-            train = self.run.records(domain.reference_data, comparison.task.required, f"{where}.reference_data")
-            rows["nearest_neighbour"] = nearest_neighbour(knowledge, train, records)
-            rows["majority"] = majority(train, records)
+                    label, said = predictions["label"], swapped["predicted"]
+                    if kinds is None:
+                        followed = (said == label[donors])[donors != np.arange(len(donors))]
+                    else:
+                        followed = right["shuffled_follows_vector"] = follows(records, label, said, donors)
+                    rows["shuffled_follows_vector"] = (mean_of(followed.astype(float)) or 0.0) if followed.size else 0.0
         if knowledge is not None:
+            self._without_model(domain, comparison, knowledge, records, where, rows, right)
             rows["coverage"] = comparison.coverage(knowledge, records)
+        if domain.rivals is not None and knowledge is not None:
+            self._rivals(domain.rivals, comparison, knowledge, records, where, rows, right)
+        if kinds is not None:
+            rows["kinds"] = by_kind(right, kinds)
         if "predicted" in before and after is not None:
-            rows["examples"] = self._examples(comparison, knowledge, records, before, after)
+            rows["examples"] = self._examples(comparison, knowledge, records, before, after, domain.by_kind)
         return rows
+
+    def _without_model(
+        self,
+        domain: DomainConfig,
+        comparison: Comparison,
+        knowledge: KnowledgeBase,
+        records: Sequence[Record],
+        where: str,
+        rows: dict[str, Any],
+        right: Rows,
+    ) -> None:
+        """Adds the rows of look-ups that use no language model, where there is data to look up in."""
+        if not domain.reference_data:
+            return
+        if "label" not in comparison.task.required:
+            problem = f"the task {self.config.task} has no label to look up"
+            raise InputError(f"{where}.reference_data", problem, "leave it out")
+        train = self.run.records(domain.reference_data, comparison.task.required, f"{where}.reference_data")
+        right["nearest_neighbour"] = nearest_neighbour(knowledge, train, records)
+        rows["nearest_neighbour"] = float(right["nearest_neighbour"].mean())
+        rows["majority"] = majority(train, records)
+        if domain.by_kind:  # the same, told which kind of question it is
+            vectors, found = first_entities(knowledge, train)
+            asked, _ = first_entities(knowledge, records)
+            right["nearest_neighbour_of_kind"] = nearest_of_kind(vectors, found, train, asked, records)
+            right["majority"] = majority_of_kind(train, records)
+            for row in ("nearest_neighbour_of_kind", "majority"):
+                rows[row] = float(right[row].mean())
+
+    def _rivals(
+        self,
+        rivals: RivalsConfig,
+        comparison: Comparison,
+        knowledge: KnowledgeBase,
+        records: Sequence[Record],
+        where: str,
+        rows: dict[str, Any],
+        right: Rows,
+    ) -> None:
+        """Adds what a practitioner would try first, and `settings`: what development data chose for each."""
+        required, settings = comparison.task.required, {}
+        dev = self.run.records(rivals.dev_data, required, f"{where}.rivals.dev_data")
+        encoder = open_host(self.run.model(rivals.encoder, f"{where}.rivals.encoder"), head="none")
+        classifier = TextAndVector(encoder, knowledge)
+        for row, files in rivals.classifiers.items():
+            train = self.run.records(files, required, f"{where}.rivals.classifiers.{row}")
+            right[row], settings[row] = classifier.right(train, dev, records, self.run.seed)
+        if rivals.facets:
+            train = self.run.records(rivals.facets, required, f"{where}.rivals.facets")
+            named = NameSubstituted(knowledge, lambda asked: _right(comparison.host_alone(asked)[1]))
+            right[SUBSTITUTED], settings[SUBSTITUTED] = named.right(train, dev, records)
+        for row in settings:
+            rows[row] = float(right[row].mean())
+        rows["settings"] = settings
 
     def _plugged(
         self, reference: str | Mapping[str, Any], comparison: Comparison, knowledge: KnowledgeBase | None, where: str
@@ -135,10 +220,14 @@ class EvaluateStage(Stage):
         records: Sequence[Record],
         before: dict[str, np.ndarray],
         after: dict[str, np.ndarray],
+        of_kinds: bool,
     ) -> list[dict[str, str]]:
         """A few questions as they are, not the flattering ones: drawn by the run's seed."""
-        decode = comparison.host.tokenizer.decode
-        chosen = np.random.default_rng(self.run.seed_of(self.name)).permutation(len(records))[: self.config.examples]
+        decode, seed = comparison.host.tokenizer.decode, self.run.seed_of(self.name)
+        if of_kinds:
+            chosen = drawn(records, self.config.examples, seed)
+        else:
+            chosen = np.random.default_rng(seed).permutation(len(records))[: self.config.examples].tolist()
         return [
             {
                 "text": records[i].text,
@@ -149,6 +238,13 @@ class EvaluateStage(Stage):
             }
             for i in chosen
         ]
+
+
+def _right(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """For each example 1.0 where it was answered rightly, 0.0 where not; NaN where the task predicts no one label."""
+    if "label" not in predictions:
+        return np.full(len(next(iter(predictions.values()))), np.nan)
+    return (predictions["predicted"] == predictions["label"]).astype(float)
 
 
 def _name(knowledge: KnowledgeBase | None, record: Record) -> str:

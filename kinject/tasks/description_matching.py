@@ -76,18 +76,8 @@ class DescriptionMatching(Task):
 
     def prepare(self, examples: Examples, records: Sequence[Record], host: Any, max_length: int | None) -> Examples:
         """Adds `targets` float32 [B, D]: what the frozen encoder makes of each description, computed once."""
-        encoder = host.encoder(self.description_length)
-        encoded = encoder.encode_batch([Passage(each.fields["description"], where=each.where) for each in records])
-
-        def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
-            return encoder.pad([encoded[i] for i in index], length, 0)
-
-        texts = make_examples([len(one) for one in encoded], arrays, buckets=4)
-        graph, state = nnx.split(host.loaded.host)
-        pool = jax.jit(lambda state, batch: pooled(nnx.merge(graph, state), None, batch))
-        targets = np.zeros((len(encoded), host.loaded.config.hidden_size), np.float32)
-        for batch in Feed(texts).evaluation(100):
-            targets[batch["index"]] = pool(state, batch)
+        passages = [Passage(each.fields["description"], where=each.where) for each in records]
+        targets = mean_pooled(host, passages, self.description_length)
         return examples.with_arrays(lambda bucket: {"targets": targets[bucket["owner"]]})
 
     def batch_shapes(self, extent: Extent) -> Shapes:
@@ -133,6 +123,29 @@ def pooled(
     hidden = encode(host, batch, plugin, key, start=start).astype(jnp.float32)
     real = (batch["segment_ids"] > 0)[:, :, None]
     return (hidden * real).sum(1) / jnp.maximum(real.sum(1), 1)
+
+
+def mean_pooled(host: Any, passages: Sequence[Passage], max_length: int | None) -> np.ndarray:
+    """What `pooled` makes of each passage, without any plugin: float32 [n, D].
+
+    Args:
+      host: a loaded host (kinject.inference.host.HostBundle).
+      passages: n texts; entities have no slots.
+      max_length: tokens of each that are read, None = as many as the host has positions.
+    """
+    encoder = host.encoder(max_length)
+    encoded = encoder.encode_batch(passages)
+
+    def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+        return encoder.pad([encoded[i] for i in index], length, 0)
+
+    texts = make_examples([len(one) for one in encoded], arrays, buckets=4)
+    graph, state = nnx.split(host.loaded.host)
+    pool = jax.jit(lambda state, batch: pooled(nnx.merge(graph, state), None, batch))
+    found = np.zeros((len(encoded), host.loaded.config.hidden_size), np.float32)
+    for batch in Feed(texts).evaluation(100):
+        found[batch["index"]] = pool(state, batch)
+    return found
 
 
 def unit(vectors: jax.Array) -> jax.Array:

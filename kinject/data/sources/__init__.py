@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kinject.data.sources import geonames, wordnet
+from kinject.data.sources import geonames, geonames_kinds, wordnet, wordnet_kinds
 from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, Question
 from kinject.errors import InputError, did_you_mean
 
 __all__ = ["CORPORA", "SOURCES", "SPLIT_SIZES", "Domain", "Pieces", "Question", "load", "read_corpus"]
 
-SOURCES: dict[str, Callable[..., Domain]] = {"geography": geonames.load, "biology": wordnet.load}
+SOURCES: dict[str, Callable[..., Domain]] = {
+    "geography": geonames.load,
+    "biology": wordnet.load,
+    "geography_kinds": geonames_kinds.load,
+    "biology_kinds": wordnet_kinds.load,
+}
 CORPORA: dict[str, Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = {
     "wordnet": wordnet.sentences,
     "wordnet_definitions": wordnet.definitions,

@@ -84,6 +84,7 @@ def record(question: KindQuestion, entity: str) -> dict:
         "mentions": [{"start": start, "end": start + len(question.name), "entity": entity}],
         "label": question.answer,
         "kind": question.kind,
+        "wording": question.wording,
     }
 
 

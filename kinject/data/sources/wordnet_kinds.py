@@ -48,7 +48,19 @@ _SAID = {
     for kind, words in (("region", _REGIONS), ("size", _SIZES), ("colour", _COLOURS))
 }
 _FAMILY = re.compile(r"(\w+) family")
-_CLASSES = {"mammal", "bird", "fish", "arthropod", "reptile", "amphibian", "mollusk", "bacteria", "protoctist", "plant", "fungus"}
+_CLASSES = {
+    "mammal",
+    "bird",
+    "fish",
+    "arthropod",
+    "reptile",
+    "amphibian",
+    "mollusk",
+    "bacteria",
+    "protoctist",
+    "plant",
+    "fungus",
+}
 _TAXON = re.compile(r"[A-Z]|(?:genus|family|order|class|phylum|suborder|subfamily|tribe|division) ")
 
 
