@@ -71,6 +71,7 @@ class KindsDomain(Domain):
 
     def records(self, split: str) -> Iterator[dict]:
         for question in self._split(split):
+            assert isinstance(question, KindQuestion)  # `deal` makes no others
             yield record(question, self.ids[question.entity])
 
 
@@ -124,7 +125,7 @@ def fair_subjects(
 
 def limit(subjects: Iterable[Subject], kind: str, most: int) -> list[Subject]:
     """The subjects in their order, of those with the same answer to one kind of question the first `most`."""
-    taken: Counter = Counter()
+    taken: Counter[str | None] = Counter()
     kept = []
     for subject in subjects:
         answer = subject.answers.get(kind)
@@ -192,7 +193,8 @@ class Asker:
 
     def drawn(self, subjects: Iterable[Subject], each: int, hinted: float = 0.0) -> list[KindQuestion]:
         """So many questions about each subject, or all there are, of the kinds that were asked least so far."""
-        asked, count = [], Counter()
+        asked: list[KindQuestion] = []
+        count: Counter[str] = Counter()
         for subject in subjects:
             kinds = list(subject.answers)
             order = sorted(self.rng.permutation(len(kinds)), key=lambda at: count[kinds[at]])

@@ -192,7 +192,8 @@ def _families(synsets: Sequence[wordnet.Synset], triples: np.ndarray, pieces: Pi
     up = _above(triples, (0, 1, 2), len(synsets))
     named = {}
     for row, synset in enumerate(synsets):
-        words = [found[1] for word in synset.words if (found := _FAMILY.fullmatch(word)) and found[1].islower()]
+        matches = [_FAMILY.fullmatch(word) for word in synset.words]
+        words = [match[1] for match in matches if match is not None and match[1].islower()]
         words = [word for word in words if word not in _CLASSES and is_single_piece(pieces, word)]
         if words:
             named[row] = words[0]
