@@ -15,6 +15,8 @@ from kinject.data.sources.kinds import Asker, Dealing, KindQuestion, Subject, de
 from kinject.data.sources.wordings import BIOLOGY, GEOGRAPHY, Wordings
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.reports.console import Reporter
+from kinject.reports.tables import Ended, report
 from kinject.stages.kinds import by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.rivals import NameSubstituted, renamed
 
@@ -295,6 +297,8 @@ def test_a_run_reports_every_row_by_kind(world, tmp_path):
     assert rows["plugin"] > rows["host"]
     assert rows["settings"]["classifier_plugin_data"]["parameters"] > 0
     assert len(rows["examples"]) == 1 + 2  # an entity is asked once here, a sentence of five
+    stages = {"evaluate": "evaluate"}
+    report(Ended("run", tmp_path / "run", stages, results, "kinject train", 1.0), Reporter(quiet=True))
     text = (tmp_path / "run" / "results.md").read_text()
     assert "| even (n=5) | odd (n=5) |" in text
 
