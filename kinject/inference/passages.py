@@ -1,4 +1,4 @@
-"""Passages to memory to plugin: the host's tokenizer and embedding layer read texts for a memory plugin."""
+"""Encodes passages by a host and a memory plugin, attaches memories to the plugin, and tells what it reads of them."""
 
 from __future__ import annotations
 

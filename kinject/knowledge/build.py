@@ -121,7 +121,9 @@ def build_knowledge(
                 mend = "the first line of a CSV names its columns, id among them"
                 raise InputError(given.entities, "holds no entity", mend)
         collected = _collect(given, table)
-        vectors = _vectors(stack, folder, given, making, table, collected, progress)
+        vectors = _given_vectors(stack, folder, given, table, collected)
+        if vectors is None:
+            vectors = _made_vectors(stack, folder, making, table, collected, progress)
         note = {"files": _names(given), "triples_skipped": collected.skipped, **(vectors.provenance or {})}
         return write_parts(folder, _parts(table, collected), vectors._replace(provenance=note), **about)
 
@@ -166,23 +168,17 @@ def _collect(given: Given, table: EntityTable | None) -> TripleCollector:
     return collected
 
 
-def _vectors(
-    stack: ExitStack,
-    folder: Path,
-    given: Given,
-    making: Making,
-    table: EntityTable | None,
-    collected: TripleCollector,
-    progress: Progress | None,
-) -> Vectors:
-    """The vectors that are given, or those that are made."""
+def _given_vectors(
+    stack: ExitStack, folder: Path, given: Given, table: EntityTable | None, collected: TripleCollector
+) -> Vectors | None:
+    """The vectors of files, or of the table's column; None where neither is given."""
     in_table = table is not None and table.has_vectors
     if given.vectors:
         if in_table:
             raise InputError(str(given.entities), "has vectors although --vectors is given", "give one of the two")
         return _imported(stack, folder, given, collected)
     if table is None or not in_table:
-        return _made(stack, folder, given, making, table, collected, progress)
+        return None
     values, present = table.vectors()
     rows = np.full(len(collected.row_of), -1)
     rows[: len(values)] = np.arange(len(values))
@@ -227,10 +223,9 @@ def _imported(stack: ExitStack, folder: Path, given: Given, collected: TripleCol
     return Vectors(Picked(base.vectors, rows), present, said["normalisation"], said["metrics"], note)
 
 
-def _made(
+def _made_vectors(
     stack: ExitStack,
     folder: Path,
-    given: Given,
     making: Making,
     table: EntityTable | None,
     collected: TripleCollector,
@@ -248,9 +243,8 @@ def _made(
             raise InputError("--vectors-from", "there are no descriptions", "give --entities with descriptions")
         spool = folder.with_name(f".{folder.name}.described-{os.getpid()}")
         stack.callback(spool.unlink, missing_ok=True)
-        where, texts = given.entities, table.words("description")
-        made = description_vectors(texts, making.dim, spool, seed=making.seed, cut=making.cut, where=where)
-        parts.append(made)
+        where, texts = table.path, table.words("description")
+        parts.append(description_vectors(texts, making.dim, spool, seed=making.seed, cut=making.cut, where=where))
     if of != "descriptions":
         parts.insert(0, _of_triples(making, collected, progress))
     made = side_by_side(parts) if len(parts) > 1 else parts[0]
