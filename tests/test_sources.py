@@ -224,12 +224,12 @@ def words(text):
 
 def test_split_questions_leaves_unfair_questions_out():
     asked = [
-        domain.Question(0, "mali town", "mali"),
-        domain.Question(1, "victoria", "mali"),
-        domain.Question(2, "são paulo", "brazil"),
-        domain.Question(3, "sao paulo", "brazil"),
-        domain.Question(4, "a b c d e f", "brazil"),
-        domain.Question(5, "ségou", "mali"),
+        domain.ClozeQuestion(0, "mali town", "mali"),
+        domain.ClozeQuestion(1, "victoria", "mali"),
+        domain.ClozeQuestion(2, "são paulo", "brazil"),
+        domain.ClozeQuestion(3, "sao paulo", "brazil"),
+        domain.ClozeQuestion(4, "a b c d e f", "brazil"),
+        domain.ClozeQuestion(5, "ségou", "mali"),
     ]
     names = ["victoria", "victoria", "ségou"]
     splits = domain.split_questions(
@@ -246,14 +246,14 @@ def test_split_questions_leaves_unfair_questions_out():
 
 
 def test_split_questions_caps_an_answer():
-    asked = [domain.Question(i, f"city{i}", "mali" if i < 50 else "peru") for i in range(60)]
+    asked = [domain.ClozeQuestion(i, f"city{i}", "mali" if i < 50 else "peru") for i in range(60)]
     splits = domain.split_questions(asked, [], words, where="here", per_answer=7, sizes={"host": 8, "test": 6})
     answers = [question.answer for split in splits.values() for question in split]
     assert sorted(answers) == ["mali"] * 7 + ["peru"] * 7
 
 
 def test_a_capped_answer_stays_as_frequent_in_the_last_split_as_in_the_first():
-    asked = [domain.Question(i, f"city{i}", "mali" if i < 400 else "peru") for i in range(500)]
+    asked = [domain.ClozeQuestion(i, f"city{i}", "mali" if i < 400 else "peru") for i in range(500)]
     splits = domain.split_questions(asked, [], words, where="here", per_answer=100, sizes={"host": 100, "test": 100})
     for split in splits.values():
         assert 35 < sum(question.answer == "mali" for question in split) < 65
@@ -267,7 +267,10 @@ def test_single_pieces_of_both_families():
 
 
 def tiny_domain(template="[X] is in [MASK]."):
-    splits = {"host": (domain.Question(1, "sunyani", "ghana"),), "test": (domain.Question(0, "ségou", "mali"),)}
+    splits = {
+        "host": (domain.ClozeQuestion(1, "sunyani", "ghana"),),
+        "test": (domain.ClozeQuestion(0, "ségou", "mali"),),
+    }
     triples = np.zeros((0, 3), np.int32)
     ids, names, none = ["geonames:1", "geonames:2"], ["Ségou", "Sunyani"], [(), ()]
     return domain.Domain(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kinject.data.sources import geonames, geonames_kinds, wordnet, wordnet_kinds
-from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, Question
+from kinject.data.sources.domain import SPLIT_SIZES, ClozeQuestion, Domain, Pieces
 from kinject.errors import InputError, did_you_mean
 
-__all__ = ["CORPORA", "SOURCES", "SPLIT_SIZES", "Domain", "Pieces", "Question", "load", "read_corpus"]
+__all__ = ["CORPORA", "SOURCES", "SPLIT_SIZES", "ClozeQuestion", "Domain", "Pieces", "load", "read_corpus"]
 
 SOURCES: dict[str, Callable[..., Domain]] = {
     "geography": geonames.load,

@@ -25,7 +25,7 @@ Pieces = Callable[[str], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Question:
+class ClozeQuestion:
     """One cloze question: the `entity` (row of the domain), the `name` it is asked by, and the `answer` word."""
 
     entity: int
@@ -61,7 +61,7 @@ class Domain:
     relations: tuple[str, ...]
     template: str
     answers: tuple[str, ...]
-    splits: Mapping[str, tuple[Question, ...]]
+    splits: Mapping[str, tuple[ClozeQuestion, ...]]
     source: str
     license: str
 
@@ -98,7 +98,7 @@ class Domain:
             raise
         return {split: folder / f"{split}.jsonl" for split in self.splits}
 
-    def _split(self, split: str) -> tuple[Question, ...]:
+    def _split(self, split: str) -> tuple[ClozeQuestion, ...]:
         if split not in self.splits:
             raise InputError(f"split {split!r}", f"the domain {self.name} has none", did_you_mean(split, self.splits))
         return self.splits[split]
@@ -114,7 +114,7 @@ def is_single_piece(pieces: Pieces, word: str) -> bool:
 
 
 def split_questions(
-    candidates: Iterable[Question],
+    candidates: Iterable[ClozeQuestion],
     names: Iterable[str],
     pieces: Pieces,
     *,
@@ -122,7 +122,7 @@ def split_questions(
     per_answer: int,
     sizes: Mapping[str, int] = SPLIT_SIZES,
     seed: int = 0,
-) -> dict[str, tuple[Question, ...]]:
+) -> dict[str, tuple[ClozeQuestion, ...]]:
     """Chooses the questions that can be asked fairly and deals them into disjoint splits, the same for the same seed.
 
     Left out are names that contain their answer, that several entities share, or that have more than five pieces.
@@ -147,7 +147,7 @@ def split_questions(
     wanted = sum(sizes.values())
     taken: Counter[str] = Counter()
     seen: set[tuple[str, ...]] = set()
-    asked_by: list[Question] = []
+    asked_by: list[ClozeQuestion] = []
     rng = np.random.default_rng(seed)
     for at in rng.permutation(len(pool)):
         question = pool[at]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, Question, is_single_piece, split_questions
+from kinject.data.sources.domain import SPLIT_SIZES, ClozeQuestion, Domain, Pieces, is_single_piece, split_questions
 from kinject.data.sources.package_data import package_file
 from kinject.errors import InputError
 
@@ -63,7 +63,9 @@ def load(
     answer = {code: states[code]["name"].lower() for code in codes}
     cities = choose_cities(everywhere.values(), codes, cities_per_country)
     names = [city["name"].lower() for city in everywhere.values()]
-    questions = [Question(row, city["name"].lower(), answer[city["countrycode"]]) for row, city in enumerate(cities)]
+    questions = [
+        ClozeQuestion(row, city["name"].lower(), answer[city["countrycode"]]) for row, city in enumerate(cities)
+    ]
     splits = split_questions(questions, names, pieces, where=WHERE, per_answer=per_answer, sizes=sizes, seed=seed)
     ids, labels, triples = make_graph(cities, {code: states[code] for code in codes}, answer_triples)
     spare = len(ids) - len(cities)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kinject.data.sources.domain import MAX_PIECES, SLOT, SPLIT_SIZES, Domain, Pieces, Question, is_single_piece
+from kinject.data.sources.domain import MAX_PIECES, SLOT, SPLIT_SIZES, ClozeQuestion, Domain, Pieces, is_single_piece
 from kinject.data.sources.wordings import Wordings
 from kinject.errors import InputError
 
@@ -33,7 +33,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class KindQuestion(Question):
+class KindQuestion(ClozeQuestion):
     """A question of some kind, in one of its wordings; `hint` are words that stand before the name, if any."""
 
     kind: str

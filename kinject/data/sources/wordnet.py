@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, Question, is_single_piece, split_questions
+from kinject.data.sources.domain import SPLIT_SIZES, ClozeQuestion, Domain, Pieces, is_single_piece, split_questions
 from kinject.data.sources.package_data import package_file
 from kinject.errors import InputError
 
@@ -73,7 +73,7 @@ def load(
     kinds = _rows_of_kinds(synsets, pieces)
     least_steps = 1 if answer_triples else 2
     questions = [
-        Question(row, synsets[row].words[0].lower(), kinds[kind])
+        ClozeQuestion(row, synsets[row].words[0].lower(), kinds[kind])
         for row, (kind, steps) in _nearest_kind(triples, set(kinds), len(synsets)).items()
         if steps >= least_steps
     ]
