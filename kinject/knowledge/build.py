@@ -1,14 +1,14 @@
 """The one way in which a knowledge base is built: entities with their names, triples, and vectors, put in a folder.
 
     files ── importers/, triples.py ──┐
-    a domain of data/sources ─────────┴─> Parts (ids, names, triples) ─┐
-    given vectors ────────────────────┐                                ├─> write_parts
-    graph_vectors(triples) ───────────┼─> Vectors ─────────────────────┘
+    a domain of data/sources ─────────┴─> Entries (ids, names, triples) ─┐
+    given vectors ────────────────────┐                                  ├─> write_entries
+    graph_vectors(triples) ───────────┼─> Vectors ───────────────────────┘
     description_vectors(descriptions) ┘
 
 `build_knowledge` reads a user's files and chooses where the vectors come from; the stages, which train a graph by the
-settings of a config, bring `Parts` and `Vectors`. `write_knowledge`, which importers and users call with arrays, is
-`write_parts` with its arguments one by one.
+settings of a config, bring `Entries` and `Vectors`. `write_knowledge`, which importers and users call with arrays, is
+`write_entries` with its arguments one by one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kinject.knowledge.importers.table import EntityTable
 from kinject.knowledge.manifest import refuse_existing
 from kinject.knowledge.triples import TripleCollector, Unknown
 from kinject.knowledge.vectors import Cut, Picked, Vectors, description_vectors, graph_vectors, side_by_side
-from kinject.knowledge.write import Parts, write_parts
+from kinject.knowledge.write import Entries, write_entries
 
 Make = Literal["auto", "triples", "descriptions", "both"]
 # a small graph is trained in smaller batches and more epochs, so that it sees enough steps
@@ -125,18 +125,18 @@ def build_knowledge(
         if vectors is None:
             vectors = _made_vectors(stack, folder, making, table, collected, progress)
         note = {"files": _names(given), "triples_skipped": collected.skipped, **(vectors.provenance or {})}
-        return write_parts(folder, _parts(table, collected), vectors._replace(provenance=note), **about)
+        return write_entries(folder, _entries(table, collected), vectors._replace(provenance=note), **about)
 
 
-def _parts(table: EntityTable | None, collected: TripleCollector) -> Parts:
+def _entries(table: EntityTable | None, collected: TripleCollector) -> Entries:
     """Entities and triples; an entity that only triples name has its id as its label."""
     ids = list(collected.row_of)
-    parts = Parts(ids, labels=ids)
+    entries = Entries(ids, labels=ids)
     if table is not None:
-        parts = Parts(ids, table.words("label"), table.words("aliases"), table.words("description"))
+        entries = Entries(ids, table.words("label"), table.words("aliases"), table.words("description"))
     if collected.relations:
-        parts = parts._replace(triples=collected.array(), relations=list(collected.relations))
-    return parts
+        entries = entries._replace(triples=collected.array(), relations=list(collected.relations))
+    return entries
 
 
 def _names(given: Given) -> dict[str, Any]:

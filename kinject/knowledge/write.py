@@ -21,7 +21,7 @@ from kinject.knowledge.vectors import Vectors
 _ENTITY_BATCH = 65_536  # rows of a record batch of entities.arrow: small enough to build without a second copy
 
 
-class Parts(NamedTuple):
+class Entries(NamedTuple):
     """What a knowledge base is made of besides its vectors; the fields are those of `write_knowledge`."""
 
     ids: Sequence[str]
@@ -75,14 +75,14 @@ def write_knowledge(
       InputError: the folder exists, counts differ, an id is doubled or unusable, a vector is not finite, a triple
         points outside. Nothing is left behind.
     """
-    parts = Parts(ids, labels, aliases, descriptions, triples, relations)
+    entries = Entries(ids, labels, aliases, descriptions, triples, relations)
     given = Vectors(vectors, has_vector, normalisation, metrics or {}, provenance)
-    return write_parts(folder, parts, given, name=name, dtype=dtype, source=source, license=license)
+    return write_entries(folder, entries, given, name=name, dtype=dtype, source=source, license=license)
 
 
-def write_parts(
+def write_entries(
     folder: str | os.PathLike[str],
-    parts: Parts,
+    entries: Entries,
     vectors: Vectors,
     *,
     name: str,
@@ -90,14 +90,14 @@ def write_parts(
     source: str = "",
     license: str = "",
 ) -> Path:
-    """Writes a knowledge base folder of its parts; `write_knowledge` says what each may be, and what is raised."""
+    """Writes a knowledge base folder; `write_knowledge` says what each argument may be, and what is raised."""
     folder = Path(folder)
     layout.refuse_existing(folder)
     about = {"name": name, "source": source, "license": license, "normalisation": vectors.normalisation}
-    parts, vectors, dtype = _check(folder, name, parts, vectors, dtype)
+    entries, vectors, dtype = _check(folder, name, entries, vectors, dtype)
     more = {} if vectors.provenance is None else {"provenance": dict(vectors.provenance)}
     with _whole(folder) as draft:
-        _write(draft, folder, parts, vectors, dtype, {**about, "metrics": dict(vectors.metrics), **more})
+        _write(draft, folder, entries, vectors, dtype, {**about, "metrics": dict(vectors.metrics), **more})
     return folder
 
 
@@ -115,19 +115,19 @@ def _whole(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _write(draft: Path, folder: Path, parts: Parts, vectors: Vectors, dtype: str, about: dict[str, Any]) -> None:
+def _write(draft: Path, folder: Path, entries: Entries, vectors: Vectors, dtype: str, about: dict[str, Any]) -> None:
     """Writes checked content; the manifest last."""
-    _write_ids(draft, folder, parts.ids)
-    fingerprint = _write_vectors(draft, folder, parts.ids, vectors, dtype)
-    if not (parts.labels is parts.aliases is parts.descriptions is None):
-        _write_entities(draft, folder, parts)
-    if parts.triples is not None:
-        np.save(draft / layout.TRIPLES, parts.triples)
-        relations = _relation_names(folder, parts.relations)
+    _write_ids(draft, folder, entries.ids)
+    fingerprint = _write_vectors(draft, folder, entries.ids, vectors, dtype)
+    if not (entries.labels is entries.aliases is entries.descriptions is None):
+        _write_entities(draft, folder, entries)
+    if entries.triples is not None:
+        np.save(draft / layout.TRIPLES, entries.triples)
+        relations = _relation_names(folder, entries.relations)
         listed = [{"id": one, "label": label} for one, label in relations.items()]
         (draft / layout.RELATIONS).write_text(json.dumps(listed, ensure_ascii=False, indent=0), encoding="utf-8")
     fields = {
-        "count": len(parts.ids),
+        "count": len(entries.ids),
         "dim": int(vectors.values.shape[1]),
         "dtype": dtype,
         "fingerprint": fingerprint,
@@ -136,17 +136,19 @@ def _write(draft: Path, folder: Path, parts: Parts, vectors: Vectors, dtype: str
     layout.write_knowledge_manifest(draft, {**about, **fields})
 
 
-def _check(folder: Path, name: str, parts: Parts, vectors: Vectors, dtype: str | None) -> tuple[Parts, Vectors, str]:
+def _check(
+    folder: Path, name: str, entries: Entries, vectors: Vectors, dtype: str | None
+) -> tuple[Entries, Vectors, str]:
     """Checks what can be checked without reading a vector; settles the dtypes."""
-    ids, values = parts.ids, vectors.values
+    ids, values = entries.ids, vectors.values
     if not name.strip():
         raise InputError(folder, "field 'name' is empty", "give the knowledge base a name")
     if len(values.shape) != 2 or values.shape[1] == 0:
         raise InputError(folder, f"field 'vectors' has shape {tuple(values.shape)}, not [entities, dimensions]")
     if len(ids) == 0:
         raise InputError(folder, "field 'ids' is empty", "a knowledge base holds at least one entity")
-    columns = {"vectors": values, "has_vector": vectors.present, "labels": parts.labels, "aliases": parts.aliases}
-    for field, column in {**columns, "descriptions": parts.descriptions}.items():
+    columns = {"vectors": values, "has_vector": vectors.present, "labels": entries.labels, "aliases": entries.aliases}
+    for field, column in {**columns, "descriptions": entries.descriptions}.items():
         if column is not None and len(column) != len(ids):
             raise InputError(folder, f"{len(ids)} ids but {len(column)} {field}", "give one of each for every entity")
     if not np.issubdtype(values.dtype, np.floating):
@@ -154,14 +156,14 @@ def _check(folder: Path, name: str, parts: Parts, vectors: Vectors, dtype: str |
     dtype = dtype or ("float16" if values.dtype == np.float16 else "float32")
     if dtype not in layout.DTYPES:
         raise InputError(folder, f"field 'dtype' is {dtype!r}", f"choose {' or '.join(layout.DTYPES)}")
-    if (parts.triples is None) != (parts.relations is None):
+    if (entries.triples is None) != (entries.relations is None):
         raise InputError(folder, "triples and relations come together", "give both, or neither")
-    relations = _relation_names(folder, parts.relations)
-    if parts.triples is not None:
-        parts = parts._replace(triples=check_triples(folder, parts.triples, len(ids), len(relations)))
+    relations = _relation_names(folder, entries.relations)
+    if entries.triples is not None:
+        entries = entries._replace(triples=check_triples(folder, entries.triples, len(ids), len(relations)))
     if vectors.present is not None:
         vectors = vectors._replace(present=np.ascontiguousarray(vectors.present, dtype=bool))
-    return parts, vectors, dtype
+    return entries, vectors, dtype
 
 
 def _relation_names(folder: Path, relations: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
@@ -226,9 +228,9 @@ def _write_vectors(draft: Path, folder: Path, ids: Sequence[str], vectors: Vecto
     return fingerprint.hexdigest()
 
 
-def _write_entities(draft: Path, folder: Path, parts: Parts) -> None:
+def _write_entities(draft: Path, folder: Path, entries: Entries) -> None:
     """Writes names and descriptions, a record batch at a time."""
-    ids, labels, aliases, descriptions, *_ = parts
+    ids, labels, aliases, descriptions, *_ = entries
     import pyarrow as pa
 
     schema = pa.schema(

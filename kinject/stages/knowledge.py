@@ -30,7 +30,7 @@ from kinject.knowledge.graph import GraphConfig
 from kinject.knowledge.importers import IMPORTERS, import_knowledge
 from kinject.knowledge.triples import read_triples
 from kinject.knowledge.vectors import Vectors, graph_vectors
-from kinject.knowledge.write import Parts, write_parts
+from kinject.knowledge.write import Entries, write_entries
 from kinject.stages.base import Stage, StageConfig
 
 
@@ -38,7 +38,7 @@ class GraphStage(Stage):
     """A stage that trains vectors on triples; its settings have `graph` and `held_out`."""
 
     def write(
-        self, named: Parts, triples: np.ndarray, relations: Sequence[str], **about: Any
+        self, named: Entries, triples: np.ndarray, relations: Sequence[str], **about: Any
     ) -> tuple[KnowledgeBase, Vectors]:
         """Embeds the graph of some entities and writes `<stage>/knowledge/`; returns it, and its vectors."""
         graph = build_dataclass(GraphConfig, self.config.graph, f"{self.where}.graph")
@@ -52,8 +52,8 @@ class GraphStage(Stage):
                 held_out=self.config.held_out,
                 progress=lambda done, loss: update(done, loss=loss),
             )
-        parts = named._replace(triples=triples, relations=relations)
-        written = write_parts(self.run.folder(self.name) / "knowledge", parts, vectors, **about)
+        entries = named._replace(triples=triples, relations=relations)
+        written = write_entries(self.run.folder(self.name) / "knowledge", entries, vectors, **about)
         return KnowledgeBase.open(written), vectors
 
 
@@ -89,7 +89,7 @@ class KnowledgeStage(GraphStage):
             lambda text: tokenizer.backend.encode(text, add_special_tokens=False).tokens,
             **{"seed": self.run.seed, **config.options},
         )
-        named = Parts(domain.ids, domain.labels, domain.aliases, domain.descriptions)
+        named = Entries(domain.ids, domain.labels, domain.aliases, domain.descriptions)
         about = {"name": domain.name, "source": domain.source, "license": domain.license}
         base, vectors = self.write(named, domain.triples, list(domain.relations), **about)
         domain.write_questions(folder / "records")
@@ -157,7 +157,7 @@ class TriplesStage(GraphStage):
             words = read_words(self.run.path(config.labels, f"{self.where}.labels"))
         said = [words.get(one, Words()) for one in ids]
         labels, descriptions = [one.label for one in said], [one.description for one in said]
-        named = Parts(ids, labels, [one.aliases for one in said], descriptions)
+        named = Entries(ids, labels, [one.aliases for one in said], descriptions)
         about = {"name": self.name, "source": config.source, "license": config.license}
         base, vectors = self.write(named, triples, relations, **about)
         (folder / "records").mkdir()
