@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kinject.training.config import ProfileConfig
-from kinject.training.profiling import Profiler, Timing
+from kinject.training.metrics import Profiler, Timing
 
 
 def test_a_window_of_steps_is_traced(tmp_path):

@@ -239,17 +239,17 @@ class PluginStage(TrainingStage):
 
     def initialise(self, plugin: Plugin, host: HostBundle, knowledge: KnowledgeBase | None, feed: Feed) -> None:
         """Sets a fresh plugin to the start that the config names."""
-        config = self.config
+        config, where = self.config, f"{self.where}.initialise"
+        if config.initialise == "random":
+            return
         if is_start(config.initialise):
-            where = f"{self.where}.initialise"
             initialise(plugin, config.initialise, feed, host.loaded.host, config.ridge_penalty, where, self.seed)
-        elif config.initialise.endswith(".bin"):
-            path = self.run.path(config.initialise, f"{self.where}.initialise")
-            load_released_affine(path, plugin, f"{self.where}.initialise")
-        elif config.initialise != "random":
-            path = self.run.path(config.initialise, f"{self.where}.initialise")
-            stored = load_plugin(path, host=host.identity, knowledge=knowledge_identity(knowledge))
-            take_over(plugin, stored, f"{self.where}.initialise")
+            return
+        path = self.run.path(config.initialise, where)
+        if config.initialise.endswith(".bin"):
+            load_released_affine(path, plugin, where)
+        else:
+            take_over(plugin, load_plugin(path, host=host.identity, knowledge=knowledge_identity(knowledge)), where)
 
 
 def take_over(plugin: Plugin, stored: StoredPlugin, where: str) -> None:

@@ -20,7 +20,7 @@ class OptimizerConfig(Section):
     `warmup` and the decay count optimizer steps; a warmup below 1 is a fraction of all steps. `power` is that of the
     polynomial schedule. `weight_decay` is for adamw and lamb, `no_decay` a regex of parameter paths without it. `clip`
     is a global norm over the trainable gradients only. `accumulate` steps' gradients are averaged for one update.
-    `decay_towards` says whither adamw's decay pulls: to zero, or to where training started, which holds a plugin near
+    `decay_towards` says where adamw's decay pulls: to zero, or to where training started, which holds a plugin near
     its closed form (L2-SP of Li et al. 2018, "Explicit Inductive Bias for Transfer Learning", decoupled as in AdamW).
     """
 

@@ -25,12 +25,11 @@ from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
 from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
-from kinject.training.metrics import MetricsFile, Progress
+from kinject.training.metrics import MetricsFile, Profiler, Progress, Timing
 from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.preemption import watched
 from kinject.training.prefix import attach_prefix, check_disk, plan_prefix
-from kinject.training.profiling import Profiler, Timing
 from kinject.training.step import Logged, TrainState, initial_state, make_refresh, make_train_step
 from kinject.tree import Flat, digest
 
