@@ -102,6 +102,7 @@ def evaluated(domain, kind, with_rivals):
         "data": (f"@{domain}/records/test.jsonl",),
         "reference_data": (f"@{domain}/records/plugin.jsonl",),
         "by_kind": True,
+        "added": True,
         "plugins": rows,
         **({"rivals": rivals(domain, kind)} if with_rivals else {}),
     }

@@ -14,11 +14,13 @@ import numpy as np
 from kinject.data.facts import mean_length
 from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record
+from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate, step_feed
 from kinject.inference.examples import attach_knowledge, derangement, record_of, task_examples
 from kinject.inference.host import HostBundle, open_host, with_head
 from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import Program, make_evaluation_step, split_program
+from kinject.knowledge.added import vectors_of_added
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, activations
 from kinject.models.seams import Plugin
@@ -91,6 +93,28 @@ class Comparison:
         """What the plugin reads, through the plugin: slots of all entities that have a vector, or what it prepares."""
         examples = self._examples(plugin, knowledge, records)
         return self._evaluate(plugin, self._given(examples, plugin, knowledge, records))
+
+    def with_added(
+        self, plugin: Plugin, knowledge: KnowledgeBase, records: Sequence[Record]
+    ) -> tuple[dict[str, float], Predictions]:
+        """As `with_plugin`, the vectors of all entities of the records made of their triples alone (see added.py).
+
+        Raises:
+          InputError: the knowledge base has no triples.
+        """
+        if knowledge.triples is None:
+            raise InputError(knowledge.folder, "it has no triples to make vectors of", "leave `added` out")
+        rows = knowledge.rows([one.entity or "" for record in records for one in record.mentions])
+        new = np.unique(rows[rows >= 0])
+        made = vectors_of_added(knowledge.vectors, knowledge.triples, len(knowledge.relations), new)
+
+        def gather(asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            vectors, found = knowledge.gather(asked)
+            at = np.searchsorted(new, asked).clip(max=len(new) - 1)
+            return np.where((new[at] == asked)[..., None], made[at], vectors), found
+
+        examples = self._examples(plugin, knowledge, records)
+        return self._evaluate(plugin, replace(self._given(examples, plugin, knowledge, records), gather=gather))
 
     def shuffled(
         self, plugin: Plugin, knowledge: KnowledgeBase | None, records: Sequence[Record], seed: int

@@ -44,7 +44,8 @@ class DomainConfig(Section):
     `plugins` maps a row's name to a plugin's folder, or to the settings of a method without parameters; the first that
     reads knowledge of each example is also run with that of others. A plugin that was trained without a knowledge base
     needs none here. With `reference_data` (the plugin's own training records) the table has the rows that use no
-    language model. With `by_kind` every row is told for each kind of question too; the records name theirs.
+    language model. With `by_kind` every row is told for each kind of question too; the records name theirs. `added`
+    is the first plugin's row with all entities asked about taken as new: vectors made of their triples alone.
     """
 
     knowledge: str | None = None
@@ -52,12 +53,15 @@ class DomainConfig(Section):
     plugins: dict[str, str | dict[str, Any]] = {}
     reference_data: tuple[str, ...] = ()
     by_kind: bool = False
+    added: bool = False
     rivals: RivalsConfig | None = None
 
     @model_validator(mode="after")
     def _looked_up_in_knowledge(self) -> DomainConfig:
         if self.knowledge is None and self.reference_data:
             raise ValueError("reference_data needs knowledge, whose vectors are looked up")
+        if self.added and self.knowledge is None:
+            raise ValueError("added needs knowledge, whose triples tell of the entities")
         if self.rivals is not None and not (self.knowledge and self.by_kind):
             raise ValueError("rivals need knowledge and by_kind")
         return self
@@ -124,6 +128,9 @@ class EvaluateStage(Stage):
             rows[row], right[row] = metrics[metric], _right(predictions)
             if after is None:
                 after = predictions
+                if domain.added and knowledge is not None:
+                    metrics, found = plugged.with_added(plugin, knowledge, records)
+                    rows["added"], right["added"] = metrics[metric], _right(found)
             if "shuffled" not in rows and plugin.reads_examples():
                 seed = self.run.seed_of(self.name)
                 metrics, swapped, donors = plugged.shuffled(plugin, knowledge, records, seed)
