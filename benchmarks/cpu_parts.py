@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kinject.models.kernels.activations import coarse_gelu
-from kinject.models.kernels.dropout import Dropout
+from kinject.models.kernels.elementwise import Dropout, coarse_gelu
 from kinject.models.kernels.products import rounded_dot
 
 SIZE, INNER = 384, 1536

@@ -32,9 +32,9 @@ from flax import nnx
 
 from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
+from kinject.models.config import SHAPES
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
-from kinject.models.hub import SHAPES
 from kinject.models.precision import Precision
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task

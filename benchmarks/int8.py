@@ -25,7 +25,7 @@ from rows import row, write
 
 from kinject.inference.mesh import place_params
 from kinject.inference.program import Program, make_evaluation_step, split_program
-from kinject.models.hub import SHAPES
+from kinject.models.config import SHAPES
 from kinject.models.precision import Precision
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task

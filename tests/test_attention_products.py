@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kinject.models.kernels import attention as attention_products
+from kinject.models.kernels import products
 
 SHAPE = {"left": (2, 3, 5, 8), "right": (2, 3, 7, 8)}  # [B, H, L, Dh], [B, H, M, Dh]
 
@@ -44,7 +44,7 @@ def test_products_and_gradients_are_those_of_the_formula(dtype, tolerance, wrap)
 
         return wrap(run)(*inputs, slope)
 
-    ours = pulled(attention(attention_products.scores, attention_products.probabilities, attention_products.weighted))
+    ours = pulled(attention(products.attention_scores, products.attention_probabilities, products.attention_context))
     for got, expected in zip(ours, pulled(derived()), strict=True):
         assert got.dtype == expected.dtype == dtype
         np.testing.assert_allclose(got.astype(np.float32), expected.astype(np.float32), atol=tolerance, rtol=tolerance)
@@ -52,7 +52,7 @@ def test_products_and_gradients_are_those_of_the_formula(dtype, tolerance, wrap)
 
 def test_scores_are_float32_sums():
     queries, keys, _, _ = drawn(jnp.bfloat16)
-    found = attention_products.scores(queries, keys)
+    found = products.attention_scores(queries, keys)
     assert found.dtype == jnp.float32
     exact = np.einsum("bhqk,bhmk->bhqm", *(np.asarray(each, np.float64) for each in (queries, keys)))
     np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)
@@ -60,7 +60,7 @@ def test_scores_are_float32_sums():
 
 def test_only_a_cpu_turns_matrices_around_in_memory():
     def gradient(queries, keys):
-        return jax.grad(lambda keys: attention_products.scores(queries, keys).sum())(keys)
+        return jax.grad(lambda keys: products.attention_scores(queries, keys).sum())(keys)
 
     arrays = drawn(jnp.float32)[:2]
     for platform, turned in (("cpu", True), ("tpu", False), ("cuda", False)):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kinject.models.kernels.dropout import Dropout, kept
+from kinject.models.kernels.elementwise import Dropout, kept
 
 
 def coins(seed, shape=(16, 32, 64), rate=0.5):

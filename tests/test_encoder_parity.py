@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from tiny import fast_jit, tiny_batch
 
-from kinject.models.forward import logits as host_logits
+from kinject.models.heads import logits as host_logits
 from kinject.models.pretrained import load_host
 from kinject.models.seams import Plugin
 

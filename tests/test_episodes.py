@@ -23,7 +23,7 @@ from kinject.errors import InputError
 from kinject.inference.evaluation import evaluate, step_feed
 from kinject.inference.mesh import Placement
 from kinject.inference.program import split_program
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.plugins.map_tuning import MapTuning
 from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task

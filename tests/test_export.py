@@ -16,7 +16,7 @@ from kinject.cli.plugins import main
 from kinject.data.encode import Mention, Passage, rows_with_vector
 from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import load_plugin, save_plugin
 

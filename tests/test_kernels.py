@@ -16,10 +16,9 @@ from flax import nnx
 from test_own_gradients import equations
 from tiny import random_host, tiny_batch, tiny_config
 
-from kinject.models import forward, kernels
+from kinject.models import heads, kernels
 from kinject.models.kernels import is_plain, plain
-from kinject.models.kernels.cross_entropy import cross_entropy
-from kinject.models.kernels.dropout import kept
+from kinject.models.kernels.elementwise import cross_entropy, kept
 from kinject.models.precision import activations, held, multiplied
 from kinject.tree import flatten, unflatten
 
@@ -44,7 +43,7 @@ def step(precision, rows=3, dropped=False):
 
     def loss(params):
         ready = unflatten({path: multiplied(precision, path, leaf) for path, leaf in params.items()})
-        scores = forward.logits(nnx.merge(graph, ready["host"]), batch, key=key)
+        scores = heads.logits(nnx.merge(graph, ready["host"]), batch, key=key)
         return jnp.mean(cross_entropy(scores, labels)), scores
 
     return jax.value_and_grad(loss, has_aux=True), params

@@ -32,7 +32,7 @@ from kinject.errors import InputError
 from kinject.inference.examples import attach_knowledge, task_examples
 from kinject.inference.host import knowledge_identity, open_host
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.forward import encode, encode_prefix, logits
+from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
 from kinject.plugins.kformer import Kformer
 from kinject.plugins.store import load_plugin, save_plugin
@@ -152,7 +152,7 @@ def test_padding_enters_nothing(host, knowledge):
         name: jnp.pad(values, ((0, 0), (0, 4))) if name in per_token else values for name, values in batch.items()
     }
     np.testing.assert_allclose(forward(longer), expected, atol=1e-5)
-    everywhere = fast_jit(lambda batch: encode(model, batch, plugin))(longer)
+    everywhere = fast_jit(lambda batch: model.encoder(batch, plugin).last)(longer)
     assert np.isfinite(np.asarray(everywhere)).all()
 
 
@@ -160,8 +160,8 @@ def test_what_it_adds_at_the_head_s_positions_is_what_it_adds_everywhere(host, k
     plugin = randomised()
     batch = batch_of(host, plugin, asked([3, 4, 9]), knowledge)
     model, places = host.loaded.host, batch["positions"]
-    everywhere = fast_jit(lambda batch: encode(model, batch, plugin))(batch)
-    there = fast_jit(lambda batch: encode(model, batch, plugin, positions=places))(batch)
+    everywhere = fast_jit(lambda batch: model.encoder(batch, plugin).last)(batch)
+    there = fast_jit(lambda batch: model.encoder(batch, plugin, positions=places).last)(batch)
     np.testing.assert_allclose(there[:, 0], everywhere[jnp.arange(3), places[:, 0]], atol=1e-5)
 
 
@@ -171,14 +171,14 @@ def test_layers_below_it_may_be_computed_once(host, knowledge, where):
     assert plugin.first_seam() == 2
     batch = batch_of(host, plugin, asked([3, 4, 9]), knowledge)
     model, positions = host.loaded.host, batch["positions"] if where == "positions" else None
-    whole = fast_jit(lambda batch: encode(model, batch, plugin, positions=positions))(batch)
+    whole = fast_jit(lambda batch: model.encoder(batch, plugin, positions=positions).last)(batch)
     flops = []
     for seam in (False, True):
         prefix = fast_jit(
-            partial(lambda batch, seam: encode_prefix(model, batch, plugin, stop=1, seam=seam), seam=seam)
+            partial(lambda batch, seam: model.encoder.prefix(batch, plugin, stop=1, seam=seam), seam=seam)
         )
         batch |= prefix(batch)
-        later = fast_jit(lambda batch: encode(model, batch, plugin, positions=positions, start=1))
+        later = fast_jit(lambda batch: model.encoder(batch, plugin, positions=positions, start=1).last)
         np.testing.assert_allclose(later(batch), whole, atol=1e-5)
         flops.append(later.lower(batch).compile().cost_analysis()["flops"])
     assert flops[1] < 0.6 * flops[0]  # attention and feed-forward of the layer are not computed again

@@ -19,7 +19,7 @@ from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
 from kinject.plugins.map_files import load_released_affine, read_released_affine
 from kinject.plugins.map_tuning import fit_ridge

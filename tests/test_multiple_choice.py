@@ -11,7 +11,7 @@ from tiny import fast_jit
 from kinject.data.encode import EntityEncoder
 from kinject.errors import InputError
 from kinject.inference.program import split_program
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.models.pretrained import load_host
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task

@@ -8,8 +8,7 @@ import pytest
 from jax.test_util import check_grads
 
 from kinject.models.heads import MaskedLMHead
-from kinject.models.kernels.activations import ACTIVATIONS
-from kinject.models.kernels.cross_entropy import cross_entropy
+from kinject.models.kernels.elementwise import ACTIVATIONS, cross_entropy
 from kinject.models.kernels.products import rounded_dot
 
 PLAIN = {

@@ -11,7 +11,6 @@ from scipy.special import erf, softmax
 from tiny import fast_jit, random_host, tiny_batch, tiny_config
 
 from kinject.errors import InputError
-from kinject.models.forward import encode
 from kinject.plugins.pluglm import PlugLM
 
 SIZE, ROWS, T = 32, 9, 6
@@ -140,11 +139,12 @@ def read(plugin, hidden, host, batch):
 
 def output_of(host, plugin, batch):
     graph, state = nnx.split((host, plugin))
-    return np.asarray(fast_jit(lambda state, batch: encode(*_split(nnx.merge(graph, state), batch)))(state, batch))
 
+    def run(state, batch):
+        host, plugin = nnx.merge(graph, state)
+        return host.encoder(batch, plugin).last
 
-def _split(pair, batch):
-    return pair[0], batch, pair[1]
+    return np.asarray(fast_jit(run)(state, batch))
 
 
 def test_a_fresh_plugin_and_an_empty_memory_are_the_host_bit_for_bit(host):
@@ -238,4 +238,4 @@ def test_refused_configurations(wrong, said):
 def test_a_layer_that_the_host_has_not(host):
     plugin = PlugLM(PlugLM.Config(layers=(2,), heads=4), hidden_size=SIZE)
     with pytest.raises(InputError, match="layer 2 of a host with 2"):
-        encode(host, tiny_batch(host.encoder.config, [3], 3), plugin)
+        host.encoder(tiny_batch(host.encoder.config, [3], 3), plugin)

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from tiny import random_host, tiny_config
 
-from kinject.models.dense import Dense, FusedProjection, JoinedProjection
-from kinject.models.kernels.activations import coarse_gelu
+from kinject.models.kernels.elementwise import coarse_gelu
 from kinject.models.kernels.products import rounded_dot
+from kinject.models.layers import Dense, FusedProjection, JoinedProjection
 from kinject.models.precision import activations, held, multiplied
 
 

@@ -14,11 +14,10 @@ from safetensors.numpy import load_file, save_file
 from tiny import random_host, tiny_batch, tiny_config, tiny_host_folder
 
 from kinject.errors import InputError
-from kinject.models import hf_keys
-from kinject.models.forward import logits as host_logits
-from kinject.models.hub import host_folder
+from kinject.models import hf_tensors
+from kinject.models.heads import logits as host_logits
 from kinject.models.manifest import fingerprint
-from kinject.models.pretrained import load_host
+from kinject.models.pretrained import host_folder, load_host
 from kinject.models.saving import save_host
 
 KINDS = [("masked_lm", None), ("classification", 3), ("pair_score", 1), ("multi_label", 4), ("multiple_choice", 1)]
@@ -245,7 +244,7 @@ def test_heads_that_transformers_has_not_leave_it_the_encoder(family, kind, plac
 @pytest.mark.parametrize(("kind", "labels"), [("multiple_choice", 1), ("token_classification", 3), ("span", 2)])
 def test_what_transformers_saves_we_load_whole(family, kind, labels, tmp_path):
     transformers = pytest.importorskip("transformers")
-    architecture = hf_keys.architecture(tiny_config(family), kind)
+    architecture = hf_tensors.architecture(tiny_config(family), kind)
     cls = getattr(transformers, architecture)
     values = {name: value for name, value in tiny_config(family).to_hf().items() if name != "model_type"}
     model = cls(cls.config_class(**values, num_labels=labels))

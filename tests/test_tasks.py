@@ -28,7 +28,7 @@ from kinject.inference.evaluation import evaluate
 from kinject.inference.host import open_host
 from kinject.inference.program import split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import StoredPlugin, load_plugin
 from kinject.stages.plugin import take_over

@@ -14,7 +14,7 @@ from tiny_world import question
 from kinject.data.encode import EntityEncoder, Mention, Passage
 from kinject.datasets.records import read_dataset
 from kinject.errors import InputError
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.models.pretrained import load_host
 from kinject.tasks.base import make_task
 from kinject.tasks.token_classification import first_pieces

@@ -13,10 +13,10 @@ from tuned import ALL, SITES, SOME, batch_of, params_of, tuned_host
 
 from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
-from kinject.models.encoder import FEED_FORWARD, Encoder, site
-from kinject.models.forward import logits
-from kinject.models.heads import HostModel, build_head
+from kinject.models.encoder import Encoder
+from kinject.models.heads import HostModel, build_head, logits
 from kinject.models.houlsby import Houlsby
+from kinject.models.layers import FEED_FORWARD, site
 from kinject.models.lora import Lora, LowRankParts, merge_lora
 from kinject.models.saving import save_host
 from kinject.models.tuning_base import BitFit, attach, rules_for

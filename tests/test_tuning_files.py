@@ -12,7 +12,7 @@ from tiny import random_host, tiny_config
 from tuned import SOME, batch_of, params_of, tuned_host
 
 from kinject.errors import InputError
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.models.houlsby import Houlsby
 from kinject.models.lora import Lora, merge_lora
 from kinject.models.pretrained import load_host
@@ -24,7 +24,7 @@ READ_AGAIN = """
 import sys, numpy as np
 sys.path[:0] = sys.argv[3:]
 from tiny import tiny_batch
-from kinject.models.forward import logits
+from kinject.models.heads import logits
 from kinject.models.pretrained import load_host
 loaded = load_host(sys.argv[1])
 assert not {"torch", "transformers", "tensorflow"} & set(sys.modules)

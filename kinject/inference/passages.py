@@ -19,7 +19,6 @@ from kinject.errors import InputError
 from kinject.inference.examples import derangement
 from kinject.inference.host import HostBundle
 from kinject.memory.store import BATCH, PassageMemory
-from kinject.models.forward import encode
 from kinject.models.heads import HostModel
 from kinject.models.seams import DelegatingPlugin
 from kinject.plugins.pluglm import PlugLM, found_rows
@@ -221,7 +220,7 @@ def make_readings(host: HostModel, plugin: PlugLM) -> Callable[[Mapping[str, Any
     def run(state: Any, batch: Mapping[str, jax.Array]) -> dict[int, tuple[jax.Array, jax.Array]]:
         host, plugin = nnx.merge(graph, state)
         watched = _Watched(plugin)
-        encode(host, batch, watched)
+        host.encoder(batch, watched)
         return watched.seen
 
     run = jax.jit(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -13,10 +13,13 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
-from kinject.models.encoder import Attention, Encoder, site
-from kinject.models.kernels.activations import ACTIVATIONS
-from kinject.models.kernels.dropout import Dropout
+from kinject.models.encoder import Encoder
+from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import rounded, rounded_dot
+from kinject.models.layers import Attention, site
+from kinject.models.seams import Plugin
+
+HEAD_SITE = 1_000_003  # a head's dropout, far from the sites of the layers
 
 
 class MaskedLMHead(nnx.Module):
@@ -241,6 +244,30 @@ class HostModel(nnx.Module):
 
 
 Host = HostModel  # `kinject.models.Host`, its public name
+
+
+def logits(
+    host: HostModel,
+    batch: Mapping[str, jax.Array],
+    plugin: Plugin | None = None,
+    key: jax.Array | None = None,
+    *,
+    start: int = 0,
+) -> jax.Array:
+    """A whole forward pass: the head's scores at `batch["positions"]` ([B, P]; the first token where there are none).
+
+    Returns:
+      float32 [B, P, V] of a masked-LM head, [B, P, C] of any other, [B, 1, C] of one that joins its P positions.
+    """
+    positions = batch.get("positions")
+    if positions is None:
+        positions = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
+    hidden = host.encoder(batch, plugin, key, positions=positions, start=start).last
+    if isinstance(host.head, MaskedLMHead):
+        return host.head.logits(hidden, host.encoder.embeddings.word.embedding[...])
+    if host.head is None or isinstance(host.head, DependencyHead):
+        raise ValueError("this host has no head to read the encoder with")
+    return host.head.logits(hidden, site(key, HEAD_SITE))
 
 
 @dataclasses.dataclass(frozen=True)

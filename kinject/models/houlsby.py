@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from kinject.errors import did_you_mean
 from kinject.models.heads import HostModel
-from kinject.models.kernels.activations import ACTIVATIONS
+from kinject.models.kernels.elementwise import ACTIVATIONS
 from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
 
 

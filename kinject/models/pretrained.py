@@ -14,17 +14,18 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from kinject.errors import InputError
-from kinject.models import hf_keys
-from kinject.models.config import EncoderConfig
+from kinject.errors import InputError, first_line
+from kinject.models import hf_tensors
+from kinject.models.config import MODEL_ID, EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, HostModel, build_head, head_kind
-from kinject.models.hub import host_folder
+from kinject.models.hf_tensors import Tensors, open_tensors
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest, read_json
 from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach
-from kinject.models.weights import Tensors, open_tensors
 from kinject.tree import unflatten
+
+TEXT_FILES = ["*.json", "*.txt"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +168,37 @@ def _fresh_arrays(head: Head, fresh: Sequence[str]) -> tuple[dict[str, Any], dic
     return {path: flat[path] for path in fresh}, {path: array_digest(flat[path]) for path in fresh}
 
 
+def host_folder(folder_or_id: str | os.PathLike[str]) -> Path:
+    """Returns the folder of a host, downloading it into the hub's cache where an id is given.
+
+    Raises:
+      InputError: there is no such folder, and no such model can be had from the hub.
+    """
+    folder = Path(folder_or_id).expanduser()
+    if folder.is_dir():
+        return folder
+    name = str(folder_or_id)
+    if folder.exists() or not isinstance(folder_or_id, str) or not MODEL_ID.fullmatch(name):
+        raise InputError(name, "there is no such folder", "give a folder with config.json, or a hub id like owner/name")
+    return _snapshot(name)
+
+
+def _snapshot(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        mend = "install huggingface_hub, or give a folder"
+        raise InputError(name, "is no folder, and huggingface_hub is not installed", mend) from error
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "model*.safetensors"]))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "pytorch_model*.bin"]))
+    except Exception as error:  # hub, HTTP and cache errors have no common class
+        mend = "check the name and the network, or give a folder"
+        raise InputError(name, f"is no folder, and the hub did not give it ({first_line(error)})", mend) from error
+    return folder
+
+
 def _config(folder: Path, dropout: float | None) -> EncoderConfig:
     path = folder / "config.json"
     config = EncoderConfig.from_hf(read_json(path), path)
@@ -181,18 +213,18 @@ class _Checkpoint:
     """Tensors on disk, matched with a host's table: `names` maps the table's keys to those in the file."""
 
     tensors: Tensors
-    table: tuple[hf_keys.Rule, ...]
+    table: tuple[hf_tensors.Rule, ...]
     names: Mapping[str, str]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
 
 
 def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head: bool) -> _Checkpoint:
-    names = _untied(hf_keys.canonical(tensors, config, tensors.path), tensors, kind)
-    table = hf_keys.rules(config, kind)
-    unused, unexpected = hf_keys.set_aside(names, (rule.key for rule in table))
+    names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, kind)
+    table = hf_tensors.rules(config, kind)
+    unused, unexpected = hf_tensors.set_aside(names, (rule.key for rule in table))
     missing = [rule for rule in table if rule.key not in names]
-    lacks = [hf_keys.full_key(rule, config, kind) for rule in missing if not rule.path.startswith("head/")]
+    lacks = [hf_tensors.full_key(rule, config, kind) for rule in missing if not rule.path.startswith("head/")]
     # what is missing is told first: with the wrong family of model all keys are unexpected
     if lacks:
         raise InputError(tensors.path, f"lacks {_listed(lacks)}", f"it must be a whole {config.model_type} checkpoint")
@@ -200,7 +232,7 @@ def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head
         described = config.model_type if kind is None else f"{config.model_type} with head {kind}"
         raise InputError(tensors.path, f"has keys that no {described} has: {_listed(unexpected)}", "remove them")
     if missing and not fresh_head:
-        lacks = [hf_keys.full_key(rule, config, kind) for rule in missing]
+        lacks = [hf_tensors.full_key(rule, config, kind) for rule in missing]
         problem = f"has no whole {kind} head, it lacks {_listed(lacks)}"
         raise InputError(tensors.path, problem, "ask for fresh parameters there (fresh_head=True)")
     return _Checkpoint(tensors, table, names, tuple(sorted(rule.path for rule in missing)), tuple(unused))
@@ -211,7 +243,7 @@ def _untied(names: Mapping[str, str], tensors: Tensors, kind: str | None) -> dic
     names = dict(names)
     if kind != "masked_lm":
         return names
-    for second, first in hf_keys.TIED.items():
+    for second, first in hf_tensors.TIED.items():
         key = names.pop(second, None)
         if key is None:
             continue
@@ -241,7 +273,7 @@ def _read_arrays(
     checkpoint: _Checkpoint, shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig, param_dtype: DTypeLike
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Reads parameter by parameter, so that no more than one is held twice; returns arrays and digests by path."""
-    by_path: dict[str, list[hf_keys.Rule]] = {}
+    by_path: dict[str, list[hf_tensors.Rule]] = {}
     for rule in checkpoint.table:
         if rule.path not in checkpoint.fresh:
             by_path.setdefault(rule.path, []).append(rule)
@@ -255,7 +287,7 @@ def _read_arrays(
 
 
 def _read_part(
-    checkpoint: _Checkpoint, rule: hf_keys.Rule, shape: tuple[int, ...], config: EncoderConfig
+    checkpoint: _Checkpoint, rule: hf_tensors.Rule, shape: tuple[int, ...], config: EncoderConfig
 ) -> np.ndarray:
     """Reads the tensor of one rule, transformed; its shape is compared in their layout, which the user can look up."""
     ours = shape if rule.part is None else shape[: rule.axis] + shape[rule.axis + 1 :]

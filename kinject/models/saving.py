@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from kinject.errors import InputError
-from kinject.models import hf_keys, manifest
+from kinject.models import hf_tensors, manifest
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel, head_kind
 from kinject.models.lora import merge_lora
@@ -71,7 +71,7 @@ def save_host(
         "/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(host, nnx.Param))
     }
     digests = {path: manifest.array_digest(array) for path, array in arrays.items()}
-    own = {rule.path for rule in hf_keys.rules(config, kind)}
+    own = {rule.path for rule in hf_tensors.rules(config, kind)}
     added = {path: array for path, array in arrays.items() if path not in own}
     if added and host.tuning is None:
         raise ValueError(f"the host has {min(added)}, which no host of its kind has, and names no tuning")
@@ -96,7 +96,7 @@ def save_host(
 
 def _hf_config(host: HostModel, kind: str | None, outputs: int | None, labels: Sequence[str] | None) -> dict[str, Any]:
     config = host.encoder.config
-    values = config.to_hf() | {"architectures": [hf_keys.architecture(config, kind)]}
+    values = config.to_hf() | {"architectures": [hf_tensors.architecture(config, kind)]}
     values["dtype"] = host.encoder.embeddings.word.embedding[...].dtype.name
     if kind is None:
         return values
@@ -114,11 +114,11 @@ def _hf_config(host: HostModel, kind: str | None, outputs: int | None, labels: S
 
 def _their_arrays(arrays: Mapping[str, np.ndarray], config: EncoderConfig, kind: str | None) -> dict[str, np.ndarray]:
     theirs = {}
-    for rule in hf_keys.rules(config, kind):
+    for rule in hf_tensors.rules(config, kind):
         array = arrays[rule.path]
         if rule.part is not None:
             array = np.take(array, rule.part, rule.axis)
-        theirs[hf_keys.full_key(rule, config, kind)] = np.ascontiguousarray(rule.transform.theirs(array, config))
+        theirs[hf_tensors.full_key(rule, config, kind)] = np.ascontiguousarray(rule.transform.theirs(array, config))
     return theirs
 
 

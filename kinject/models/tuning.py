@@ -29,10 +29,10 @@ from safetensors.numpy import save_file
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
 from kinject.models import manifest
+from kinject.models.hf_tensors import open_file
 from kinject.models.houlsby import Houlsby
 from kinject.models.lora import Lora
 from kinject.models.tuning_base import BitFit, Full, Tuning
-from kinject.models.weights import open_file
 
 NAME = "tuning.safetensors"
 TUNINGS: dict[str, type[Tuning]] = {cls.name: cls for cls in (Full, Lora, Houlsby, BitFit)}

@@ -11,8 +11,8 @@ from flax import nnx
 
 from kinject.config import Section
 from kinject.errors import InputError
-from kinject.models.encoder import Layer
 from kinject.models.heads import HostModel, head_kind
+from kinject.models.layers import Layer
 
 Rules = tuple[tuple[str, str], ...]
 """(regex of parameter paths, "train" | "freeze"), the first match counts: see training/partition.py."""

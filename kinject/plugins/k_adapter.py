@@ -24,7 +24,7 @@ from flax import nnx
 
 from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
-from kinject.models.encoder import Layer, site
+from kinject.models.layers import Layer, site
 from kinject.models.seams import Plugin
 from kinject.plugins.base import register
 

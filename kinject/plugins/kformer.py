@@ -31,8 +31,7 @@ from flax import nnx
 from kinject.data.facts import FactReader
 from kinject.errors import InputError
 from kinject.knowledge.facts import Form
-from kinject.models.kernels.activations import ACTIVATIONS
-from kinject.models.kernels.dropout import Dropout
+from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.seams import Plugin
 from kinject.plugins.base import register
 

@@ -21,8 +21,7 @@ import numpy as np
 from flax import nnx
 
 from kinject.errors import InputError
-from kinject.models.kernels.activations import ACTIVATIONS
-from kinject.models.kernels.dropout import Dropout
+from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.seams import Plugin
 from kinject.plugins.base import register
 

@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from kinject.errors import InputError
 from kinject.memory.search import sharded_top_k, top_k
-from kinject.models.kernels.activations import ACTIVATIONS
+from kinject.models.kernels.elementwise import ACTIVATIONS
 from kinject.models.seams import Plugin, Table
 from kinject.plugins.base import register
 

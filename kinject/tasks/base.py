@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from kinject.errors import InputError, did_you_mean
-from kinject.models.forward import logits
-from kinject.models.heads import Head
+from kinject.models.heads import Head, logits
 from kinject.tasks.batches import Extent, Shapes
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Task(ABC):
     ) -> jax.Array:
         """What the host computes for a batch: [B, C] for C classes of an example, [B, P, C] at P positions of it.
 
-        `key` switches dropout on. With `start` > 0, the batch holds what `encode_prefix` makes, and the layers
+        `key` switches dropout on. With `start` > 0, the batch holds what `Encoder.prefix` makes, and the layers
         below are not computed again.
         """
         return logits(host, batch, plugin, key, start=start)

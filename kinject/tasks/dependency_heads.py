@@ -21,9 +21,8 @@ from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.records import Mention
 from kinject.errors import InputError
-from kinject.models.encoder import site
-from kinject.models.forward import HEAD_SITE, encode
-from kinject.models.heads import DependencyHead
+from kinject.models.heads import HEAD_SITE, DependencyHead
+from kinject.models.layers import site
 from kinject.tasks.base import Task, head_of, register_task
 from kinject.tasks.batches import Extent, Shapes, pad_rows
 
@@ -100,7 +99,7 @@ class DependencyHeads(Task):
         start: int = 0,
     ) -> jax.Array:
         """Scores float32 [B, P, positions] of P words a sentence."""
-        hidden = encode(host, batch, plugin, key, start=start)
+        hidden = host.encoder(batch, plugin, key, start=start).last
         return head_of(host, DependencyHead).scores(
             hidden, batch["segment_ids"], batch["positions"], site(key, HEAD_SITE)
         )

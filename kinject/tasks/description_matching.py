@@ -20,7 +20,6 @@ from flax import nnx
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Examples, Feed, make_examples
 from kinject.errors import InputError
-from kinject.models.forward import encode
 from kinject.tasks.base import Task, register_task
 from kinject.tasks.batches import Extent, Shapes, first_span, pad_rows, slot_rows
 
@@ -120,7 +119,7 @@ def pooled(
     start: int = 0,
 ) -> jax.Array:
     """Mean over a row's real tokens of the encoder's last hidden states: float32 [B, D]."""
-    hidden = encode(host, batch, plugin, key, start=start).astype(jnp.float32)
+    hidden = host.encoder(batch, plugin, key, start=start).last.astype(jnp.float32)
     real = (batch["segment_ids"] > 0)[:, :, None]
     return (hidden * real).sum(1) / jnp.maximum(real.sum(1), 1)
 

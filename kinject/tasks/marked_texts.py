@@ -11,7 +11,6 @@ import numpy as np
 
 from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
-from kinject.models.forward import encode
 from kinject.models.heads import PooledHead
 from kinject.tasks.base import head_of
 from kinject.tasks.batches import first_span, pad_rows
@@ -38,7 +37,7 @@ def pooled_scores(
     is Hugging Face's, drops there.
     """
     first = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
-    hidden = encode(host, batch, plugin, key, positions=first, start=start)
+    hidden = host.encoder(batch, plugin, key, positions=first, start=start).last
     return head_of(host, PooledHead).logits(hidden)[:, 0]
 
 

@@ -22,9 +22,8 @@ from kinject.data.encode import Encoded, EntityEncoder, Passage, origins_of
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.windows import cut_windows
 from kinject.errors import InputError
-from kinject.models.encoder import site
-from kinject.models.forward import HEAD_SITE, encode
-from kinject.models.heads import PlainHead
+from kinject.models.heads import HEAD_SITE, PlainHead
+from kinject.models.layers import site
 from kinject.tasks.base import Task, head_of, register_task
 from kinject.tasks.batches import Extent, Shapes, pad_rows, plain_passages, slot_rows
 from kinject.tasks.fields import strings, unique_ids
@@ -153,7 +152,9 @@ class SpanExtraction(Task):
         start: int = 0,
     ) -> jax.Array:
         """Scores float32 [B, L, 2] of each position as start and as end; padding can be neither."""
-        scores = head_of(host, PlainHead).logits(encode(host, batch, plugin, key, start=start), site(key, HEAD_SITE))
+        scores = head_of(host, PlainHead).logits(
+            host.encoder(batch, plugin, key, start=start).last, site(key, HEAD_SITE)
+        )
         return jnp.where((batch["segment_ids"] > 0)[:, :, None], scores, NEVER)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -30,7 +30,7 @@ from kinject.inference.compiled import options
 from kinject.inference.mesh import Placement, fetch
 from kinject.inference.processes import alone
 from kinject.inference.program import Program, map_microbatches
-from kinject.models.forward import encode_prefix, kept_states
+from kinject.models.encoder import kept_states
 from kinject.models.seams import Plugin
 from kinject.training.config import FitConfig
 from kinject.training.partition import TRAIN
@@ -144,7 +144,7 @@ def attach_prefix(
     dtype: np.dtype = FLOAT32,
     folder: Path | None = None,
 ) -> Feed:
-    """The feed with what `encode_prefix` computes for `start` and `seam` in every batch.
+    """The feed with what `Encoder.prefix` computes for `start` and `seam` in every batch.
 
     `dtype` [B, L, D] each, or [B, …, L, D] of examples of several texts; kept in memory, or in files in `folder`.
 
@@ -156,7 +156,7 @@ def attach_prefix(
         host, plugin = program.merge(params)
 
         def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            found = encode_prefix(host, program.task.rows(rows), plugin, stop=start, seam=seam)
+            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=start, seam=seam)
             shape = (*rows["token_ids"].shape, -1)
             return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
 
