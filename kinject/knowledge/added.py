@@ -60,4 +60,4 @@ def _neighbours(
             np.add.at(column[:, :dim], found[:, own], vectors[found[:, other]])
             column[there, :dim] /= count[there, None]
             column[:, dim] = there
-    return features.reshape(size, -1), features[:, :, dim].any(1)
+    return features.reshape(size, -1), np.any(features[:, :, dim] > 0, axis=1)

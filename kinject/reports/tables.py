@@ -47,8 +47,8 @@ def report(run: Ended, reporter: Reporter) -> None:
             by_kind = {domain: kinds_of(rows) for domain, rows in domains.items() if "kinds" in rows}
             for one in (domains, *by_kind.values()):
                 reporter.console.print(table(one))
-            text = [markdown(domains), *(f"## {domain}\n\n{markdown(one)}" for domain, one in by_kind.items())]
-            path.write_text("\n".join([f"# {run.name}\n\n`{run.command}`\n", *text]))
+            pages = [markdown(domains), *(f"## {domain}\n\n{markdown(one)}" for domain, one in by_kind.items())]
+            path.write_text("\n".join([f"# {run.name}\n\n`{run.command}`\n", *pages]))
             if plots.available():
                 drawn, _ = plots.save(plots.result_bars(domains), path.with_suffix(""))
                 reporter.say(f"plot:    {drawn}")
