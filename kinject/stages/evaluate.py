@@ -46,6 +46,7 @@ class DomainConfig(Section):
     needs none here. With `reference_data` (the plugin's own training records) the table has the rows that use no
     language model. With `by_kind` every row is told for each kind of question too; the records name theirs. `added`
     is the first plugin's row with all entities asked about taken as new: vectors made of their triples alone.
+    `examples` is the stage's, unless it is given here.
     """
 
     knowledge: str | None = None
@@ -54,6 +55,7 @@ class DomainConfig(Section):
     reference_data: tuple[str, ...] = ()
     by_kind: bool = False
     added: bool = False
+    examples: int | None = Field(None, ge=0)
     rivals: RivalsConfig | None = None
 
     @model_validator(mode="after")
@@ -151,7 +153,9 @@ class EvaluateStage(Stage):
         if kinds is not None:
             rows["kinds"] = by_kind(right, kinds)
         if "predicted" in before and after is not None:
-            rows["examples"] = self._examples(comparison, knowledge, records, before, after, domain.by_kind)
+            wanted = self.config.examples if domain.examples is None else domain.examples
+            chosen = self._drawn(records, wanted, domain.by_kind)
+            rows["examples"] = self._examples(comparison, knowledge, records, before, after, chosen)
         return rows
 
     def _without_model(
@@ -220,6 +224,13 @@ class EvaluateStage(Stage):
         stored = load_plugin(folder, host=comparison.host.identity, knowledge=knowledge_identity(knowledge))
         return stored.plugin, comparison.with_head(task_of(read_head(stored), self.config.task, folder), folder)
 
+    def _drawn(self, records: Sequence[Record], wanted: int, of_kinds: bool) -> list[int]:
+        """Which questions are shown, not the flattering ones: drawn by the run's seed."""
+        seed = self.run.seed_of(self.name)
+        if of_kinds:
+            return drawn(records, wanted, seed)
+        return np.random.default_rng(seed).permutation(len(records))[:wanted].tolist()
+
     def _examples(
         self,
         comparison: Comparison,
@@ -227,14 +238,10 @@ class EvaluateStage(Stage):
         records: Sequence[Record],
         before: dict[str, np.ndarray],
         after: dict[str, np.ndarray],
-        of_kinds: bool,
+        chosen: Sequence[int],
     ) -> list[dict[str, str]]:
-        """A few questions as they are, not the flattering ones: drawn by the run's seed."""
-        decode, seed = comparison.host.tokenizer.decode, self.run.seed_of(self.name)
-        if of_kinds:
-            chosen = drawn(records, self.config.examples, seed)
-        else:
-            chosen = np.random.default_rng(seed).permutation(len(records))[: self.config.examples].tolist()
+        """Questions as they are, with the answers of the host alone and of the host with the first plugin."""
+        decode = comparison.host.tokenizer.decode
         return [
             {
                 "text": records[i].text,
