@@ -37,13 +37,11 @@ from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
 from kinject.models.precision import Precision
 from kinject.plugins.base import make_plugin
-from kinject.tasks.base import make_task
-from kinject.tasks.batches import Extent
+from kinject.tasks.base import Extent, make_task
 from kinject.training.config import OptimizerConfig
 from kinject.training.domains import initial_states, make_domains_step, stack_plugins
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
 LENGTH, DIM = 14, 64

@@ -3,7 +3,7 @@
     python benchmarks/fewrel_evaluation.py --json fewrel.json
     python benchmarks/fewrel_evaluation.py --layers 12 --hidden 768 --episodes 2 --torch      (bert-base's shape)
 
-5-way 1-shot, 5 queries a class, made-up sentences. Ours: `kinject.inference.evaluation.evaluate`, which computes the
+5-way 1-shot, 5 queries a class, made-up sentences. Ours: `kinject.inference.program.evaluate`, which computes the
 pairs of many queries in batches of like lengths, shared by all devices (of a CPU: a device a core, `--devices`), in
 float32 and with products in bfloat16. Theirs: one forward a query and class, as the authors' code calls its model, in
 float32 and with all cores: by the same jitted program, padded to one length (or it would compile for each), and by
@@ -33,10 +33,9 @@ from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record, parse_record
 from kinject.data.tokenizer import load_tokenizer
-from kinject.inference.compiled import split_cpu
-from kinject.inference.evaluation import evaluate
 from kinject.inference.mesh import Placement, place_params
-from kinject.inference.program import make_evaluation_step, split_program
+from kinject.inference.program import evaluate, make_evaluation_step, split_program
+from kinject.inference.xla import split_cpu
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel
 from kinject.models.precision import Precision

@@ -28,21 +28,18 @@ from made_up import SPECIAL, random_host, shape_of, tokenizer_folder, words
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record, parse_record
-from kinject.inference.compiled import cores
-from kinject.inference.examples import attach_knowledge, task_examples
-from kinject.inference.host import HostBundle, open_host
+from kinject.inference.host import HostBundle, attach_knowledge, open_host, task_examples
 from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import split_program
+from kinject.inference.xla import cores, tune_malloc
 from kinject.models.saving import save_host
 from kinject.models.seams import Plugin
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.config import OptimizerConfig
-from kinject.training.malloc_tuning import tune_malloc
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
 from kinject.training.prefix import attach_prefix, first_trainable_state, stops_at_seam
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 LABELS = ("no", "yes")
 ANEW = "anew"

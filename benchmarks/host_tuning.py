@@ -34,19 +34,18 @@ from rows import row, write
 
 from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
-from kinject.inference.compiled import cores
 from kinject.inference.host import open_host
 from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
+from kinject.inference.xla import cores
 from kinject.models.heads import HostModel
 from kinject.models.lora import Lora
 from kinject.models.saving import save_host
 from kinject.models.tuning_base import Full, Tuning, attach, rules_for
 from kinject.tasks.base import make_task
 from kinject.training.config import OptimizerConfig
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 LABELS, RATE, RANK = ("no", "yes"), 1e-8, 4
 TUNINGS: dict[str, Callable[[], Tuning]] = {

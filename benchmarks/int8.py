@@ -28,13 +28,11 @@ from kinject.inference.program import Program, make_evaluation_step, split_progr
 from kinject.models.config import SHAPES
 from kinject.models.precision import Precision
 from kinject.plugins.base import make_plugin
-from kinject.tasks.base import make_task
-from kinject.tasks.batches import Extent
+from kinject.tasks.base import Extent, make_task
 from kinject.training.aot import cost_of
 from kinject.training.config import OptimizerConfig
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 from kinject.tree import Flat
 
 RULES = [("plugin/.*", "train"), (".*", "freeze")]

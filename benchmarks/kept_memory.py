@@ -1,4 +1,4 @@
-"""What a CPU's training step gains from memory that is kept between steps (kinject/training/malloc_tuning.py).
+"""What a CPU's training step gains from memory that is kept between steps (kinject/inference/xla.py).
 
     python benchmarks/kept_memory.py --json OUT            (bert-base's shape)
 
@@ -25,8 +25,7 @@ import jax
 from made_up import shape_of
 from map_tuning import World, ours
 
-from kinject.inference.compiled import cores, split_cpu
-from kinject.training.malloc_tuning import tune_malloc
+from kinject.inference.xla import cores, split_cpu, tune_malloc
 
 ARMS = ("kept", "fresh")
 

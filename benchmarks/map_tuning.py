@@ -52,9 +52,9 @@ from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
-from kinject.inference.compiled import cores, split_cpu
 from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import split_program
+from kinject.inference.xla import cores, split_cpu, tune_malloc
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.config import EncoderConfig
 from kinject.models.precision import activations
@@ -63,10 +63,8 @@ from kinject.models.saving import save_host
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.config import OptimizerConfig
-from kinject.training.malloc_tuning import tune_malloc
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 ENTITIES, DIM = 1_000, 100
 RATE = 1e-6  # so small that every pass has the same loss, and the arms can be compared

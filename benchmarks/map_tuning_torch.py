@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForMaskedLM
 
-from kinject.inference.compiled import cores
+from kinject.inference.xla import cores
 
 AUTHORS_MAX_LEN = 64  # their inputs are padded to it, whatever the batch holds
 Row = dict[str, np.ndarray]

@@ -44,9 +44,8 @@ from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.linking import AliasLinker
 from kinject.models.pretrained import load_host
 from kinject.training.config import OptimizerConfig
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 HOST_CORES, GOAL = 16, 30_000  # sentences a second of a host of so many cores
 WORDS = ["the", "river", "rises", "near", "a", "small", "town", "and", "flows", "through", "green", "hills", "by"]

@@ -24,9 +24,8 @@ from kinject.models.heads import HostModel, build_head
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.config import OptimizerConfig
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 BERT_BASE = EncoderConfig.from_hf(
     {

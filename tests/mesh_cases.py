@@ -20,7 +20,7 @@ from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
 from kinject.inference.host import open_host
 from kinject.inference.mesh import MeshConfig, Placement
-from kinject.inference.processes import Preempted
+from kinject.inference.processes import Preempted, listen
 from kinject.inference.program import split_program
 from kinject.inference.vectors import load_table
 from kinject.knowledge.base import KnowledgeBase
@@ -31,7 +31,6 @@ from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.training.config import FitConfig
 from kinject.training.loop import Fit
-from kinject.training.preemption import listen
 
 MESHES = {
     "1x1": (1, {}),

@@ -18,20 +18,17 @@ from tiny_world import (
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.datasets.prepare import prepare
-from kinject.inference.evaluation import evaluate
 from kinject.inference.host import knowledge_identity, open_host
 from kinject.inference.mesh import place_params
-from kinject.inference.program import split_program
+from kinject.inference.program import evaluate, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.pretrained import load_host
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import load_plugin, save_plugin
-from kinject.tasks.base import make_task
-from kinject.tasks.batches import Extent
+from kinject.tasks.base import Extent, make_task
 from kinject.training.config import OptimizerConfig
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 MORE = ["@", "Q", "A", ":", "the", ",", "who", "?"]
 WORDS = [*VOCABULARY, *MORE]

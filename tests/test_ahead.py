@@ -23,8 +23,7 @@ from kinject.models.config import SHAPES, encoder_shape
 from kinject.stages.abstract import abstract_model
 from kinject.stages.ahead import compile_abstract, described, row_of
 from kinject.stages.experiment import read_stages
-from kinject.tasks.base import make_task
-from kinject.tasks.batches import Extent
+from kinject.tasks.base import Extent, make_task
 from kinject.training.aot import check_only_gradients, find_collectives, total_by_kind
 from kinject.training.aot_targets import PLUGINS, Chip, Target
 

@@ -9,16 +9,14 @@ from tiny_world import LANDS, evaluate_stage, question, run_experiment, sentence
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
-from kinject.inference.examples import derangement
-from kinject.inference.host import knowledge_identity, open_host
+from kinject.inference.host import derangement, knowledge_identity, open_host
 from kinject.inference.mesh import Placement
-from kinject.inference.program import split_program
+from kinject.inference.program import evaluate, split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.plugins.base import make_plugin
+from kinject.plugins.map_tuning import initialise
 from kinject.plugins.store import save_plugin
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
-from kinject.stages.initialise import initialise
 from kinject.tasks.base import make_task
 
 

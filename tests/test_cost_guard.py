@@ -33,8 +33,7 @@ from kinject.models.heads import HostModel, build_head
 from kinject.models.precision import held
 from kinject.plugins.base import make_plugin
 from kinject.reports.console import Reporter
-from kinject.tasks.base import make_task
-from kinject.tasks.batches import Extent
+from kinject.tasks.base import Extent, make_task
 from kinject.training.aot import compile_step, cost_of
 from kinject.training.config import FitConfig
 from kinject.training.loop import Fit

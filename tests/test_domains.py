@@ -24,9 +24,8 @@ from kinject.training.domains import (
     one_domain,
     stack_plugins,
 )
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 RULES = [("plugin/.*", "train"), (".*", "freeze")]
 ROWS = 4

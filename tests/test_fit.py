@@ -14,10 +14,9 @@ from tiny_world import as_device, leaves, plugin_stage, same_bits
 from kinject.data.pipeline import Feed, choose_buckets
 from kinject.data.records import read_records
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
 from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
-from kinject.inference.program import make_evaluation_step, portion_count, split_program
+from kinject.inference.program import evaluate, make_evaluation_step, portion_count, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.manifest import fingerprint
 from kinject.models.precision import activations
@@ -26,9 +25,8 @@ from kinject.reports.console import Reporter
 from kinject.tasks.base import make_task
 from kinject.training.config import FitConfig, OptimizerConfig
 from kinject.training.loop import Fit
-from kinject.training.optimizer import make_optimizer, mask_frozen
 from kinject.training.partition import label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step, mask_frozen
 
 PLUGIN_RULES = [("plugin/.*", "train"), (".*", "freeze")]
 

@@ -9,10 +9,10 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from kinject.training.malloc_tuning import tune_malloc
+from kinject.inference.xla import tune_malloc
 kept = tune_malloc() if sys.argv[1] == "kept" else None
 import jax, jax.numpy as jnp
-from kinject.inference.compiled import split_cpu
+from kinject.inference.xla import split_cpu
 from kinject.inference.mesh import Placement
 split_cpu(2)
 place = Placement.over()

@@ -15,16 +15,15 @@ from tiny_world import evaluate_stage, leaves, plugin_stage, question, run_exper
 import kinject
 from kinject.cli.parser import PRECISIONS
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
 from kinject.inference.mesh import MeshConfig, Placement, place_params
-from kinject.inference.program import split_program
+from kinject.inference.program import evaluate, split_program
 from kinject.models import precision as precisions
 from kinject.models.manifest import fingerprint
 from kinject.models.precision import Precision, held, multiplied
 from kinject.plugins.store import read_plugin_manifest
 from kinject.serving import Host
 from kinject.stages.experiment import Experiment
-from kinject.tasks.batches import Extent
+from kinject.tasks.base import Extent
 from kinject.training.aot import compile_step
 from kinject.training.partition import split
 from kinject.training.prefix import attach_prefix

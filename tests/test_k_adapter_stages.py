@@ -16,11 +16,10 @@ from tiny_world import run_experiment, sentence, write_base, write_host, write_r
 
 from kinject.errors import InputError
 from kinject.inference.host import open_host, task_of
-from kinject.inference.processes import Preempted
+from kinject.inference.processes import Preempted, listen
 from kinject.plugins.store import load_plugin, read_head
 from kinject.training.joint import JointStep
 from kinject.training.loop import Fit
-from kinject.training.preemption import listen
 from kinject.tree import flatten
 
 METHOD = {"name": "k_adapter", "width": 8, "heads": 2, "feed_forward": 8, "depth": 1, "layers": (0,)}

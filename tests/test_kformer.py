@@ -29,8 +29,7 @@ from tiny_world import (
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.inference.examples import attach_knowledge, task_examples
-from kinject.inference.host import knowledge_identity, open_host
+from kinject.inference.host import attach_knowledge, knowledge_identity, open_host, task_examples
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin

@@ -11,9 +11,8 @@ from kinject.cli.leaderboard import main as leaderboard
 from kinject.data.pipeline import Feed
 from kinject.datasets.leaderboard import write_predictions
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
 from kinject.inference.host import knowledge_identity
-from kinject.inference.program import split_program
+from kinject.inference.program import evaluate, split_program
 from kinject.plugins.base import make_plugin
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.store import save_plugin

@@ -22,11 +22,9 @@ from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
 from kinject.plugins.map_files import load_released_affine, read_released_affine
-from kinject.plugins.map_tuning import fit_ridge
+from kinject.plugins.map_tuning import fit_ridge, initialise
 from kinject.stages.comparison import Comparison
-from kinject.stages.initialise import initialise
-from kinject.tasks.base import make_task
-from kinject.tasks.batches import slot_rows
+from kinject.tasks.base import make_task, slot_rows
 
 HIDDEN = 16
 

@@ -10,8 +10,7 @@ from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, question, ru
 
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.inference.examples import attach_knowledge, record_of, task_examples
-from kinject.inference.host import open_host
+from kinject.inference.host import attach_knowledge, open_host, record_of, task_examples
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.seams import Plugin

@@ -72,7 +72,7 @@ def test_times_that_nobody_asked_for_are_not_written(tmp_path):
 KEPT = """
 import sys
 import jax
-from kinject.inference.compiled import keep_compiled
+from kinject.inference.xla import keep_compiled
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name) if name.endswith("/cache_hits") else None)
 print(keep_compiled())

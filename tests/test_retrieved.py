@@ -14,8 +14,7 @@ from kinject.data.pipeline import make_examples
 from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
-from kinject.inference.examples import attach_knowledge, task_examples
-from kinject.inference.host import open_host
+from kinject.inference.host import attach_knowledge, open_host, task_examples
 from kinject.inference.mesh import Placement
 from kinject.plugins.base import make_plugin, method_without_parameters
 from kinject.stages.comparison import Comparison

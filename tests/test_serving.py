@@ -14,9 +14,8 @@ import kinject
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
 from kinject.inference.host import knowledge_identity, open_host, trained_head
-from kinject.inference.program import split_program
+from kinject.inference.program import evaluate, split_program
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Span
 from kinject.plugins.store import load_plugin, save_plugin

@@ -24,9 +24,8 @@ from tiny_world import (
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
 from kinject.inference.host import open_host
-from kinject.inference.program import split_program
+from kinject.inference.program import evaluate, split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from kinject.demo.demo import Demo
     from kinject.demo.server import address, listen, make_server
-    from kinject.inference.compiled import keep_compiled
+    from kinject.inference.xla import keep_compiled
 
     with listen(arguments.bind, arguments.port) as listening:
         if not arguments.no_compilation_cache:

@@ -61,12 +61,12 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluates and prints the table."""
     from kinject.inference.host import host_task
     from kinject.inference.mesh import Placement
+    from kinject.inference.xla import tune_malloc
     from kinject.models.manifest import read_host_manifest
     from kinject.reports.console import Reporter
     from kinject.reports.tables import table
     from kinject.stages.base import Run
     from kinject.stages.evaluate import EvaluateConfig, EvaluateStage
-    from kinject.training.malloc_tuning import tune_malloc
 
     tune_malloc()
     named, options = host_task(read_host_manifest(Path(arguments.host)))

@@ -60,9 +60,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from kinject.data.pipeline import Feed
     from kinject.datasets.leaderboard import write_predictions
-    from kinject.inference.evaluation import evaluate
     from kinject.inference.host import host_task, open_host
-    from kinject.inference.program import split_program
+    from kinject.inference.program import evaluate, split_program
     from kinject.knowledge.base import KnowledgeBase
     from kinject.tasks.few_shot_relations import FewShotRelations
 

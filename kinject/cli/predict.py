@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
     Raises:
       InputError: host, plugins and knowledge bases do not fit, or nothing could be answered.
     """
-    from kinject.inference.compiled import keep_compiled
+    from kinject.inference.xla import keep_compiled
     from kinject.serving import Refused
     from kinject.serving.queries import read_lines
 

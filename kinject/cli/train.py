@@ -112,10 +112,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
     started = time.monotonic()
     cluster = Cluster.read(arguments.coordinator, arguments.processes, arguments.process_id, arguments.distributed)
     from kinject.config import read_config
-    from kinject.inference.compiled import keep_compiled, split_cpu
+    from kinject.inference.processes import listen
+    from kinject.inference.xla import keep_compiled, split_cpu, tune_malloc
     from kinject.stages.experiment import Experiment
-    from kinject.training.malloc_tuning import tune_malloc
-    from kinject.training.preemption import listen
 
     listen()
     tune_malloc()

@@ -6,9 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "host": ["HostBundle", "knowledge_identity", "open_host"],
-        "program": ["Program", "plugged_in", "split_program"],
+        "program": ["Program", "evaluate", "plugged_in", "split_program"],
         "mesh": ["MeshConfig", "Placement"],
-        "evaluation": ["evaluate"],
         "passages": ["PassageEncoder", "attach", "sync"],
     },
 )

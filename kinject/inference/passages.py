@@ -16,8 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kinject.data.pipeline import Feed
 from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
-from kinject.inference.examples import derangement
-from kinject.inference.host import HostBundle
+from kinject.inference.host import HostBundle, derangement
 from kinject.memory.store import BATCH, PassageMemory
 from kinject.models.heads import HostModel
 from kinject.models.seams import DelegatingPlugin

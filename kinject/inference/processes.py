@@ -1,9 +1,13 @@
-"""Several processes as one run (`jax.distributed`): joining, agreeing, and ending together.
+"""Several processes as one run (`jax.distributed`): joining, agreeing, and ending together, on SIGTERM too.
 
 Every process runs the same program. Process 0 alone writes and prints; what is not training it does alone, and the
 others wait for what it says through the coordinator's key-value store, which has no time limit as a collective has. A
 process that dies takes the others with it: its collectives fail at once, and what waits elsewhere is ended by JAX when
 the dead one's heartbeats stop.
+
+SIGTERM is the notice that a preemptible machine gives before it goes. While a loop trains, the notice is kept until the
+processes have agreed on the step after which all of them stop; at any other time it ends the process at once, as
+nothing is half kept then.
 """
 
 from __future__ import annotations
@@ -11,12 +15,18 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kinject.errors import EXIT_BAD_INPUT, InputError, first_line
+
+if TYPE_CHECKING:
+    from kinject.inference.mesh import Placement
 
 EXIT_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
 HEARTBEAT_SECONDS = 20  # after so long without a sign a process is dead to JAX
@@ -27,6 +37,8 @@ LOST_PEER = ("gloo", "connection closed", "connection reset", "unavailable:", "c
 
 Result = TypeVar("Result")
 _turn = itertools.count()
+_noticed = False  # SIGTERM has come
+_watching = False  # a loop trains
 
 
 class Preempted(BaseException):
@@ -109,7 +121,7 @@ class Cluster:
         import jax
 
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: see preemption.py
+        jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: see `Watch`
         options: dict[str, Any] = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS}
         options |= {"initialization_timeout": START_SECONDS, "shutdown_timeout_seconds": END_SECONDS}
         if not self.automatic:
@@ -182,6 +194,65 @@ def on_first(work: Callable[[], Result]) -> Result:
         raise
     share({"result": result})
     return result
+
+
+def listen() -> None:
+    """Takes SIGTERM as a notice from now on; there has been none yet."""
+    global _noticed
+    _noticed = False
+
+    def notice(number: int, frame: Any) -> None:
+        global _noticed
+        _noticed = True
+        if not _watching:
+            raise Preempted
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, notice)
+
+
+@contextmanager
+def watched(place: Placement) -> Iterator[Watch]:
+    """While it is open a notice waits to be asked for: `watch.stop(…)`."""
+    global _watching
+    _watching = True
+    try:
+        yield Watch(place)
+    finally:
+        _watching = False
+
+
+class Watch:
+    """Says whether to stop; all processes get the same answer at the same step."""
+
+    def __init__(self, place: Placement):
+        if not alone():
+            import jax
+            from jax.sharding import NamedSharding, PartitionSpec
+
+            from kinject.inference.mesh import DATA, MODEL
+
+            if place.mesh is None:
+                raise AssertionError("several processes train on a mesh")
+            self.everywhere = NamedSharding(place.mesh, PartitionSpec((DATA, MODEL)))
+            self.any = jax.jit(lambda flags: flags.max(), out_shardings=place.replicated)
+
+    def stop(self, agree: bool) -> bool:
+        """Whether any process has got a notice.
+
+        Several processes ask each other only where they `agree` to, at a step whose results all have fetched: nothing
+        else is then under way between them, so that no two collectives can meet in different orders, and asking costs
+        one number more.
+        """
+        if alone():
+            return _noticed
+        if not agree:
+            return False
+        import jax
+        import numpy as np
+
+        flags = np.full(jax.local_device_count(), _noticed, np.int8)
+        return bool(self.any(jax.make_array_from_process_local_data(self.everywhere, flags)))
 
 
 def exit_code(error: BaseException) -> int:

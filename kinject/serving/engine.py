@@ -16,8 +16,7 @@ import numpy as np
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.errors import InputError
-from kinject.inference.examples import attach_knowledge, record_of, task_examples
-from kinject.inference.host import HostBundle
+from kinject.inference.host import HostBundle, attach_knowledge, record_of, task_examples
 from kinject.inference.mesh import Placement
 from kinject.inference.passages import tagged
 from kinject.inference.program import Model, PlacedHost

@@ -34,13 +34,11 @@ from kinject.models.tuning_base import Tuning
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import read_plugin_manifest
 from kinject.reports.console import Reporter
-from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, Run, StageConfig
+from kinject.stages.base import OUTPUT_MARK, PACKAGE_MARK, Rules, Run, StageConfig
 from kinject.stages.host import HostConfig, HostStage
 from kinject.stages.joint import JointConfig
 from kinject.stages.plugin import PluginConfig, PluginStage
-from kinject.stages.training import Rules
-from kinject.tasks.base import Task, make_task
-from kinject.tasks.batches import Extent, Shapes
+from kinject.tasks.base import Extent, Shapes, Task, make_task
 from kinject.training.config import FitConfig
 from kinject.tree import Flat
 

@@ -11,8 +11,8 @@ from kinject.inference.mesh import ONE_AXIS, MeshConfig, Placement
 from kinject.inference.vectors import choose
 from kinject.reports.console import Reporter, sized
 from kinject.stages.abstract import AbstractModel, abstract_model
+from kinject.stages.base import TrainingConfig
 from kinject.stages.experiment import read_mesh, read_stages
-from kinject.stages.training import TrainingConfig
 from kinject.training.aot import Cost, compile_step, total_by_kind
 from kinject.training.aot_targets import Target, open_target
 

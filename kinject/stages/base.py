@@ -1,4 +1,7 @@
-"""What every stage has: its settings, the run it belongs to, and how it refers to what other stages made."""
+"""What every stage has: its settings, the run it belongs to, and how it refers to what other stages made.
+
+And what the stages that train have beside it: task, data, rules and the loop's settings.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,31 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from kinject.config import Section
+from kinject.data.pipeline import Feed
 from kinject.data.records import Record
 from kinject.data.sources.package_data import package_file
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_datasets
 from kinject.errors import InputError, did_you_mean
-from kinject.inference.host import HostBundle, knowledge_identity
+from kinject.inference.host import HostBundle, attach_knowledge, knowledge_identity, task_examples
 from kinject.inference.mesh import Placement
+from kinject.inference.program import split_program
+from kinject.inference.vectors import VectorTable
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.heads import AttachedTuning
+from kinject.models.precision import check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.base import method_without_parameters, read_method
 from kinject.plugins.store import load_plugin
 from kinject.reports.console import Reporter
-from kinject.tasks.base import make_task
+from kinject.tasks.base import Task, make_task
+from kinject.training.config import FitConfig
+from kinject.training.loop import Fit, FitResult
+from kinject.training.metrics import check_trackers
+from kinject.training.partition import describe
+from kinject.tree import Flat
 
 OUTPUT_MARK, PACKAGE_MARK = "@", "package:"
 FILES = ("data", "dev_data", "reference_data", "knowledge", "plugin")  # fields of settings that refer to files
@@ -192,3 +206,110 @@ class Stage(ABC):
         """The stage's folder, without what an unfinished earlier attempt left there."""
         shutil.rmtree(self.folder, ignore_errors=True)
         return self.folder
+
+
+Rules = tuple[tuple[str, str], ...]
+
+
+class TrainingConfig(StageConfig):
+    """Settings of a stage that trains something.
+
+    `data` and `dev_data` are JSON-lines files of records. `train` are (regex, "train" | "freeze") rules over parameter
+    paths, first match wins; `.*` is matched against the whole path. `max_length` is in tokens, special ones included.
+    """
+
+    task: str
+    task_options: dict[str, Any] = {}
+    data: tuple[str, ...] = Field(min_length=1)
+    dev_data: tuple[str, ...] = ()
+    max_length: int | None = Field(None, ge=4)
+    train: Rules | None
+    fit: FitConfig
+
+
+class TrainingStage(Stage):
+    """A stage that runs the loop once."""
+
+    everywhere = True
+    config: TrainingConfig
+
+    def check(self) -> None:
+        super().check()
+        check_trackers(self.config.fit.trackers, f"{self.where}.fit.trackers")
+        check_installed(self.config.fit.compute_dtype, f"{self.where}.fit.compute_dtype")
+
+    def feeds(
+        self, task: Task, host: HostBundle, knowledge: KnowledgeBase | None, plugin: Plugin | None
+    ) -> tuple[Feed, Feed | None]:
+        """The encoded training and development data; the latter None where the config has none."""
+        gather = None if knowledge is None else knowledge.gather
+
+        def feed(task: Task, references: tuple[str, ...], field: str) -> Feed:
+            records = self.run.records(references, task.required, f"{self.where}.{field}")
+            length, buckets = self.config.max_length, self.config.fit.buckets
+            examples = task_examples(task, plugin, records, host, knowledge, max_length=length, buckets=buckets)
+            for note, count in examples.notes.items():
+                self.run.reporter.say(f"{self.name}.{field}: {count} of {len(records)} {note}")
+            return Feed(attach_knowledge(examples, plugin, records, host, knowledge), gather)
+
+        train = feed(task, self.config.data, "data")
+        return train, feed(task.for_evaluation(), self.config.dev_data, "dev_data") if self.config.dev_data else None
+
+    def make_fit(
+        self,
+        task: Task,
+        host: HostBundle,
+        plugin: Plugin | None,
+        feeds: tuple[Feed, Feed | None],
+        rules: Rules | None = None,
+        table: VectorTable | None = None,
+    ) -> tuple[Fit, Flat]:
+        """The training, and the parameters that it was made of; says what will be trained.
+
+        With a `table`, entity vectors are looked up in it; see inference/vectors.py.
+        """
+        rules = self.config.train if rules is None else rules
+        if rules is None:
+            raise InputError(f"{self.where}.train", "it is missing")
+        program, params = split_program(host.loaded.host, plugin, task)
+        fit = Fit(
+            self.name,
+            program,
+            params,
+            list(rules),
+            self.config.fit,
+            *feeds,
+            seed=self.seed,
+            workdir=self.run.workdir,
+            reporter=self.run.reporter,
+            placement=self.run.placement,
+            table=table,
+        )
+        self.run.reporter.say(f"{self.name}: {describe(params, fit.labels, program.tables)}")
+        if fit.place.devices > 1:
+            self.run.reporter.say("\n  ".join([fit.place.describe(), *fit.place.notes(params)]))
+        return fit, params
+
+    def fit(self, *args: Any, **options: Any) -> FitResult:
+        """Trains; takes what `make_fit` takes."""
+        return self.make_fit(*args, **options)[0].run()
+
+
+def host_json(
+    config: TrainingConfig, base: str, task: Task, made_from: HostBundle, tuning: AttachedTuning
+) -> dict[str, Any]:
+    """What `host.json` says of a host that a stage tuned from another."""
+    extra = {"lineage": list(made_from.identity.lineage), "task_options": config.task_options}
+    extra["tuning"] = tuning.to_json()
+    return {"base": base, "task": config.task, "labels": task.labels, "extra": extra}
+
+
+def summary(result: FitResult, feed: Feed) -> dict[str, Any]:
+    """What a training stage reports."""
+    return {"steps": result.steps, "examples": feed.examples.size, **result.metrics}
+
+
+def trained_leaves(result: FitResult, prefix: str) -> Mapping[str, Any]:
+    """The trained leaves below `prefix/`, without it."""
+    start = len(prefix) + 1
+    return {path[start:]: leaf for path, leaf in result.train.items() if path.startswith(f"{prefix}/")}

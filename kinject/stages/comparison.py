@@ -15,11 +15,17 @@ from kinject.data.facts import mean_length
 from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate, step_feed
-from kinject.inference.examples import attach_knowledge, derangement, record_of, task_examples
-from kinject.inference.host import HostBundle, open_host, with_head
+from kinject.inference.host import (
+    HostBundle,
+    attach_knowledge,
+    derangement,
+    open_host,
+    record_of,
+    task_examples,
+    with_head,
+)
 from kinject.inference.mesh import Placement, place_params
-from kinject.inference.program import Program, make_evaluation_step, split_program
+from kinject.inference.program import Program, evaluate, make_evaluation_step, split_program, step_feed
 from kinject.knowledge.added import vectors_of_added
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, activations

@@ -17,9 +17,9 @@ import jax
 
 from kinject.config import build
 from kinject.errors import InputError, did_you_mean
-from kinject.inference.compiled import cores
 from kinject.inference.mesh import MeshConfig, Placement
 from kinject.inference.processes import alone, first, on_first
+from kinject.inference.xla import cores
 from kinject.json_file import read_object
 from kinject.plugins.store import library_versions
 from kinject.reports.console import Reporter

@@ -22,8 +22,7 @@ from kinject.models.precision import activations
 from kinject.models.saving import save_host
 from kinject.models.tuning import make_tuning
 from kinject.models.tuning_base import Tuning, attach, rules_for
-from kinject.stages.base import open_plugin
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
+from kinject.stages.base import Rules, TrainingConfig, TrainingStage, host_json, open_plugin, summary, trained_leaves
 from kinject.tasks.base import Task, make_task
 from kinject.tree import unflatten
 

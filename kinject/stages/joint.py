@@ -19,9 +19,8 @@ from kinject.errors import InputError
 from kinject.inference.processes import alone
 from kinject.inference.program import split_program
 from kinject.inference.vectors import Where
-from kinject.stages.base import Stage, StageConfig
+from kinject.stages.base import Rules, Stage, StageConfig
 from kinject.stages.plugin import Loaded, PluginConfig, PluginStage, Prepared
-from kinject.stages.training import Rules
 from kinject.training.config import FitConfig
 from kinject.training.domains import DomainFit
 from kinject.training.joint import fit_jointly, hold_once

@@ -31,9 +31,8 @@ from kinject.models.saving import save_host
 from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import load_plugin, save_plugin
-from kinject.stages.base import Stage, StageConfig
+from kinject.stages.base import Rules, Stage, StageConfig, TrainingConfig, TrainingStage, summary, trained_leaves
 from kinject.stages.plugin import take_over
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, summary, trained_leaves
 from kinject.tasks.base import make_task
 from kinject.training.loop import FitResult
 from kinject.tree import unflatten

@@ -22,7 +22,7 @@ from pydantic import Field
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record
 from kinject.errors import InputError
-from kinject.inference.examples import derangement, record_of, task_examples
+from kinject.inference.host import derangement, record_of, task_examples
 from kinject.inference.passages import (
     PassageEncoder,
     attach,

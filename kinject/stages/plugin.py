@@ -37,10 +37,9 @@ from kinject.models.seams import Plugin
 from kinject.models.tuning import make_tuning
 from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.map_files import load_released_affine
+from kinject.plugins.map_tuning import initialise, is_start
 from kinject.plugins.store import StoredPlugin, load_plugin, save_plugin
-from kinject.stages.base import Run
-from kinject.stages.initialise import initialise, is_start
-from kinject.stages.training import Rules, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
+from kinject.stages.base import Rules, Run, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
 from kinject.tasks.base import Task, make_task
 from kinject.training.loop import Fit, FitResult
 from kinject.tree import Flat, flatten, unflatten

@@ -18,8 +18,7 @@ from kinject.data.pipeline import Examples, make_examples
 from kinject.data.tokenizer import MASK_LITERAL
 from kinject.errors import InputError
 from kinject.models.kernels.elementwise import cross_entropy
-from kinject.tasks.base import Task, register_task
-from kinject.tasks.batches import Extent, Shapes, first_span, pad_rows, plain_passages, slot_rows
+from kinject.tasks.base import Extent, Shapes, Task, first_span, pad_rows, plain_passages, register_task, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record

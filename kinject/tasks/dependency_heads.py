@@ -23,8 +23,7 @@ from kinject.data.records import Mention
 from kinject.errors import InputError
 from kinject.models.heads import HEAD_SITE, DependencyHead
 from kinject.models.layers import site
-from kinject.tasks.base import Task, head_of, register_task
-from kinject.tasks.batches import Extent, Shapes, pad_rows
+from kinject.tasks.base import Extent, Shapes, Task, head_of, pad_rows, register_task
 
 if TYPE_CHECKING:
     from kinject.data.records import Record

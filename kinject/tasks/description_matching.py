@@ -20,8 +20,7 @@ from flax import nnx
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Examples, Feed, make_examples
 from kinject.errors import InputError
-from kinject.tasks.base import Task, register_task
-from kinject.tasks.batches import Extent, Shapes, first_span, pad_rows, slot_rows
+from kinject.tasks.base import Extent, Shapes, Task, first_span, pad_rows, register_task, slot_rows
 
 if TYPE_CHECKING:
     from kinject.data.records import Record

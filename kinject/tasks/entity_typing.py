@@ -22,8 +22,7 @@ import numpy as np
 import optax
 
 from kinject.errors import InputError
-from kinject.tasks.base import Task, register_task
-from kinject.tasks.batches import Extent, Shapes
+from kinject.tasks.base import Extent, Shapes, Task, register_task
 from kinject.tasks.fields import ENTITY_MARKER, SUBJECT_MARKER, strings
 from kinject.tasks.labels import LabelledTask
 from kinject.tasks.marked_texts import marked_texts, pooled_scores

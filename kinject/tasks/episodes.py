@@ -22,7 +22,7 @@ import numpy as np
 from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.tasks.batches import slot_rows
+from kinject.tasks.base import slot_rows
 from kinject.tasks.protocol import Protocol, untruncated
 
 

@@ -23,8 +23,7 @@ from kinject.data.encode import EntityEncoder, Passage
 from kinject.data.pipeline import Batch, Examples, Parts, even, make_examples
 from kinject.datasets.leaderboard import read_questions
 from kinject.errors import InputError
-from kinject.tasks.base import Task, register_task
-from kinject.tasks.batches import Extent, Shapes, flat_rows
+from kinject.tasks.base import Extent, Shapes, Task, flat_rows, register_task
 from kinject.tasks.episodes import Episode, PairTable, Setting, check_pool, draw_episode
 from kinject.tasks.fields import HEAD_MARKER, TAIL_MARKER, marked, unique_ids
 from kinject.tasks.marked_texts import pooled_scores

@@ -21,8 +21,7 @@ import numpy as np
 from kinject.data.encode import EntityEncoder
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
 from kinject.errors import InputError
-from kinject.tasks.base import Task, register_task
-from kinject.tasks.batches import Extent, Shapes
+from kinject.tasks.base import Extent, Shapes, Task, register_task
 from kinject.tasks.cloze import Cloze
 from kinject.tasks.fields import single_pieces, some_word
 

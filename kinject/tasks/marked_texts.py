@@ -12,8 +12,7 @@ import numpy as np
 from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.models.heads import PooledHead
-from kinject.tasks.base import head_of
-from kinject.tasks.batches import first_span, pad_rows
+from kinject.tasks.base import first_span, head_of, pad_rows
 from kinject.tasks.fields import marked, unique_ids
 from kinject.tasks.protocol import Protocol
 

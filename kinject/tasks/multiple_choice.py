@@ -26,8 +26,7 @@ from kinject.data.passage import doomed_in_turn
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
 from kinject.models.heads import logits
-from kinject.tasks.base import Task, register_task
-from kinject.tasks.batches import Extent, Shapes, flat_rows, slot_rows
+from kinject.tasks.base import Extent, Shapes, Task, flat_rows, register_task, slot_rows
 from kinject.tasks.fields import strings, unique_ids
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.passage import Doomed, Run
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
-from kinject.tasks.batches import slot_rows
+from kinject.tasks.base import slot_rows
 from kinject.tasks.fields import HEAD_MARKER, TAIL_MARKER
 
 ENDLESS = 1 << 30

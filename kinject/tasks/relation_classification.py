@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.tasks.base import Task, register_task
-from kinject.tasks.batches import Extent, Shapes
+from kinject.tasks.base import Extent, Shapes, Task, register_task
 from kinject.tasks.fields import HEAD_MARKER, OBJECT_MARKER, SUBJECT_MARKER, TAIL_MARKER
 from kinject.tasks.labels import SingleLabelTask
 from kinject.tasks.marked_texts import marked_texts

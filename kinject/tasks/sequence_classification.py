@@ -14,8 +14,7 @@ import numpy as np
 
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.errors import InputError, did_you_mean
-from kinject.tasks.base import register_task
-from kinject.tasks.batches import Extent, Shapes, slot_rows
+from kinject.tasks.base import Extent, Shapes, register_task, slot_rows
 from kinject.tasks.fields import unique_ids
 from kinject.tasks.labels import SingleLabelTask
 from kinject.tasks.marked_texts import read_examples

@@ -24,8 +24,7 @@ from kinject.data.windows import cut_windows
 from kinject.errors import InputError
 from kinject.models.heads import HEAD_SITE, PlainHead
 from kinject.models.layers import site
-from kinject.tasks.base import Task, head_of, register_task
-from kinject.tasks.batches import Extent, Shapes, pad_rows, plain_passages, slot_rows
+from kinject.tasks.base import Extent, Shapes, Task, head_of, pad_rows, plain_passages, register_task, slot_rows
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.protocol import untruncated
 from kinject.tasks.squad_metrics import best, exact_match, null_scores, token_f1

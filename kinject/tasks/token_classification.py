@@ -19,8 +19,7 @@ import optax
 from kinject.data.encode import Encoded, EntityEncoder, origins_of
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
-from kinject.tasks.base import register_task
-from kinject.tasks.batches import Extent, Shapes, pad_rows, plain_passages, slot_rows
+from kinject.tasks.base import Extent, Shapes, pad_rows, plain_passages, register_task, slot_rows
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.labels import WHERE, LabelledTask
 

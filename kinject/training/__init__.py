@@ -8,8 +8,7 @@ _own, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "partition": ["label_parameters"],
-        "optimizer": ["make_optimizer"],
-        "step": ["TrainState", "initial_state", "make_train_step"],
+        "step": ["TrainState", "initial_state", "make_optimizer", "make_train_step"],
         "config": ["FitConfig", "OptimizerConfig"],
         "loop": ["Fit", "FitResult"],
         "checkpoint": ["Checkpoints"],

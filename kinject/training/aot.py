@@ -22,9 +22,8 @@ from kinject.inference.program import Program
 from kinject.inference.vectors import TABLE, LookUp, TableShape, table_sharding
 from kinject.models.precision import held
 from kinject.training.config import FitConfig
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import TRAIN, label_parameters, split
-from kinject.training.step import initial_state, make_train_step
+from kinject.training.step import initial_state, make_optimizer, make_train_step
 from kinject.tree import Flat
 
 STEPS = 1000  # of a schedule when the number of examples is not known; the step's program is the same

@@ -25,9 +25,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kinject.data.pipeline import NOWHERE, TOKENS, Batch, Feed, choose_buckets, deal
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
 from kinject.inference.mesh import DATA, MODEL, Placement
-from kinject.inference.program import Program
+from kinject.inference.program import Program, evaluate
 from kinject.reports.console import Reporter
 from kinject.training.config import FitConfig
 from kinject.training.loop import Fit, FitResult

@@ -17,20 +17,17 @@ import optax
 
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
-from kinject.inference.evaluation import evaluate
 from kinject.inference.mesh import Placement, fetch, place_params
-from kinject.inference.processes import Preempted, alone, first, share
-from kinject.inference.program import Program, make_evaluation_step
+from kinject.inference.processes import Preempted, alone, first, share, watched
+from kinject.inference.program import Program, evaluate, make_evaluation_step
 from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
 from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
 from kinject.training.metrics import MetricsFile, Profiler, Progress, Timing
-from kinject.training.optimizer import make_optimizer
 from kinject.training.partition import label_parameters, split
-from kinject.training.preemption import watched
 from kinject.training.prefix import attach_prefix, check_disk, plan_prefix
-from kinject.training.step import Logged, TrainState, initial_state, make_refresh, make_train_step
+from kinject.training.step import Logged, TrainState, initial_state, make_optimizer, make_refresh, make_train_step
 from kinject.tree import Flat, digest
 
 

@@ -1,7 +1,7 @@
 """What trains is data: regex rules over parameter paths decide which leaves are trained.
 
 The label tree made here is the only place that knows. It decides what is differentiated, what the optimizer keeps
-state for (`optimizer.py`), the dtype in which a leaf is held on the devices, and what a checkpoint saves.
+state for (`step.py`), the dtype in which a leaf is held on the devices, and what a checkpoint saves.
 """
 
 from __future__ import annotations

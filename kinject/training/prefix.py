@@ -26,10 +26,10 @@ import numpy as np
 
 from kinject.data.pipeline import Batch, Feed
 from kinject.errors import InputError
-from kinject.inference.compiled import options
 from kinject.inference.mesh import Placement, fetch
 from kinject.inference.processes import alone
 from kinject.inference.program import Program, map_microbatches
+from kinject.inference.xla import options
 from kinject.models.encoder import kept_states
 from kinject.models.seams import Plugin
 from kinject.training.config import FitConfig
