@@ -139,7 +139,10 @@ def test_help_teaches(capsys):
         (["--config.stages.plugin.data=x.jsonl"], "stages.plugin.data: input should be a valid tuple"),
         (["--config.stages.plugin.data=()"], "stages.plugin.data: tuple should have at least 1 item"),
         (["--config.stages.plugin.train=(('plugin/.*','tune'),)"], "the label 'tune'; labels are 'train' and 'freeze'"),
-        (["--config.stages.plugin.train=(('plugni/.*','train'),('.*','freeze'))"], "matches no parameter; paths look"),
+        (
+            ["--config.stages.plugin.train=(('plugni/.*','train'),('.*','freeze'))"],
+            "no parameter; paths look like plugin/",
+        ),
         (["--config.stages.plugin.kind=plugni"], "stages.plugin.kind: unknown kind 'plugni'; did you mean plugin?"),
         (["--config.stages.plugin.kind=[]"], "stages.plugin.kind: unknown kind []"),
         (["--config.stages.plugin.task=cloz"], "stages.plugin.task: there is no task 'cloz'; did you mean cloze?"),

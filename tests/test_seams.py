@@ -326,8 +326,18 @@ def test_registration(registry):
         class Config:
             pass
 
-    with pytest.raises(ValueError, match="frozen dataclass"):
+    with pytest.raises(ValueError, match=r"frozen dataclass: write @dataclass\(frozen=True\)"):
         register("loose")(Loose)
+
+
+def test_a_file_that_registers_another_name_is_named(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["kinject.plugins"], "__path__", [str(tmp_path)])
+    (tmp_path / "misnamed.py").write_text(
+        "from kinject.plugins.base import Plugin, register\n\n\n@register('other')\nclass Other(Plugin):\n    pass\n"
+    )
+    with pytest.raises(InputError, match=r"misnamed.py registers 'other'; rename the file, or write @register"):
+        plugin_class("misnamed")
+    sys.modules.pop("kinject.plugins.misnamed")
 
 
 def test_a_distribution_of_a_third_party_is_found(registry, tmp_path, monkeypatch):

@@ -50,7 +50,8 @@ def register(name: str) -> Callable[[P], P]:
             raise ValueError(f"plugin name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
         params: Any = getattr(cls.Config, "__dataclass_params__", None)
         if params is None or not params.frozen:
-            raise ValueError(f"{cls.__qualname__}.Config must be a frozen dataclass")
+            above = "write @dataclass(frozen=True) above it"
+            raise ValueError(f"{cls.__qualname__}.Config must be a frozen dataclass: {above}")
         cls.name = name
         _REGISTERED[name] = cls
         return cls
@@ -62,13 +63,19 @@ def plugin_class(name: str) -> type[Plugin]:
     """Returns the plugin registered as `name`, importing the module that brings it.
 
     Raises:
-      InputError: nobody registers that name.
+      InputError: nobody registers that name, or the file of that name registers another.
     """
+    ours = f"{_package()}.{name}"
     if name not in _REGISTERED and name in _our_modules():
-        importlib.import_module(f"{_package()}.{name}")
+        importlib.import_module(ours)
     if name not in _REGISTERED:
         for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
             entry.load()
+    others = [other for other, cls in _REGISTERED.items() if cls.__module__ == ours]
+    if name not in _REGISTERED and others:
+        raise InputError(
+            "plugin", f"{name}.py registers {others[0]!r}", f'rename the file, or write @register("{name}") there'
+        )
     if name not in _REGISTERED:
         raise InputError("plugin", f"there is no plugin called {name!r}", did_you_mean(name, plugin_names()))
     return _REGISTERED[name]

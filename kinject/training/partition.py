@@ -6,6 +6,7 @@ state for (`step.py`), the dtype in which a leaf is held on the devices, and wha
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -51,7 +52,8 @@ def label_parameters(
             raise InputError(where, f"{regex!r} is not a regular expression: {error}") from None
     for pattern, _ in compiled:
         if pattern.pattern != ".*" and not any(pattern.fullmatch(path) for path in paths):
-            sample = ", ".join(paths[:: max(1, len(paths) // 4)][:4])
+            near = difflib.get_close_matches(pattern.pattern, paths, n=2, cutoff=0.4)  # first the likeliest meant
+            sample = ", ".join(dict.fromkeys([*near, *paths[:: max(1, len(paths) // 4)]][:4]))
             raise InputError(where, f"rule {pattern.pattern!r} matches no parameter", f"paths look like {sample}")
     labels = {}
     for path in paths:
