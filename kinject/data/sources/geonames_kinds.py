@@ -17,7 +17,7 @@ from kinject.data.sources.kinds import Dealing, KindsDomain, Nodes, Subject, dea
 from kinject.data.sources.wordings import GEOGRAPHY
 
 WHERE = "source geography_kinds"
-RELATIONS = (*geonames.RELATIONS, "size", "part_of_country", "nearest_large_city")
+RELATIONS = (*geonames.RELATIONS, "size", "part_of_country", "nearest_large_city", "population", "size_of")
 OF_COUNTRY = ("country", "continent", "capital", "currency", "language")
 
 CONTINENTS = {"AF": "africa", "AS": "asia", "EU": "europe", "NA": "america", "SA": "america", "OC": "oceania"}
@@ -30,6 +30,7 @@ LANGUAGES = {
 }
 SIZES = ((25_000, "small"), (80_000, "medium"), (float("inf"), "large"))
 LARGE_CITY, FAR = 500_000, 300.0  # inhabitants; kilometres beyond which no large city is near
+BRACKETS = 12  # of population, as many cities in each: without them too few triples tell a size for vectors to hold it
 MIDDLE = 0.6  # standard deviations of a country's cities around their mean that count as its middle
 EARTH = 6371.0
 
@@ -81,6 +82,7 @@ def load(
         for row, found in enumerate(more)
         for relation, (key, label) in found.items()
     ]
+    extra += [(tail, RELATIONS.index("size_of"), row) for row, of, tail in extra if RELATIONS[of] == "size"]
     subjects = [Subject(row, city["name"].lower(), facts[row], _hints(facts[row])) for row, city in enumerate(cities)]
     names = [city["name"].lower() for city in everywhere.values()]
     fair = limit(fair_subjects(subjects, names, pieces, GEOGRAPHY, seed=seed), "country", per_answer)
@@ -128,11 +130,16 @@ def _facts(
     large = _large_cities(everywhere, pieces)
     nearest = _nearest(cities, large)
     parts = _parts(cities)
+    rank = np.argsort(np.argsort([city["population"] for city in cities], kind="stable"))
     answers, nodes = [], []
-    for city, part, near in zip(cities, parts, nearest, strict=True):
+    for city, part, near, bracket in zip(cities, parts, nearest, rank * BRACKETS // len(cities), strict=True):
         size = next(word for most, word in SIZES if city["population"] < most)
         found = {**_of_country(states[city["countrycode"]]), "size": size, "part": part}
-        node = {"size": (f"size:{size}", size), "part_of_country": (f"part:{part}", part)}
+        node = {
+            "size": (f"size:{size}", size),
+            "part_of_country": (f"part:{part}", part),
+            "population": (f"population:{bracket}", f"population bracket {bracket + 1} of {BRACKETS}"),
+        }
         if near is not None:
             found["metropolis"] = near["name"].lower()
             node["nearest_large_city"] = (f"geonames:{near['geonameid']}", near["name"])
