@@ -48,6 +48,22 @@ def world(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("world") / "files")
 
 
+@pytest.fixture(scope="module")
+def host(world):
+    """The host of `world`, loaded."""
+    from kinject.inference.host import open_host
+
+    return open_host(world / "host")
+
+
+@pytest.fixture(scope="module")
+def knowledge(world):
+    """The knowledge base of `world`, open."""
+    from kinject.knowledge.base import KnowledgeBase
+
+    return KnowledgeBase.open(world / "knowledge")
+
+
 # `-m quick`: what is run of each package (kinject/*.py: "kinject"), so that all of it ends in under 90 seconds on two
 # cores. A file stands for all its tests that are not slow. tests/test_quick.py holds that every package is here.
 QUICK = {

@@ -9,7 +9,7 @@ from tiny_world import LANDS, evaluate_stage, question, run_experiment, sentence
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.inference.host import derangement, knowledge_identity, open_host
+from kinject.inference.host import derangement, knowledge_identity
 from kinject.inference.mesh import Placement
 from kinject.inference.program import evaluate, split_program
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
@@ -18,16 +18,6 @@ from kinject.plugins.map_tuning import initialise
 from kinject.plugins.store import save_plugin
 from kinject.stages.comparison import Comparison, majority, nearest_neighbour
 from kinject.tasks.base import make_task
-
-
-@pytest.fixture(scope="module")
-def host(world):
-    return open_host(world / "host")
-
-
-@pytest.fixture(scope="module")
-def knowledge(world):
-    return KnowledgeBase.open(world / "knowledge")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from kinject.data.encode import Mention, Passage
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
-from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.heads import logits
@@ -27,16 +26,6 @@ from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task, slot_rows
 
 HIDDEN = 16
-
-
-@pytest.fixture(scope="module")
-def host(world):
-    return open_host(world / "host")
-
-
-@pytest.fixture(scope="module")
-def knowledge(world):
-    return KnowledgeBase.open(world / "knowledge")
 
 
 def map_tuning(seed=1, **settings):

@@ -12,7 +12,6 @@ from kinject.data.records import parse_record
 from kinject.errors import InputError
 from kinject.inference.host import attach_knowledge, open_host, record_of, task_examples
 from kinject.inference.mesh import Placement
-from kinject.knowledge.base import KnowledgeBase
 from kinject.models.seams import Plugin
 from kinject.plugins.base import register
 from kinject.plugins.map_tuning import MapTuning
@@ -46,16 +45,6 @@ class ToldAnswer(Plugin):
 
 class Nothing(Plugin):
     """Reads neither slots nor records."""
-
-
-@pytest.fixture(scope="module")
-def host(world):
-    return open_host(world / "host")
-
-
-@pytest.fixture(scope="module")
-def knowledge(world):
-    return KnowledgeBase.open(world / "knowledge")
 
 
 def asked(numbers):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from kinject.cli.parser import Parser, exit_code
+from kinject.cli.parser import Parser, add_plugs, exit_code
 
 EXAMPLES = """\
 examples, after the quickstart:
@@ -34,11 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="A page in the browser: a sentence, the linked entities, the host's answers before and after.",
         epilog=EXAMPLES,
     )
-    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "DIR"}
-    parser.add_argument("--host", required=True, metavar="DIR", help="host folder (or hub id)")
-    parser.add_argument("--plugin", required=True, help="plugin folder to choose from; may be repeated", **several)
-    parser.add_argument("--knowledge", help="knowledge base of a plugin; repeated in any order", **several)
-    parser.add_argument("--memory", help="passage memory of a PlugLM plugin; may be repeated", **several)
+    add_plugs(parser, "plugin folder to choose from; may be repeated", required=True)
     parser.add_argument("--task", metavar="NAME", help="task (default: the one in host.json)")
     parser.add_argument(
         "--examples",

@@ -24,6 +24,15 @@ class Parser(argparse.ArgumentParser):
         raise InputError(self.prog, message, "see --help")
 
 
+def add_plugs(parser: Parser, plugin: str, *, required: bool) -> None:
+    """Adds the arguments that name a host and what is plugged into it; `plugin` is the help of --plugin."""
+    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "DIR"}
+    parser.add_argument("--host", required=True, metavar="DIR", help="host folder (or hub id)")
+    parser.add_argument("--plugin", required=required, help=plugin, **several)
+    parser.add_argument("--knowledge", help="knowledge base of a plugin; repeated in any order", **several)
+    parser.add_argument("--memory", help="passage memory of a PlugLM plugin; may be repeated", **several)
+
+
 def quiet_libraries() -> None:
     """Leaves standard error to the one line that says what is wrong (our own logger `kinject` still warns)."""
     for name in CHATTY:

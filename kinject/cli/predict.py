@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from kinject.cli.parser import PRECISIONS, Parser, exit_code
+from kinject.cli.parser import PRECISIONS, Parser, add_plugs, exit_code
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,11 +42,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Answer texts with a host and plugins: JSON lines from standard input to standard output.",
         epilog=EXAMPLES,
     )
-    several: dict[str, Any] = {"action": "append", "default": [], "metavar": "DIR"}
-    parser.add_argument("--host", required=True, metavar="DIR", help="host folder (or hub id)")
-    parser.add_argument("--plugin", help="plugin folder; may be repeated", **several)
-    parser.add_argument("--knowledge", help="knowledge base of a plugin; repeated in any order", **several)
-    parser.add_argument("--memory", help="passage memory of a PlugLM plugin; may be repeated", **several)
+    add_plugs(parser, "plugin folder; may be repeated", required=False)
     parser.add_argument("--link", action="store_true", help="find mentions by the names in the knowledge bases")
     parser.add_argument("--compare", action="store_true", help="add what the host alone answers")
     parser.add_argument("--explain", action="store_true", help="add what each entity, or which passages, did")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,19 @@ from kinject.knowledge.facts import Facts, Form, TextIndex
 
 Groups = list[list[str]]
 """The facts of one text, group by group: one group an entity, in order of preference."""
+
+
+class FactSettings(Protocol):
+    """What the `Config` of a method that reads facts says of them; see `FactReader`, whose `groups` are `entities`."""
+
+    @property
+    def form(self) -> Form: ...
+    @property
+    def entities(self) -> int: ...
+    @property
+    def retrieve(self) -> bool: ...
+    @property
+    def drop_answers(self) -> bool: ...
 
 
 class FactReader:
@@ -49,6 +62,12 @@ class FactReader:
         self.knowledge, self.form, self.groups = knowledge, form, groups
         self.retrieve, self.drop_answers = retrieve, drop_answers
         self._facts = None if knowledge is None else Facts(knowledge, form)
+
+    @classmethod
+    def of(cls, config: FactSettings, knowledge: KnowledgeBase | None) -> FactReader:
+        """The reader that a method's settings describe."""
+        chosen = {"retrieve": config.retrieve, "drop_answers": config.drop_answers}
+        return cls(knowledge, config.form, groups=config.entities, **chosen)
 
     def read(self, records: Sequence[Record]) -> list[list[Groups]]:
         """For each record, for each of its choices (one where it has none), groups of facts.

@@ -110,13 +110,7 @@ class Kformer(Plugin):
         config, depth = self.config, host.loaded.config.num_hidden_layers
         if max(config.layers) >= depth:
             raise InputError("method.layers", f"names layer {max(config.layers)}, the host has 0 to {depth - 1}")
-        reader = FactReader(
-            knowledge,
-            config.form,
-            groups=config.entities,
-            retrieve=config.retrieve,
-            drop_answers=config.drop_answers,
-        )
+        reader = FactReader.of(config, knowledge)
         facts = [
             [[fact for group in groups for fact in group][: config.candidates] for groups in choices]
             for choices in reader.read(records)

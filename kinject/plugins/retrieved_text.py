@@ -58,13 +58,7 @@ class RetrievedText(Plugin):
     ) -> Examples:
         """Puts each record's texts behind its example's tokens."""
         config = self.config
-        reader = FactReader(
-            knowledge,
-            config.form,
-            groups=config.entities,
-            retrieve=config.retrieve,
-            drop_answers=config.drop_answers,
-        )
+        reader = FactReader.of(config, knowledge)
         texts = [
             [[" ; ".join(group) for group in groups if group] for groups in choices] for choices in reader.read(records)
         ]
