@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 EXIT_BAD_INPUT = 2
 
@@ -25,6 +26,9 @@ class InputError(Exception):
         self.where, self.problem, self.hint = where, problem, hint
         line = f"{where}: {problem}" + (f"; {hint}" if hint else "")
         super().__init__(" ".join(line.split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.where, self.problem, self.hint)
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from kinject.config import Section, apply_override, build, build_dataclass, read_config
 from kinject.errors import InputError
-from kinject.stages.experiment import Experiment, first_difference
+from kinject.stages.experiment import Experiment, check_workdir, first_difference, read_stages
 
 ROOT = Path(__file__).parents[1]
 
@@ -129,6 +129,21 @@ def test_a_plain_dataclass_is_as_strict(values, message):
     with pytest.raises(InputError) as refusal:
         build_dataclass(Plain, values, "m")
     assert message in str(refusal.value)
+
+
+def test_an_option_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):
+    """Its run goes on, and under another value of the option it does not."""
+    values = {"kind": "plugin", "task": "cloze", "host": "h", "knowledge": "k", "data": ("d",), "fit": {"steps": 1}}
+    now = {"name": "n", "seed": 0, "stages": {"p": read_stages({"stages": {"p": values}})["p"].model_dump(mode="json")}}
+    before = json.loads(json.dumps(now))
+    del before["stages"]["p"]["fit"]["optimizer"]["decay_towards"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    assert check_workdir(tmp_path, now) is False, "nothing was made yet"
+    (tmp_path / "checkpoints").mkdir()
+    assert check_workdir(tmp_path, now) is True
+    now["stages"]["p"]["fit"]["optimizer"]["decay_towards"] = "start"
+    with pytest.raises(InputError, match="decay_towards was 'zero' and is 'start'"):
+        check_workdir(tmp_path, now)
 
 
 def test_the_first_difference_of_two_configs():

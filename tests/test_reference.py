@@ -102,6 +102,26 @@ def test_no_public_name_is_lost(package):
     assert not [name for name in KEPT[package].split() if not hasattr(module, name)]
 
 
+@pytest.mark.parametrize(
+    "module, names",
+    [
+        ("kinject.results", "FinishedRun FinishedSweep"),
+        ("kinject.plots", "MARKS SHADES"),
+        ("kinject.data.records", "read_records"),
+        ("kinject.knowledge.build", "Given build_knowledge"),
+        ("kinject.memory.store", "Passage PassageMemory"),
+        ("kinject.plugins.base", "Plugin Table register"),
+        ("kinject.plugins.store", "load_plugin"),
+        ("kinject.stages.base", "open_host"),
+        ("kinject.stages.experiment", "Experiment"),
+        ("kinject.stages.passages", "PassageEncoder attach sync"),
+    ],
+)
+def test_what_pages_and_notebooks_of_an_earlier_version_import_is_there(module, names):
+    found = importlib.import_module(module)
+    assert not [name for name in names.split() if not hasattr(found, name)]
+
+
 def test_every_package_is_listed_or_private():
     packages = {one.name for one in pkgutil.walk_packages(kinject.__path__, "kinject.") if one.ispkg}
     private = {"kinject.cli", "kinject.data.sources", "kinject.demo", "kinject.models.kernels", "kinject.reports"}

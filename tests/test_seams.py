@@ -329,6 +329,15 @@ def test_registration(registry):
     with pytest.raises(ValueError, match=r"frozen dataclass: write @dataclass\(frozen=True\)"):
         register("loose")(Loose)
 
+    class Combined(Plugin):
+        @classmethod
+        def made_of(cls, config, parts, **sizes):
+            return cls(config, **sizes)
+
+    with pytest.raises(ValueError, match=r"Combined\.made_of: the method is called from_parts now"):
+        register("combined")(Combined)
+    assert "combined" not in base.plugin_names()
+
 
 def test_a_file_that_registers_another_name_is_named(registry, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["kinject.plugins"], "__path__", [str(tmp_path)])

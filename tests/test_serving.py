@@ -1,6 +1,9 @@
 """Serving: a host with and without plugins answers texts, in order, with few programs, and says why."""
 
+import dataclasses
 import itertools
+import json
+import pickle
 import subprocess
 import sys
 
@@ -182,6 +185,15 @@ def test_bad_inputs_are_told_and_the_rest_answered(host):
     next(stream)
     with pytest.raises(InputError, match=r"^input:2: field text has 0 \[MASK\]"):
         next(stream)
+
+
+def test_a_refusal_is_made_of_json_like_values_and_travels_between_processes(host):
+    (refused,) = host.predict([{"id": 7, "text": "no blank"}], errors="yield")
+    assert refused == Refused(1, refused.error, 7)
+    assert json.loads(json.dumps(dataclasses.asdict(refused))) == {"line": 1, "error": refused.error, "id": 7}
+    found = pickle.loads(pickle.dumps(refused))
+    assert found == refused and str(found.cause) == refused.error and found.cause.problem == refused.cause.problem
+    assert repr(refused) == f"Refused(line=1, error={refused.error!r}, id=7)"
 
 
 def test_a_task_without_labels_is_refused(served):

@@ -31,7 +31,7 @@ from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import StoredPlugin, load_plugin
 from kinject.stages.plugin import take_over
-from kinject.tasks.base import make_task
+from kinject.tasks.base import Task, make_task, register_task
 
 
 def parsed(values):
@@ -386,3 +386,13 @@ def test_unknown_tasks_and_options_are_one_line():
         make_task("clozee")
     with pytest.raises(InputError, match=r"the task mention_masked_lm refuses its options: .*'sloots'"):
         make_task("mention_masked_lm", sloots=True)
+
+
+def test_a_task_that_says_several_is_refused_and_not_scored_as_if_answers_excluded_each_other():
+    class Tags(Task):
+        several = True
+
+    with pytest.raises(ValueError, match=r"Tags\.several: the attribute is called multi_label now"):
+        register_task("tags")(Tags)
+    with pytest.raises(InputError, match="no task 'tags'"):
+        make_task("tags")

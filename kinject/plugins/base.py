@@ -41,7 +41,7 @@ def register(name: str) -> Callable[[P], P]:
     """Class decorator that makes a plugin known by `name`.
 
     Raises:
-      ValueError: the name is another class's, or `Config` is no frozen dataclass.
+      ValueError: the name is another class's, `Config` is no frozen dataclass, or `from_parts` has its former name.
     """
 
     def decorate(cls: P) -> P:
@@ -52,6 +52,8 @@ def register(name: str) -> Callable[[P], P]:
         if params is None or not params.frozen:
             above = "write @dataclass(frozen=True) above it"
             raise ValueError(f"{cls.__qualname__}.Config must be a frozen dataclass: {above}")
+        if hasattr(cls, "made_of"):  # nothing calls it any more: the method would be made by what it inherits
+            raise ValueError(f"{cls.__qualname__}.made_of: the method is called from_parts now")
         cls.name = name
         _REGISTERED[name] = cls
         return cls

@@ -211,7 +211,7 @@ class Engine:
                 continue
             number += 1
             if number in refused:
-                yield Refused(one.line, refused[number], one.id)
+                yield Refused.because_of(refused[number], one.line, one.id)
                 continue
             yield Prediction(
                 one.line,

@@ -205,7 +205,7 @@ class Host:
 def _raising(answers: Iterator[Prediction | Refused]) -> Iterator[Prediction]:
     for one in answers:
         if isinstance(one, Refused):
-            raise one.cause
+            raise one.cause or InputError("input", one.error)
         yield one
 
 

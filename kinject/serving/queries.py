@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
 
 from kinject.data.records import Mention, Record, bounded_lines, check_mentions, decode_line, decode_text, parse_record
 from kinject.errors import InputError
@@ -56,7 +56,7 @@ def read_queries(inputs: Iterable[tuple[int, Any]], name: str, linkers: Sequence
             if linkers and isinstance(record.source, str):
                 record = link(record, linkers, given)
         except InputError as error:
-            yield Refused(number, error.with_traceback(None), identity)
+            yield Refused.because_of(error, number, identity)
             continue
         fields = dict(record.fields)
         identity = fields.pop("id", None)  # two questions may have one id; of a data set's records none may
@@ -255,18 +255,22 @@ class Refused:
 
     Attributes:
       line: its place in the input, from 1.
-      error: what is wrong with it, naming file, line and field: the cause in one line.
+      error: what is wrong with it, naming file, line and field.
       id: the record's own, where that much could be read.
-      cause: the error itself, without the frames that it passed: those would hold a whole window of records.
+      cause: the error that says so in one line. It is no field: `dataclasses.asdict` yields JSON-like values only.
     """
 
     line: int
-    error: str = field(init=False)
-    cause: InputError = field(repr=False, compare=False)
+    error: str
     id: Any = None
+    cause: ClassVar[InputError | None] = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "error", str(self.cause))
+    @classmethod
+    def because_of(cls, cause: InputError, line: int, id: Any = None) -> Refused:
+        """A line refused by an error, which loses the frames that it passed: they would hold a window of records."""
+        made = cls(line, str(cause), id)
+        object.__setattr__(made, "cause", cause.with_traceback(None))
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """The output line of `kinject predict` in the place of an answer."""

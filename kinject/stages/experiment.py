@@ -123,9 +123,10 @@ class Experiment:
             self._lock.close()
             raise InputError(self.run.workdir, "another run is using this workdir", "wait, or choose another") from None
         try:
-            check_workdir(self.run.workdir, self.config)  # again: another run may have ended since `open`
+            held = check_workdir(self.run.workdir, self.config)  # again: another run may have ended since `open`
             read_results(self.run.workdir)
-            write_json(self.run.workdir / "config.json", self.config)
+            if not held:
+                write_json(self.run.workdir / "config.json", self.config)
         except BaseException:
             self._lock.close()
             raise
@@ -227,8 +228,12 @@ def checked_published(numbers: Any, stages: Mapping[str, Any]) -> dict[str, floa
     return {str(place): float(number) for place, number in numbers.items()}
 
 
-def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Raises InputError when the workdir holds the run of another config: results of two would be mixed."""
+def check_workdir(workdir: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the workdir holds a run of this config; its `config.json` then stays as it was written.
+
+    Raises:
+      InputError: it holds the run of another config: results of two would be mixed.
+    """
     path = workdir / "config.json"
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"--workdir {workdir}", "it is a file")
@@ -236,10 +241,10 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
         for name in (*config["stages"], "checkpoints", "results.json", "metrics.jsonl"):
             if (workdir / name).exists():
                 raise InputError(workdir / name, "it is there, but not of a run of kinject", "choose another --workdir")
-        return
+        return False
     if not any((workdir / name).exists() for name in ("results.json", "checkpoints")):
-        return  # nothing was made yet: the config may still be mended
-    before = read_object(path, "choose another --workdir")
+        return False  # nothing was made yet: the config may still be mended
+    before = with_new_options(read_object(path, "choose another --workdir"))
     now = json.loads(json.dumps(config))
     difference = first_difference(before, now)
     if difference is not None:
@@ -248,6 +253,19 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
             f"this workdir holds a run of another config: {difference}",
             "choose another --workdir, or give the config as it was",
         )
+    return True
+
+
+def with_new_options(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as an earlier version wrote it, with the options that came since then at their defaults.
+
+    That is how its run was made: an option's default is what was done before there was the option.
+    """
+    try:
+        stages = {name: _stage_config(name, values) for name, values in config["stages"].items()}
+    except (InputError, KeyError, AttributeError):
+        return config  # not as this version would write it; what differs is told from what is there
+    return {**config, "stages": {name: stage.model_dump(mode="json") for name, stage in stages.items()}}
 
 
 def first_difference(before: Any, now: Any, place: str = "config") -> str | None:

@@ -271,9 +271,17 @@ _TASKS: dict[str, type[Task]] = {}
 
 
 def register_task(name: str) -> Any:
-    """Class decorator: the task is `name` in configs."""
+    """Class decorator: the task is `name` in configs.
+
+    Raises:
+      ValueError: the class says `several`, as `multi_label` was called.
+    """
 
     def wrap(cls: type[Task]) -> type[Task]:
+        if hasattr(
+            cls, "several"
+        ):  # nothing reads it any more: its answers would be scored as if they excluded another
+            raise ValueError(f"{cls.__qualname__}.several: the attribute is called multi_label now")
         _TASKS[name] = cls
         return cls
 
