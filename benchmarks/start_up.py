@@ -134,7 +134,7 @@ def first_steps(cold: int, warm: int) -> Iterator[dict[str, Any]]:
         command = [
             sys.executable,
             "-m",
-            "kinject.cli.train",
+            "kinject.train",
             "--config",
             "configs/quickstart.py",
             "--workdir",

@@ -226,7 +226,7 @@ def test_cut_and_resumed_is_the_same_run(world, tmp_path):
     fit.begin()
     while fit.step < 4:
         fit.advance(*fit.train_step(fit.state, fit.frozen, fit.next_batch()))
-        fit.keep(False)
+        fit.save_if_due(False)
     fit.end_early()
     fit = Setting(world, tmp_path / "cut", compute_dtype="int8", steps=8).fit()
     resumed = fit.run()

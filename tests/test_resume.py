@@ -23,7 +23,7 @@ def command(config, workdir):
     return [
         sys.executable,
         "-m",
-        "kinject.cli.train",
+        "kinject.train",
         "--config",
         str(config),
         "--workdir",
