@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,11 @@ def read_object(path: Path, hint: str = "") -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(path, "it is not a JSON object", hint)
     return found
+
+
+def write_object(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes an object as JSON, readable by people, whole or not at all: into a sibling first, then renamed over."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

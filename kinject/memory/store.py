@@ -89,7 +89,7 @@ def build_memory(
       name: what it is called.
       sizes: `hidden_size`, `key_size`, `length` (T) of what `encode` yields.
       encoder_fingerprint: of the host's encoder whose embedding layer reads the passages.
-      plugin_fingerprint: of the passage encoder (`kinject.memory.encoding`).
+      plugin_fingerprint: of the passage encoder (`kinject.inference.PassageEncoder`).
       tag: what stands before every text (knowledge prompting), "" = nothing.
       capacity: rows; None = an eighth more than there are passages.
       dtype: of keys and values, "float32" or "float16".

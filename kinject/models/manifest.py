@@ -6,7 +6,6 @@ A fingerprint is one short name for the exact values of a parameter tree: it pin
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,11 +94,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(path, "is missing", "give a folder in Hugging Face's form")
     return read_object(path, "get the file again")
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes an object as JSON, readable by people."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def fingerprint(params: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from kinject.errors import InputError
+from kinject.json_file import write_object
 from kinject.models import hf_tensors, manifest
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel, head_kind
@@ -80,8 +81,8 @@ def save_host(
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        manifest.write_json(partial / "config.json", hf_config)
-        manifest.write_json(partial / manifest.NAME, described)
+        write_object(partial / "config.json", hf_config)
+        write_object(partial / manifest.NAME, described)
         save_file(_their_arrays(arrays, config, kind), partial / "model.safetensors", metadata={"format": "pt"})
         write_added(partial, added)
         for file in copied:

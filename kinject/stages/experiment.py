@@ -20,7 +20,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.inference.mesh import MeshConfig, Placement
 from kinject.inference.processes import alone, first, on_first
 from kinject.inference.xla import cores
-from kinject.json_file import read_object
+from kinject.json_file import read_object, write_object
 from kinject.plugins.store import library_versions
 from kinject.reports.console import Reporter
 from kinject.reports.results import PROVENANCE
@@ -34,7 +34,6 @@ from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, Tripl
 from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
 from kinject.stages.plugin import PluginStage
-from kinject.training.checkpoint import write_json
 
 STAGES: dict[str, type[Stage]] = {
     "knowledge": KnowledgeStage,
@@ -126,7 +125,7 @@ class Experiment:
             held = check_workdir(self.run.workdir, self.config)  # again: another run may have ended since `open`
             read_results(self.run.workdir)
             if not held:
-                write_json(self.run.workdir / "config.json", self.config)
+                write_object(self.run.workdir / "config.json", self.config)
         except BaseException:
             self._lock.close()
             raise
@@ -168,7 +167,7 @@ class Experiment:
         self.run.reporter.say(f"{name}: done in {seconds[name]:.1f} s")
 
     def _keep(self, stage: str, seconds: float) -> None:
-        write_json(self.run.workdir / "results.json", self.run.results)
+        write_object(self.run.workdir / "results.json", self.run.results)
         note_provenance(self.run.workdir, stage, self.command, seconds)
 
     def report(self, seconds: float) -> None:

@@ -11,7 +11,6 @@ taken.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -173,11 +172,3 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is being saved and lets the folder go."""
         self.manager.close()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all: into a sibling first, then renamed over."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    partial.replace(path)
