@@ -23,7 +23,7 @@ Groups = list[list[str]]
 """The facts of one text, group by group: one group an entity, in order of preference."""
 
 
-class FactSettings(Protocol):
+class _Settings(Protocol):
     """What the `Config` of a method that reads facts says of them; see `FactReader`, whose `groups` are `entities`."""
 
     @property
@@ -64,7 +64,7 @@ class FactReader:
         self._facts = None if knowledge is None else Facts(knowledge, form)
 
     @classmethod
-    def of(cls, config: FactSettings, knowledge: KnowledgeBase | None) -> FactReader:
+    def of(cls, config: _Settings, knowledge: KnowledgeBase | None) -> FactReader:
         """The reader that a method's settings describe."""
         chosen = {"retrieve": config.retrieve, "drop_answers": config.drop_answers}
         return cls(knowledge, config.form, groups=config.entities, **chosen)

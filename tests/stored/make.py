@@ -7,6 +7,8 @@ The version is the one on PYTHONPATH, with its own tests' tiny world; a set is m
 tests/test_stored.py for what later versions must find in it.
 """
 
+# ruff: noqa: I001  (modules are where f5eefac has them)
+
 from __future__ import annotations
 
 import json
