@@ -43,7 +43,6 @@ def load(
     host_questions: int = 2,
     plugin_questions: int = 3,
     hinted: float = 0.5,
-    dropped: float = 0.15,
     asked: int = 300,
     one_kind: str = "country",
     repeated: int = 1,
@@ -60,7 +59,6 @@ def load(
       host_questions: see there.
       plugin_questions: see there.
       hinted: see there.
-      dropped: see there.
       asked: see there.
       one_kind: see there.
       repeated: see there.
@@ -86,7 +84,7 @@ def load(
     subjects = [Subject(row, city["name"].lower(), facts[row], _hints(facts[row])) for row, city in enumerate(cities)]
     names = [city["name"].lower() for city in everywhere.values()]
     fair = limit(fair_subjects(subjects, names, pieces, GEOGRAPHY, seed=seed), "country", per_answer)
-    how = Dealing(sizes, host_questions, plugin_questions, hinted, dropped, asked, one_kind, repeated, seed)
+    how = Dealing(sizes, host_questions, plugin_questions, hinted, asked, one_kind, repeated, seed)
     splits = deal(fair, _known(states, codes, pieces, graph), GEOGRAPHY, how, WHERE)
     return KindsDomain(
         name="geography",

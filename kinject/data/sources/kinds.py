@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -50,7 +50,6 @@ class Dealing:
       host_questions: of each subject of `host`, kinds drawn.
       plugin_questions: of each subject of `plugin`, kinds drawn.
       hinted: share of the host's questions in which known words stand before the name.
-      dropped: share of the other words that are left out of the host's questions, so that it reads by more than one.
       asked: at most so many questions a kind in `dev` and `test`.
       one_kind: the kind that `plugin_<kind>` and `dev_<kind>` ask alone.
       repeated: how often `host` holds each question about what is known, in each wording of training.
@@ -61,7 +60,6 @@ class Dealing:
     host_questions: int
     plugin_questions: int
     hinted: float
-    dropped: float
     asked: int
     one_kind: str
     repeated: int
@@ -166,13 +164,7 @@ def deal(
     asker = Asker(wordings, rng)
     return {
         "host": asker.shuffled(
-            [
-                asker.shortened(question, how.dropped)
-                for question in (
-                    *asker.drawn(part["host"], how.host_questions, how.hinted),
-                    *(asker.all_of(known, "train") * how.repeated),
-                )
-            ]
+            asker.drawn(part["host"], how.host_questions, how.hinted) + asker.all_of(known, "train") * how.repeated
         ),
         "plugin": asker.shuffled(asker.drawn(part["plugin"], how.plugin_questions)),
         f"plugin_{how.one_kind}": asker.one_kind(part["plugin"], how.one_kind, "train"),
@@ -198,12 +190,6 @@ class Asker:
             words = [subject.hints[kind], *(word for word in others if self.rng.random() < 0.5)]
             hint = " ".join(words[at] for at in self.rng.permutation(len(words)))
         return KindQuestion(subject.entity, subject.name, subject.answers[kind], kind, wording, hint)
-
-    def shortened(self, question: KindQuestion, dropped: float) -> KindQuestion:
-        """The question without a share of the words of its wording; name and blank stay."""
-        words = question.wording.split()
-        left = [word for word in words if "[" in word or self.rng.random() >= dropped]
-        return replace(question, wording=" ".join(left))
 
     def drawn(self, subjects: Iterable[Subject], each: int, hinted: float = 0.0) -> list[KindQuestion]:
         """So many questions about each subject, or all there are, of the kinds that were asked least so far."""

@@ -72,7 +72,6 @@ def load(
     host_questions: int = 2,
     plugin_questions: int = 3,
     hinted: float = 0.5,
-    dropped: float = 0.15,
     asked: int = 300,
     one_kind: str = "kind",
     repeated: int = 1,
@@ -88,7 +87,6 @@ def load(
       host_questions: see there.
       plugin_questions: see there.
       hinted: see there.
-      dropped: see there.
       asked: see there.
       one_kind: see there.
       repeated: see there.
@@ -114,7 +112,7 @@ def load(
     ]
     names = [word for synset in synsets for word in {word.lower() for word in synset.words}]
     fair = limit(fair_subjects(subjects, names, pieces, BIOLOGY, least=least, seed=seed), "kind", per_answer)
-    how = Dealing(sizes, host_questions, plugin_questions, hinted, dropped, asked, one_kind, repeated, seed)
+    how = Dealing(sizes, host_questions, plugin_questions, hinted, asked, one_kind, repeated, seed)
     splits = deal(fair, [], BIOLOGY, how, WHERE)
     spare = len(nodes.ids) - len(synsets)
     return KindsDomain(
