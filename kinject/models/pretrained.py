@@ -15,12 +15,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.errors import InputError, first_line
+from kinject.hf_folder import read_config
 from kinject.models import hf_tensors
 from kinject.models.config import MODEL_ID, EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors, open_tensors
-from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest, read_json
+from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach
 from kinject.tree import unflatten
@@ -201,7 +202,7 @@ def _snapshot(name: str) -> Path:
 
 def _config(folder: Path, dropout: float | None) -> EncoderConfig:
     path = folder / "config.json"
-    config = EncoderConfig.from_hf(read_json(path), path)
+    config = EncoderConfig.from_hf(read_config(folder), path)
     if dropout is not None:
         config = dataclasses.replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         config.check("dropout")
