@@ -158,11 +158,11 @@ def build_dataclass(cls: type[AnyConfig], values: Mapping[str, Any], where: str)
 def known_keys(section: type[BaseModel], location: Sequence[Any]) -> list[str]:
     """The field names of the (nested) section in which the key at `location` stands."""
     for part in location[:-1]:
-        field = section.model_fields.get(str(part))
+        field = section.__pydantic_fields__.get(str(part))
         if field is None:
             continue
         options = [field.annotation, *getattr(field.annotation, "__args__", ())]
         nested = [each for each in options if isinstance(each, type) and issubclass(each, BaseModel)]
         if nested:
             section = nested[0]
-    return list(section.model_fields)
+    return list(section.__pydantic_fields__)

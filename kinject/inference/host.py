@@ -220,5 +220,5 @@ def derangement(groups: np.ndarray, seed: int) -> np.ndarray:
     rank = draw.permutation(len(sizes))[group]
     order = np.lexsort((draw.permutation(len(groups)), rank))  # group by group, both in random order
     shuffled = np.empty(len(groups), np.int64)
-    shuffled[order] = np.roll(order, -sizes.max(initial=0))  # the group at a distance of the largest is another
+    shuffled[order] = np.roll(order, -np.max(sizes, initial=0))  # the group at a distance of the largest is another
     return shuffled

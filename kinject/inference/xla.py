@@ -40,7 +40,7 @@ def keep_compiled(folder: Path | None = None) -> Path | None:
     Returns:
       The folder; None where JAX was told one of its own (`JAX_COMPILATION_CACHE_DIR`) or none can be made.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]  # jax sets its options as it starts
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return None
     chosen = folder or Path(os.environ.get(CACHE_VARIABLE) or _users_cache() / "kinject").expanduser() / _processor()
     try:

@@ -88,7 +88,8 @@ class _Answers:
     def of(self, given: np.ndarray, relation: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns (question of the batch, answer) pairs, padded to a power of two with questions beyond the batch."""
         question = self._question(given, relation)
-        start, stop = (np.searchsorted(self._questions, question, side=side) for side in ("left", "right"))
+        start = np.searchsorted(self._questions, question, side="left")
+        stop = np.searchsorted(self._questions, question, side="right")
         lengths = stop - start
         rows = np.repeat(np.arange(len(question)), lengths)
         offsets = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -189,7 +189,7 @@ def side_by_side(parts: Sequence[Vectors]) -> Vectors:
         metrics |= one.metrics
         provenance |= one.provenance or {}
     values = Beside([one.values for one in parts], present)
-    return Vectors(values, np.logical_or.reduce(present), parts[0].normalisation, metrics, provenance)
+    return Vectors(values, np.any(present, axis=0), parts[0].normalisation, metrics, provenance)
 
 
 class Picked:

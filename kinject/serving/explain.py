@@ -123,7 +123,7 @@ def _first(row: Mapping[str, np.ndarray]) -> tuple[int, float]:
     """(number, score) of the first answer."""
     if "numbers" in row:
         return int(row["numbers"][0]), float(row["scores"][0])
-    number = int(row["scores"].argmax())
+    number = int(np.argmax(row["scores"]))
     return number, float(row["scores"][number])
 
 

@@ -274,4 +274,4 @@ def _values(records: Sequence[Record], field: str) -> np.ndarray:
 def majority(train: Sequence[Record], test: Sequence[Record], label: str = "label") -> float:
     """Accuracy of always giving the most frequent training label."""
     values, counts = np.unique([record.fields[label] for record in train], return_counts=True)
-    return float(np.mean([record.fields[label] == values[counts.argmax()] for record in test]))
+    return float(np.mean([record.fields[label] == values[np.argmax(counts)] for record in test]))

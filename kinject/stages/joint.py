@@ -77,7 +77,11 @@ class PluginsConfig(JointConfig):
         return asked
 
     def plugin_configs(self, where: str) -> dict[str, PluginConfig]:
-        shared = {name: getattr(self, name) for name in PluginConfig.model_fields if name in type(self).model_fields}
+        shared = {
+            name: getattr(self, name)
+            for name in PluginConfig.__pydantic_fields__
+            if name in type(self).__pydantic_fields__
+        }
         configs = {}
         for name, domain in self.domains.items():
             place = f"{where}.domains.{name}"

@@ -101,7 +101,7 @@ def majority_of_kind(train: Sequence[Record], test: Sequence[Record]) -> np.ndar
     of_train, labels = kinds_of(train), np.array([record.fields["label"] for record in train])
     for kind in np.unique(of_train):
         values, counts = np.unique(labels[of_train == kind], return_counts=True)
-        often[kind] = values[counts.argmax()]
+        often[str(kind)] = str(values[np.argmax(counts)])
     return np.array([float(often.get(record.fields[KIND]) == record.fields["label"]) for record in test])
 
 

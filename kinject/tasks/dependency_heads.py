@@ -113,7 +113,7 @@ class DependencyHeads(Task):
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Unlabelled attachment score over all words, punctuation included."""
-        return {"uas": float(predictions["right"].sum() / max(predictions["words"].sum(), 1))}
+        return {"uas": float(np.sum(predictions["right"])) / max(float(np.sum(predictions["words"])), 1.0)}
 
 
 def _whole(records: Sequence[Record], encoder: EntityEncoder) -> tuple[list[Record], int]:

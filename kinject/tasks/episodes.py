@@ -107,7 +107,7 @@ class PairTable:
         tokenizer = self.encoder.tokenizer
         low, high = len(tokenizer.before), len(tokenizer.after)
         self.lengths = np.array([len(one) - low - high for one in whole], np.int32)
-        shape = (len(whole), int(self.lengths.max(initial=1)))
+        shape = (len(whole), int(np.max(self.lengths, initial=1)))
         self.ids, self.slots = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
         self.entities = np.full((len(whole), max((len(one.entities) for one in whole), default=0)), -1, np.int32)
         for row, (one, size) in enumerate(zip(whole, self.lengths, strict=True)):

@@ -243,7 +243,8 @@ def label_of(one: Encoded, places: Sequence[tuple[int, int]]) -> tuple[int, int]
     positions = np.flatnonzero(origins_of(one)[:, 0] == 1)
     starts, ends = origins_of(one)[positions, 1], origins_of(one)[positions, 2]
     for low, high in places:
-        first, last = np.searchsorted(ends, low, side="right"), np.searchsorted(starts, high, side="left") - 1
+        first = int(np.searchsorted(ends, low, side="right"))
+        last = int(np.searchsorted(starts, high, side="left")) - 1
         if first <= last < len(positions) and starts[first] <= low and ends[last] >= high:
             return int(positions[first]), int(positions[last])
     return 0, 0
