@@ -25,6 +25,7 @@ from kinject.json_file import read_object
 
 CONFIG, TOKENIZER_CONFIG, ADAPTER_CONFIG = "config.json", "tokenizer_config.json", "adapter_config.json"
 NAME = "transformers"
+TOKENIZER = "tokenizer.json"
 GET_AGAIN = "get the file again"
 OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 

@@ -304,7 +304,7 @@ def test_rows_are_the_sentences_that_the_episodes_name(tiny):
         for name, places in zip(episode.classes, episode.queries, strict=True):
             for place in places:
                 expected = [[f"[CLS] {text(name, place)} [SEP] {one} [SEP]" for one in shots] for shots in shown]
-                assert texts[index] == expected
+                assert texts[index] == [[one.replace(" .", ".") for one in row] for row in expected]  # as BERT decodes
                 index += 1
     assert index == examples.size
 

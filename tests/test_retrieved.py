@@ -90,8 +90,8 @@ def test_a_question_reads_its_entity_s_facts_and_in_the_control_another_s(host, 
         rows = [row[row != host.tokenizer.pad_id] for row in given["token_ids"]]
         return [host.tokenizer.decode(row) for row in rows]
 
-    assert shown()[1] == "[CLS] city1 is in [MASK] . [SEP] city1 is in land1 [UNK] city1 [UNK] city2 [SEP]"
-    assert shown(np.array([1, 0, 3, 2]))[1].startswith("[CLS] city1 is in [MASK] . [SEP] city0 [UNK] a place in land0")
+    assert shown()[1] == "[CLS] city1 is in [MASK]. [SEP] city1 is in land1 [UNK] city1 [UNK] city2 [SEP]"
+    assert shown(np.array([1, 0, 3, 2]))[1].startswith("[CLS] city1 is in [MASK]. [SEP] city0 [UNK] a place in land0")
     bare = make_plugin({"name": "retrieved_text", "drop_answers": True}, hidden_size=16, knowledge_dim=8)
     text = attach_knowledge(examples, bare, records, host, knowledge)
     assert (

@@ -1,4 +1,4 @@
-"""The host's own tokenizer, read from its folder by the `tokenizers` library alone (transformers would import torch).
+"""The host's own tokenizer, as transformers reads it, with what kinject must know beyond it.
 
 Truncation and padding that a tokenizer.json brings along are switched off: encode.py cuts and pads, because only it
 knows which pieces may go. The literal `[MASK]` means the host's mask token whatever the host calls it.
@@ -11,19 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer
 
 from kinject.errors import InputError
+from kinject.hf_folder import TOKENIZER, TOKENIZER_CONFIG, open_tokenizer
 from kinject.json_file import read_object
 
 MASK_LITERAL = "[MASK]"
 DEFAULT_LENGTH = 512
-
-_NAMES = {
-    "wordpiece": {"cls": "[CLS]", "sep": "[SEP]", "pad": "[PAD]", "mask": "[MASK]", "unk": "[UNK]"},
-    "bpe": {"cls": "<s>", "sep": "</s>", "pad": "<pad>", "mask": "<mask>", "unk": "<unk>"},
-}
-_FAMILIES = {"WordPiece": "wordpiece", "BPE": "bpe"}
+LONGEST = 1e6  # a model_max_length beyond it is transformers' word for "nobody said"
+ROLES = ("cls", "sep", "pad", "mask", "unk")
 
 
 class Pieces(NamedTuple):
@@ -39,13 +36,14 @@ class HostTokenizer:
 
     Args:
       backend: the `tokenizers` pipeline, truncation and padding off.
-      family: "wordpiece" (BERT) or "bpe" (byte-level, RoBERTa).
+      family: its kind of model: "wordpiece", "bpe", "unigram".
       cls_id, sep_id, pad_id, mask_id, unk_id: special ids.
-      vocab_size: ids below it are the host's.
+      vocab_size: ids below it are the tokenizer's.
       max_length: positions the host has, special tokens included.
       before, between, after: special ids before A, between A and B, and after the last text.
-      pair_type: token type of B and of `after` in a pair (A's is 0).
+      pair_type: token type of B and of `after` in a pair (A's is 0); 0 where the model is given no token types.
       mask_alias: id under which the backend finds the literal `[MASK]` where the host's mask is another token.
+      cut_left: a text that is too long loses its beginning, as its tokenizer_config.json says (`truncation_side`).
     """
 
     backend: Tokenizer
@@ -62,6 +60,7 @@ class HostTokenizer:
     after: tuple[int, ...]
     pair_type: int
     mask_alias: int | None = None
+    cut_left: bool = False
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:
         """Returns the pieces of every text, in one call into Rust (which uses all cores unless told otherwise).
@@ -101,156 +100,87 @@ class HostTokenizer:
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
-def load_tokenizer(folder: str | Path) -> HostTokenizer:
-    """Reads the tokenizer of a host folder: tokenizer.json, or vocab.txt, or vocab.json with merges.txt.
+def load_tokenizer(folder: str | Path, positions: int | None = None) -> HostTokenizer:
+    """Reads the tokenizer of a host folder by transformers' AutoTokenizer.
+
+    Args:
+      folder: with the tokenizer's files, in any form that transformers reads.
+      positions: how many tokens the host has positions for; None = what the folder says of the tokenizer alone.
 
     Raises:
-      InputError: no or corrupt files, a model other than WordPiece and BPE, special tokens that are not in the
-        vocabulary, a vocabulary larger than the host's embedding table.
+      InputError: see `hf_folder.open_tokenizer`; special tokens that are missing, a text's frame that is not the same
+        for every text, ids beyond the host's embedding table.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(folder, "no such folder", "name a folder with tokenizer.json")
-    settings = _settings(folder)
-    backend = _backend(folder, settings)
+    found = open_tokenizer(folder)
+    names = sorted({TOKENIZER, *found.vocab_files_names.values()})
+    if not any((folder / name).is_file() for name in names):  # transformers makes one of special tokens alone
+        raise InputError(folder, "there is no tokenizer in it", f"it needs {' or '.join(names)}")
+    backend = found.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    family = _FAMILIES.get(type(backend.model).__name__)
-    if family is None:
-        problem = f"tokenizer model {type(backend.model).__name__} is not supported"
-        raise InputError(folder / "tokenizer.json", problem, "BERT (WordPiece) and RoBERTa (byte-level BPE) hosts are")
-    names = _special_names(settings, family)
-    ids = {role: _special_id(backend, name, role, folder) for role, name in names.items()}
-    vocab_size = backend.get_vocab_size(with_added_tokens=True)
-    config = _read_json(folder / "config.json")
-    _check_size(folder, vocab_size, config)
-    alias = _teach_mask(backend, names, ids)
-    before, between, after, pair_type = _frame(backend, ids, family)
+    if backend.encode_special_tokens:
+        problem = "split_special_tokens is true, so that not even [MASK] in a text is one"
+        raise InputError(folder / TOKENIZER_CONFIG, problem, "take the entry out")
+    ids = {role: _special_id(found, role, folder) for role in ROLES}
+    vocab_size = 1 + max(number for token, number in backend.get_vocab(with_added_tokens=True).items() if token)
+    _check_size(folder, vocab_size)
+    before, between, after, pair_type = _frame(backend, folder)
+    alias = _teach_mask(backend, found.mask_token, ids["mask"])
+    limits = [positions, found.model_max_length]
     return HostTokenizer(
         backend=backend,
-        family=family,
+        family=type(backend.model).__name__.lower(),
         **{f"{role}_id": number for role, number in ids.items()},
         vocab_size=vocab_size,
-        max_length=_max_length(settings, config, ids["pad"]),
+        max_length=min((int(limit) for limit in limits if limit and 0 < limit < LONGEST), default=DEFAULT_LENGTH),
         before=before,
         between=between,
         after=after,
-        pair_type=pair_type,
+        pair_type=pair_type if "token_type_ids" in found.model_input_names else 0,
         mask_alias=alias,
+        cut_left=found.truncation_side == "left",
     )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json over special_tokens_map.json."""
-    return _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+def _special_id(found: Any, role: str, folder: Path) -> int:
+    name = getattr(found, f"{role}_token")
+    if name is None:
+        raise InputError(folder, f"its tokenizer has no {role}_token", f"name it in {TOKENIZER_CONFIG}")
+    return found.convert_tokens_to_ids(name)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    return read_object(file, "copy the host folder again") if file.is_file() else {}
-
-
-def _backend(folder: Path, settings: dict[str, Any]) -> Tokenizer:
-    whole, words = folder / "tokenizer.json", folder / "vocab.txt"
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if whole.is_file():
-        file, build = whole, lambda: Tokenizer.from_file(str(whole))
-    elif words.is_file():
-        file, build = words, lambda: _wordpiece(words, settings)
-    elif vocab.is_file() and merges.is_file():
-        file, build = vocab, lambda: _byte_level(vocab, merges, settings)
-    else:
-        files = "tokenizer.json, vocab.txt, or vocab.json and merges.txt"
-        raise InputError(folder, "there is no tokenizer in it", f"it needs {files}")
-    try:
-        return build()
-    except Exception as error:  # the Rust library raises bare Exception for whatever is wrong with a file
-        raise InputError(file, f"cannot be read as a tokenizer ({error})", "copy the host folder again") from error
-
-
-def _wordpiece(vocab: Path, settings: dict[str, Any]) -> Tokenizer:
-    names = _special_names(settings, "wordpiece")
-    backend = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token=names["unk"]))
-    backend.normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    _declare(backend, names, lstrip_mask=False)
-    return backend
-
-
-def _byte_level(vocab: Path, merges: Path, settings: dict[str, Any]) -> Tokenizer:
-    names = _special_names(settings, "bpe")
-    backend = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))
-    _declare(backend, names, lstrip_mask=True)  # as RoBERTa does: the mask swallows the space before it
-    return backend
-
-
-def _declare(backend: Tokenizer, names: dict[str, str], *, lstrip_mask: bool) -> None:
-    known = [name for name in names.values() if backend.token_to_id(name) is not None]
-    lstrip = {names["mask"]} if lstrip_mask else set()
-    backend.add_special_tokens([AddedToken(name, lstrip=name in lstrip, normalized=False) for name in known])
-
-
-def _special_names(settings: dict[str, Any], family: str) -> dict[str, str]:
-    def name(role: str, default: str) -> str:
-        value = settings.get(f"{role}_token")
-        value = value.get("content") if isinstance(value, dict) else value
-        return value if isinstance(value, str) and value else default
-
-    return {role: name(role, default) for role, default in _NAMES[family].items()}
-
-
-def _special_id(backend: Tokenizer, name: str, role: str, folder: Path) -> int:
-    number = backend.token_to_id(name)
-    if number is None:
-        problem = f"{role}_token {name!r} is not in the vocabulary"
-        raise InputError(folder, problem, "name the right one in tokenizer_config.json")
-    return number
-
-
-def _check_size(folder: Path, vocab_size: int, config: dict[str, Any]) -> None:
+def _check_size(folder: Path, vocab_size: int) -> None:
     """An id beyond the embedding table would read its last row without a word."""
-    rows = config.get("vocab_size")
+    path = folder / "config.json"
+    rows = read_object(path, "copy the host folder again").get("vocab_size") if path.is_file() else None
     if isinstance(rows, int) and vocab_size > rows:
-        problem = f"the tokenizer has {vocab_size} ids, config.json says vocab_size {rows}"
+        problem = f"the tokenizer has the id {vocab_size - 1}, and by config.json the embedding table has {rows} rows"
         raise InputError(folder, problem, "use the tokenizer that the host was trained with")
 
 
-def _teach_mask(backend: Tokenizer, names: dict[str, str], ids: dict[str, int]) -> int | None:
-    """Makes the backend see the mask literals in raw text; returns the alias id of `[MASK]`, if it needs one."""
+def _teach_mask(backend: Tokenizer, mask: str, mask_id: int) -> int | None:
+    """Makes the backend see the literal `[MASK]` in raw text; returns its id, if it is not the mask's own."""
+    if mask == MASK_LITERAL:
+        return None
     known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
-    mask = names["mask"]
-    lstrip = known[mask].lstrip if mask in known else False
-    wanted = [literal for literal in dict.fromkeys((mask, MASK_LITERAL)) if literal not in known]
-    if wanted:
-        backend.add_special_tokens([AddedToken(literal, lstrip=lstrip, normalized=False) for literal in wanted])
-    alias = backend.token_to_id(MASK_LITERAL)
-    return None if alias == ids["mask"] else alias
+    if MASK_LITERAL not in known:
+        lstrip = mask in known and known[mask].lstrip
+        backend.add_special_tokens([AddedToken(MASK_LITERAL, lstrip=lstrip, normalized=False)])
+    return backend.token_to_id(MASK_LITERAL)
 
 
-def _frame(backend: Tokenizer, ids: dict[str, int], family: str) -> tuple[tuple, tuple, tuple, int]:
+def _frame(backend: Tokenizer, folder: Path) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
     """Finds which special ids stand around and between texts, from what the tokenizer itself does with a pair."""
     pair = backend.encode("a", "a")
     first = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 0]
     second = [i for i, sequence in enumerate(pair.sequence_ids) if sequence == 1]
-    if not first or not second or first[0] == 0:  # no post-processor: the family's usual frame
-        separators = (ids["sep"],) * (2 if family == "bpe" else 1)
-        return (ids["cls"],), separators, (ids["sep"],), int(family == "wordpiece")
+    if not first or not second:
+        raise InputError(folder, "its tokenizer makes nothing of the letter a", "copy the host folder again")
     between = tuple(pair.ids[first[-1] + 1 : second[0]])
     return tuple(pair.ids[: first[0]]), between, tuple(pair.ids[second[-1] + 1 :]), pair.type_ids[second[0]]
-
-
-def _max_length(settings: dict[str, Any], config: dict[str, Any], pad_id: int) -> int:
-    limits = [settings.get("model_max_length")]
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int):
-        # RoBERTa's position table starts behind the padding id
-        limits.append(positions - (pad_id + 1 if config.get("model_type") == "roberta" else 0))
-    known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and 0 < limit < 1e6]
-    return min(known, default=DEFAULT_LENGTH)
 
 
 def _is_unicode(text: object) -> bool:

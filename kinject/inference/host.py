@@ -4,9 +4,11 @@ examples that it makes of records: with slots where a method reads them, and wha
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from kinject.data.encode import EntityEncoder
+from kinject.data.former_reading import changed_reading
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
@@ -37,12 +40,23 @@ class HostBundle:
     tokenizer: HostTokenizer
 
     @property
+    def lineage(self) -> tuple[str, ...]:
+        """Fingerprints of the encoder's weights, then of those that it was made from, newest first."""
+        return (self.loaded.encoder_fingerprint, *self.loaded.manifest.get("extra", {}).get("lineage", []))
+
+    @property
     def identity(self) -> HostIdentity:
-        """What plugins are pinned to."""
-        lineage = self.loaded.manifest.get("extra", {}).get("lineage", [])
-        return HostIdentity(
-            self.loaded.fingerprint, (self.loaded.encoder_fingerprint, *lineage), self.loaded.config.hidden_size
-        )
+        """What plugins are pinned to: the weights, and the reading where texts are other pieces than they once were."""
+        size = self.loaded.config.hidden_size
+        reading = self._changed_reading
+        if reading is None:
+            return HostIdentity(self.loaded.fingerprint, self.lineage, size)
+        lineage = tuple(_mixed(one, reading) for one in self.lineage)
+        return HostIdentity(_mixed(self.loaded.fingerprint, reading), lineage, size, former=self.lineage)
+
+    @cached_property
+    def _changed_reading(self) -> str | None:
+        return changed_reading(self.tokenizer, self.loaded.folder)
 
     def encoder(self, max_length: int | None) -> EntityEncoder:
         """Encodes texts for this host, of at most so many tokens; None = as many as it has positions."""
@@ -63,10 +77,14 @@ def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
     }
 
 
+def _mixed(fingerprint: str, reading: str) -> str:
+    return "sha256:" + hashlib.sha256(f"{fingerprint} {reading}".encode()).hexdigest()
+
+
 def open_host(folder: str | os.PathLike[str], **options: Any) -> HostBundle:
     """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
     loaded = load_host(folder, **options)
-    return HostBundle(loaded, load_tokenizer(loaded.folder))
+    return HostBundle(loaded, load_tokenizer(loaded.folder, loaded.config.max_length))
 
 
 def host_task(manifest: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -123,7 +141,7 @@ def as_it_is(ready: HostBundle) -> HostBundle:
     prints = fingerprints({path: array_digest(leaf) for path, leaf in arrays.items()})
     manifest = loaded.manifest
     if prints["encoder_fingerprint"] != loaded.encoder_fingerprint:
-        extra = {**manifest.get("extra", {}), "lineage": list(ready.identity.lineage)}
+        extra = {**manifest.get("extra", {}), "lineage": list(ready.lineage)}
         manifest = {**manifest, "extra": extra}
     encoder, whole = prints["encoder_fingerprint"], prints["fingerprint"]
     loaded = replace(loaded, manifest=manifest, fingerprint=whole, encoder_fingerprint=encoder)

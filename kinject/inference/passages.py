@@ -100,6 +100,7 @@ class PassageEncoder:
 def check_memory(memory: PassageMemory, plugin: PlugLM, host: HostIdentity) -> None:
     """Raises InputError unless this plugin, on this host (or one that it was made from), encoded the memory."""
     where, about = memory.folder / "memory.json", memory.manifest
+    host.check_reading(about["encoder_fingerprint"], where)
     if about["encoder_fingerprint"] not in host.lineage:
         problem = f"it was read by the encoder {about['encoder_fingerprint'][:19]}…, which is not this host's"
         raise InputError(where, problem, "build the memory with this host")

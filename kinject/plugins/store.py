@@ -52,11 +52,19 @@ class HostIdentity:
       lineage: fingerprints of the encoder, then of the encoders that it was made from, newest first. A plugin of any of
         them fits: that is general plug-and-play, a map tuned on the raw model and plugged into one fine-tuned from it.
       hidden_size: D.
+      former: the lineage of old, where transformers reads the folder's tokenizer in another way than kinject once did.
     """
 
     fingerprint: str
     lineage: tuple[str, ...]
     hidden_size: int
+    former: tuple[str, ...] = ()
+
+    def check_reading(self, pinned: str, where: object) -> None:
+        """Raises InputError for what is pinned to these weights and to a reading of texts that has changed since."""
+        if pinned in self.former and pinned not in self.lineage:
+            problem = "it was made when this host's tokenizer was read in another way than transformers reads it"
+            raise InputError(where, f"{problem}: texts are other pieces now", "make it anew with this host")
 
     @property
     def encoder_fingerprint(self) -> str:
@@ -293,6 +301,7 @@ def check_fits(
         if manifest["hidden_size"] != host.hidden_size:
             raise InputError(where, f"hidden_size is {manifest['hidden_size']}, the host's is {host.hidden_size}")
         pinned = str(manifest["host"].get("encoder_fingerprint"))
+        host.check_reading(pinned, where)
         if pinned not in host.lineage:
             raise InputError(
                 where,

@@ -300,7 +300,7 @@ def host_json(
     config: TrainingConfig, base: str, task: Task, made_from: HostBundle, tuning: AttachedTuning
 ) -> dict[str, Any]:
     """What `host.json` says of a host that a stage tuned from another."""
-    extra = {"lineage": list(made_from.identity.lineage), "task_options": config.task_options}
+    extra = {"lineage": list(made_from.lineage), "task_options": config.task_options}
     extra["tuning"] = tuning.to_json()
     return {"base": base, "task": config.task, "labels": task.labels, "extra": extra}
 

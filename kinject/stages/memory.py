@@ -249,7 +249,7 @@ class MemoryPluginStage(TrainingStage):
         """Writes the host that was trained along, and opens it again: the plugin is pinned to what is on the disk."""
         nnx.update(host.loaded.host, unflatten(trained))
         about = {"base": self.config.host, "task": self.config.task, "labels": None}
-        extra = {"lineage": list(host.identity.lineage), "task_options": self.config.task_options}
+        extra = {"lineage": list(host.lineage), "task_options": self.config.task_options}
         folder = self.run.folder(self.name) / "host"
         save_host(
             host.loaded.host, folder, tokenizer_files_from=host.loaded.folder, host_json={**about, "extra": extra}

@@ -68,7 +68,7 @@ class Thunlp(Protocol):
 
     def pair_encoder(self, encoder: EntityEncoder) -> EntityEncoder:
         tokenizer = encoder.tokenizer
-        if tokenizer.family == "bpe":
+        if len(tokenizer.between) > 1:  # RoBERTa's two
             tokenizer = replace(tokenizer, between=(tokenizer.sep_id,))
         markers = frozenset(piece for word in (HEAD_MARKER, TAIL_MARKER) for piece in tokenizer.word(word))
         return EntityEncoder(
