@@ -344,7 +344,7 @@ def test_bad_tensors_are_told_in_one_line(rewrite, change, message):
 
 
 BAD_CONFIGS = [
-    ({"model_type": "gpt2"}, r"config\.json: model_type is 'gpt2'; hosts are bert and roberta"),
+    ({"model_type": "gpt2"}, r"config\.json: model_type is 'gpt2'; hosts are bert, camembert, "),
     ({"hidden_size": None}, r"config\.json: transformers refuses it: .*hidden_size.* expected int"),
     ({"hidden_size": "32"}, r"transformers refuses it: .*hidden_size.* expected int, got str"),
     ({"hidden_size": 34}, r"hidden_size 34 is no multiple of num_attention_heads 4"),

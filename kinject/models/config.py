@@ -11,16 +11,23 @@ from typing import Any
 
 from kinject.errors import InputError, did_you_mean, first_line
 from kinject.hf_folder import read_config
+from kinject.models.family import Family, family_names, family_of
 from kinject.models.kernels.elementwise import ACTIVATIONS
 
-MODEL_TYPES = ("bert", "roberta")
 MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SHAPE_MARK = "shape:"
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """Shape of an encoder; field names and defaults are those of Hugging Face's `config.json`."""
+    """Shape of an encoder; field names and defaults are those of Hugging Face's `config.json` for BERT.
+
+    Attributes:
+      type_vocab_size: 0 = there are no token types.
+      attention_bias: whether the dense layers of attention have biases; `mlp_bias` and `norm_bias` likewise.
+      embedding_size: E, of the word embeddings, where the hidden size is another; None = they are of the hidden size.
+      own: what only its family has (`kinject/models/families/`), None where there is no such thing.
+    """
 
     model_type: str = "bert"
     vocab_size: int = 30522
@@ -37,6 +44,21 @@ class EncoderConfig:
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
+    attention_bias: bool = True
+    mlp_bias: bool = True
+    norm_bias: bool = True
+    embedding_size: int | None = None
+    own: Any = None
+
+    @property
+    def family(self) -> Family:
+        """What it has in common with others of its `model_type`."""
+        return family_of(self.model_type)
+
+    @property
+    def word_size(self) -> int:
+        """E, of a word embedding: what a plugin's `embed` gets."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
     def head_dim(self) -> int:
@@ -46,11 +68,11 @@ class EncoderConfig:
     @property
     def position_offset(self) -> int:
         """What is added to positions counted from 0: RoBERTa's begin after its padding index."""
-        return self.pad_token_id + 1 if self.model_type == "roberta" else 0
+        return self.family.position_offset(self)
 
     @property
     def max_length(self) -> int:
-        """Longest sequence in tokens that has position embeddings."""
+        """Longest sequence in tokens that it has positions for."""
         return self.max_position_embeddings - self.position_offset
 
     @property
@@ -60,26 +82,30 @@ class EncoderConfig:
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: object = "config.json") -> EncoderConfig:
-        """Reads what `hf_folder.read_config` gives of a BERT or RoBERTa; what is no encoder's concern is passed over.
+        """Reads what `hf_folder.read_config` gives, or a parsed config.json; what is no encoder's concern is passed over.
+
+        Args:
+          values: the fields.
+          where: what to call them in errors.
 
         Raises:
           InputError: another kind of model, a variant that is computed differently, or values that contradict.
         """
         model_type = values.get("model_type")
-        if model_type not in MODEL_TYPES:
-            raise InputError(where, f"model_type is {model_type!r}", "hosts are " + " and ".join(MODEL_TYPES))
-        _refuse_variants(values, where)
-        known = {f.name: f.type for f in dataclasses.fields(cls)}
-        given = {name: values[name] for name in known if values.get(name) is not None}
+        if model_type not in family_names():
+            raise InputError(where, f"model_type is {model_type!r}", "hosts are " + ", ".join(family_names()))
+        family = family_of(model_type)
+        family.refuse(values, where)
+        given = family.translated(values)
+        known = {field.name: str(field.type) for field in dataclasses.fields(cls)}
         for name, value in given.items():
-            _check_type(name, value, str(known[name]), where)
+            if not (value == 0 and name in family.zero) and value != family.defaults.get(name):
+                _check_type(family.renamed.get(name, name), value, known[name], where)
         needed = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        lacking = [name for name in needed if name not in given]
+        lacking = [family.renamed.get(name, name) for name in needed if name not in given]
         if lacking:
             raise InputError(where, f"lacks {', '.join(lacking)}", "take the file that came with the weights")
-        if model_type == "roberta":
-            given.setdefault("pad_token_id", 1)
-        config = cls(**given)
+        config = cls(**given, own=family.own(values, where))
         config.check(where)
         return config
 
@@ -98,22 +124,14 @@ class EncoderConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """Returns the fields as `config.json` has them."""
-        return dataclasses.asdict(self)
-
-
-def _refuse_variants(values: Mapping[str, Any], where: object) -> None:
-    position = values.get("position_embedding_type") or "absolute"
-    if position != "absolute":
-        raise InputError(where, f"position_embedding_type is {position!r}", "only absolute positions are computed here")
-    for flag in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
-        if values.get(flag):
-            raise InputError(where, f"{flag} is true", "a host is an encoder")
+        return self.family.to_hf(self)
 
 
 def _check_type(name: str, value: Any, wanted: str, where: object) -> None:
-    kind: tuple[type, ...] = {"str": (str,), "int": (int,)}.get(wanted, (int, float))
-    if isinstance(value, bool) or not isinstance(value, kind):
-        raise InputError(where, f"{name} is {value!r}", f"it must be {wanted.removesuffix(' | None')}")
+    wanted = wanted.removesuffix(" | None")
+    kind: tuple[type, ...] = {"str": (str,), "int": (int,), "bool": (bool,)}.get(wanted, (int, float))
+    if isinstance(value, bool) != (wanted == "bool") or not isinstance(value, kind):
+        raise InputError(where, f"{name} is {value!r}", f"it must be {wanted}")
     if wanted == "int" and isinstance(value, int) and value < (0 if name == "pad_token_id" else 1):
         raise InputError(where, f"{name} is {value}", "it must be positive")
 

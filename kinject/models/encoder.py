@@ -1,8 +1,8 @@
-"""BERT and RoBERTa in Flax NNX, with the three seams where a knowledge plugin may speak.
+"""Encoders in Flax NNX, with the three seams where a knowledge plugin may speak.
 
-Follows Devlin et al. 2019 and Liu et al. 2019 as Hugging Face computes them: post-LayerNorm, learned absolute
-positions. There is no state but parameters, and dropout happens only where a key is given, so a forward pass is a pure
-function of its arguments.
+What differs from family to family is in `families/`, each as Hugging Face computes it; what they share is here. There
+is no state but parameters, and dropout happens only where a key is given, so a forward pass is a pure function of its
+arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.layers import PLUGIN, Embeddings, Layer, gather_positions, site
+from kinject.models.layers import PLUGIN, gather_positions, layer_norm, site
 from kinject.models.seams import Plugin
 
 Batch = Mapping[str, jax.Array]
@@ -61,11 +61,16 @@ class Encoder(nnx.Module):
         self.dtype = jnp.dtype(dtype)
         self.remat = remat
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.embeddings = Embeddings(config, **options)
-        self.layers = nnx.List([Layer(config, **options) for _ in range(config.num_hidden_layers)])
+        family = config.family
+        self.embeddings = family.embeddings(config, **options)
+        self.layers = nnx.List([family.layer(config, i, **options) for i in range(config.num_hidden_layers)])
+        self.relative = family.relative(config, **options)
+        self.norm = layer_norm(config, dtype, param_dtype, rngs) if family.final_norm else None
 
     def embed(self, batch: Batch, plugin: Plugin | None = None, key: jax.Array | None = None) -> jax.Array:
         """Returns hidden state 0, [B, L, D]: word (through the plugin), position and type embeddings, normed.
+
+        The plugin gets word embeddings [B, L, E], before any layer that brings them to the hidden size.
 
         Args:
           batch: needs `token_ids`, `position_ids` and `type_ids`, each int32 [B, L].
@@ -115,11 +120,11 @@ class Encoder(nnx.Module):
             raise ValueError(f"layers {start} to {stop} of an encoder with {count}")
         if positions is not None and not start < stop == count:
             raise ValueError("positions are gathered in the last layer, which is not among those run")
-        states = []
+        states, relative = [], self._relative(hidden, batch)
         for i in range(start, stop):
             here = positions if i == count - 1 else None
             known = inner if i == start else None
-            step = self._step(i, batch, plugin, site(key, FIRST_LAYER + i), here, known)
+            step = self._step(i, batch, plugin, site(key, FIRST_LAYER + i), here, known, relative)
             hidden = (jax.checkpoint(step) if self.remat else step)(hidden)
             states.append(hidden)
         return states
@@ -127,8 +132,8 @@ class Encoder(nnx.Module):
     def to_seam(self, i: int, hidden: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """Of layer i, what attention and what feed-forward yield of hidden state i, [B, L, D] each, nothing dropped."""
         layer = self.layers[i]
-        hidden = layer.attention(hidden, batch["segment_ids"], None)
-        return hidden, layer.feed_forward.inner(hidden)
+        hidden = layer.attention(hidden, batch["segment_ids"], None, relative=self._relative(hidden, batch))
+        return hidden, layer.feed_forward.inner(layer.feed_forward.enter(hidden))
 
     def finish(
         self,
@@ -210,23 +215,30 @@ class Encoder(nnx.Module):
         key: jax.Array | None,
         positions: jax.Array | None,
         inner: jax.Array | None,
+        relative: Any,
     ) -> Callable[[jax.Array], jax.Array]:
-        layer = self.layers[i]
+        layer, last = self.layers[i], i == len(self.layers) - 1
 
         def step(hidden: jax.Array) -> jax.Array:
             if inner is None:
-                hidden = layer.attention(hidden, batch["segment_ids"], key, positions)
-                output = layer.feed_forward.inner(hidden, key)
+                hidden = layer.attention(hidden, batch["segment_ids"], key, positions, relative)
+                read = layer.feed_forward.enter(hidden)
+                output = layer.feed_forward.inner(read, key)
             elif positions is None:
-                output = inner
+                read, output = layer.feed_forward.enter(hidden), inner
             else:
                 hidden, output = gather_positions(hidden, positions), gather_positions(inner, positions)
+                read = layer.feed_forward.enter(hidden)
             if plugin is not None:
-                changed = plugin.feed_forward(i, hidden, output, batch, site(key, PLUGIN))
+                changed = plugin.feed_forward(i, read, output, batch, site(key, PLUGIN))
                 output = _same_form(changed, output, plugin, "feed_forward")
-            return layer.feed_forward.close(hidden, output, key)
+            hidden = layer.feed_forward.close(hidden, output, key)
+            return self.norm(hidden) if last and self.norm is not None else hidden
 
         return step
+
+    def _relative(self, hidden: jax.Array, batch: Batch) -> Any:
+        return None if self.relative is None else self.relative(hidden, batch)
 
 
 def kept_states(plugin: Plugin | None, layers: int, stop: int) -> tuple[int, ...]:

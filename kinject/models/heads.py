@@ -14,12 +14,20 @@ from jax.typing import DTypeLike
 from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
+from kinject.models.family import Form, HeadForm
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import rounded, rounded_dot
 from kinject.models.layers import Attention, site
 from kinject.models.seams import Plugin
 
 HEAD_SITE = 1_000_003  # a head's dropout, far from the sites of the layers
+
+
+def _norm(size: int, config: EncoderConfig, form: HeadForm, options: dict[str, Any]) -> nnx.LayerNorm:
+    """The LayerNorm of a head."""
+    return nnx.LayerNorm(
+        size, epsilon=config.layer_norm_eps, use_bias=form.norm_bias, use_fast_variance=False, **options
+    )
 
 
 class MaskedLMHead(nnx.Module):
@@ -33,19 +41,19 @@ class MaskedLMHead(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        size = config.hidden_size
+        form = config.family.head("masked_lm", config)
+        size = config.word_size
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = "masked_lm"
         self.dtype = jnp.dtype(dtype)
-        # RoBERTa's is the exact gelu whatever the layers use
-        self.activation = config.hidden_act if config.model_type == "bert" else "gelu"
+        self.activation = form.activation
         init = nnx.initializers.normal(config.initializer_range)
-        self.transform = nnx.Linear(size, size, kernel_init=init, **options)
-        self.norm = nnx.LayerNorm(size, epsilon=config.layer_norm_eps, use_fast_variance=False, **options)
-        self.bias = nnx.Param(jnp.zeros((config.vocab_size,), param_dtype))
+        self.transform = nnx.Linear(config.hidden_size, size, kernel_init=init, use_bias=form.dense_bias, **options)
+        self.norm = _norm(size, config, form, options)
+        self.bias = nnx.Param(jnp.zeros((config.vocab_size,), param_dtype)) if form.output_bias else None
 
     def hidden(self, hidden: jax.Array) -> jax.Array:
-        """Returns what is compared with the word embeddings: hidden [..., D], transformed and normed."""
+        """Returns what is compared with the word embeddings, [..., E]: hidden [..., D], transformed and normed."""
         return self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
 
     def logits(self, hidden: jax.Array, word_embedding: jax.Array) -> jax.Array:
@@ -53,7 +61,7 @@ class MaskedLMHead(nnx.Module):
 
         Args:
           hidden: [B, P, D] of the encoder.
-          word_embedding: [V, D], the encoder's own table.
+          word_embedding: [V, E], the encoder's own table.
 
         Returns:
           float32 [B, P, V].
@@ -64,50 +72,14 @@ class MaskedLMHead(nnx.Module):
             scores = rounded_dot(hidden, decoder.T, (((hidden.ndim - 1,), (0,)), ((), ())))
         else:  # without `.T`: for a single row a CPU would write the turned table
             scores = jnp.einsum("...d,vd->...v", hidden, decoder, preferred_element_type=jnp.float32)
-        return scores + self.bias[...].astype(jnp.float32)
-
-
-class PooledHead(nnx.Module):
-    """Dense, tanh and output layer over one vector a sequence, usually that of the first token.
-
-    BERT drops before the output layer; RoBERTa's classification head drops before the dense layer too. Classification,
-    pair score, multi-label and multiple choice differ only in their number of outputs and in their loss.
-    """
-
-    def __init__(
-        self,
-        config: EncoderConfig,
-        num_labels: int,
-        *,
-        kind: str = "classification",
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        init = nnx.initializers.normal(config.initializer_range)
-        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.kind = kind
-        self.num_labels = num_labels
-        self.drops_input = config.model_type == "roberta" and kind != "multiple_choice"
-        self.pooler = nnx.Linear(config.hidden_size, config.hidden_size, **options)
-        self.output = nnx.Linear(config.hidden_size, num_labels, **options)
-        self.dropout = Dropout(config.head_dropout)
-
-    def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Returns float32 [..., num_labels] of hidden [..., D]; `key` = dropout key, None = no dropout."""
-        if self.drops_input:
-            hidden = self._drop(hidden, key, 0)
-        pooled = self._drop(jnp.tanh(self.pooler(hidden)), key, 1)
-        return self.output(pooled).astype(jnp.float32)
-
-    def _drop(self, values: jax.Array, key: jax.Array | None, number: int) -> jax.Array:
-        return self.dropout(values, site(key, number))
+        return scores if self.bias is None else scores + self.bias[...].astype(jnp.float32)
 
 
 class PlainHead(nnx.Module):
-    """An output layer right on what the encoder yields, position by position: token classes, or span start and end.
+    """An output layer on what the encoder yields, position by position: token classes, or span start and end.
 
-    Before it there is dropout for token classes and none for spans, as in Hugging Face's models.
+    Before it there is dropout as the family has it: in BERT for token classes and not for spans. A family may have a
+    dense layer with activation and LayerNorm in between, as ModernBERT does.
     """
 
     def __init__(
@@ -120,17 +92,40 @@ class PlainHead(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        form = config.family.head(form_of(kind), config)
         init = nnx.initializers.normal(config.initializer_range)
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        size = config.hidden_size
         self.kind = kind
         self.num_labels = num_labels
-        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.output = nnx.Linear(config.hidden_size, num_labels, **options)
-        self.dropout = Dropout(0.0 if kind == "span" else config.head_dropout)
+        self.pooling = form.pooling
+        self.activation = form.activation
+        dense = {"kernel_init": init, **options}
+        self.pooler = nnx.Linear(size, size, use_bias=form.dense_bias, **dense) if form.dense else None
+        self.norm = _norm(size, config, form, options) if form.norm else None
+        self.output = nnx.Linear(size, num_labels, **dense)
+        self.input_dropout = Dropout(form.input_dropout)
+        self.dropout = Dropout(form.dropout)
 
     def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns float32 [..., num_labels] of hidden [..., D]; `key` = dropout key, None = no dropout."""
-        hidden = self.dropout(hidden, site(key, 0))
-        return self.output(hidden).astype(jnp.float32)
+        if self.pooler is None:
+            return self.output(self.dropout(hidden, site(key, 0))).astype(jnp.float32)
+        hidden = ACTIVATIONS[self.activation](self.pooler(self.input_dropout(hidden, site(key, 0))))
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        return self.output(self.dropout(hidden, site(key, 1))).astype(jnp.float32)
+
+
+class PooledHead(PlainHead):
+    """Dense layer, activation and output layer over one vector a sequence, usually that of the first token.
+
+    BERT drops before the output layer; RoBERTa's classification head drops before the dense layer too. Classification,
+    pair score, multi-label and multiple choice differ only in their number of outputs and in their loss.
+    """
+
+    def __init__(self, config: EncoderConfig, num_labels: int, *, kind: str = "classification", **options: Any):
+        super().__init__(config, num_labels, kind=kind, **options)
 
 
 class JoinedHead(nnx.Module):
@@ -216,7 +211,7 @@ class DependencyHead(nnx.Module):
         return jnp.where(inside[:, None], scores, jnp.finfo(jnp.float32).min)
 
 
-Head = MaskedLMHead | PooledHead | PlainHead | JoinedHead | DependencyHead
+Head = MaskedLMHead | PlainHead | JoinedHead | DependencyHead
 
 
 class AttachedTuning(Protocol):
@@ -262,12 +257,36 @@ def logits(
     positions = batch.get("positions")
     if positions is None:
         positions = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
-    hidden = host.encoder(batch, plugin, key, positions=positions, start=start).last
+    hidden = read_hidden(host, batch, positions, plugin, key, start=start)
     if isinstance(host.head, MaskedLMHead):
         return host.head.logits(hidden, host.encoder.embeddings.word.embedding[...])
     if host.head is None or isinstance(host.head, DependencyHead):
         raise ValueError("this host has no head to read the encoder with")
     return host.head.logits(hidden, site(key, HEAD_SITE))
+
+
+def read_hidden(
+    host: HostModel,
+    batch: Mapping[str, jax.Array],
+    positions: jax.Array,
+    plugin: Plugin | None = None,
+    key: jax.Array | None = None,
+    *,
+    start: int = 0,
+) -> jax.Array:
+    """What the head reads at `positions` int32 [B, P]: [B, P, D] of the encoder.
+
+    A pooled head with `pooling` "mean" reads there the mean over all positions of the segment that a position is in.
+    """
+    if not (isinstance(host.head, PooledHead) and host.head.pooling == "mean"):
+        return host.encoder(batch, plugin, key, positions=positions, start=start).last
+    hidden = host.encoder(batch, plugin, key, start=start).last
+    segments = batch["segment_ids"]
+    own = jnp.take_along_axis(segments, positions, axis=1)
+    inside = ((own[:, :, None] == segments[:, None]) & (segments > 0)[:, None]).astype(jnp.float32)
+    total = jnp.einsum("bpl,bld->bpd", inside, hidden.astype(jnp.float32))
+    mean = total / jnp.maximum(inside.sum(-1, keepdims=True), 1)
+    return mean.astype(hidden.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +299,7 @@ class HeadKind:
       problem_type: Hugging Face's word for its loss, None where it has none.
       architecture: transformers' class for it, without the family; "Model", the bare encoder, where they have none.
       places: of a `JoinedHead`, how many positions it reads.
+      form: which of transformers' heads a family computes it as, None for one that transformers has not.
     """
 
     module: type[Head] = PooledHead
@@ -287,6 +307,7 @@ class HeadKind:
     problem_type: str | None = None
     architecture: str = "ForSequenceClassification"
     places: int = 0
+    form: Form | None = "pooled"
 
     @property
     def own_output(self) -> bool:
@@ -301,16 +322,16 @@ class HeadKind:
 
 
 HEADS: dict[str, HeadKind] = {
-    "masked_lm": HeadKind(MaskedLMHead, architecture="ForMaskedLM"),
+    "masked_lm": HeadKind(MaskedLMHead, architecture="ForMaskedLM", form="masked_lm"),
     "classification": HeadKind(problem_type="single_label_classification"),
     "pair_score": HeadKind(num_labels=1),
     "multi_label": HeadKind(problem_type="multi_label_classification"),
-    "multiple_choice": HeadKind(num_labels=1, architecture="ForMultipleChoice"),
-    "token_classification": HeadKind(PlainHead, architecture="ForTokenClassification"),
-    "span": HeadKind(PlainHead, num_labels=2, architecture="ForQuestionAnswering"),
-    "mention": HeadKind(JoinedHead, architecture="Model", places=1),
-    "mention_pair": HeadKind(JoinedHead, architecture="Model", places=2),
-    "dependency": HeadKind(DependencyHead, architecture="Model"),
+    "multiple_choice": HeadKind(num_labels=1, architecture="ForMultipleChoice", form="multiple_choice"),
+    "token_classification": HeadKind(PlainHead, architecture="ForTokenClassification", form="token_classification"),
+    "span": HeadKind(PlainHead, num_labels=2, architecture="ForQuestionAnswering", form="span"),
+    "mention": HeadKind(JoinedHead, architecture="Model", places=1, form=None),
+    "mention_pair": HeadKind(JoinedHead, architecture="Model", places=2, form=None),
+    "dependency": HeadKind(DependencyHead, architecture="Model", form=None),
 }
 
 
@@ -319,6 +340,14 @@ def head_kind(name: str) -> HeadKind:
     if name not in HEADS:
         raise InputError("head", f"there is no head called {name!r}", did_you_mean(name, HEADS))
     return HEADS[name]
+
+
+def form_of(name: str) -> Form:
+    """Which of transformers' heads a kind is; ValueError for one that they have not."""
+    form = head_kind(name).form
+    if form is None:
+        raise ValueError(f"a head {name} is none of transformers'")
+    return form
 
 
 def build_head(

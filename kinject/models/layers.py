@@ -26,6 +26,7 @@ from kinject.models.kernels.products import (
 
 PROBABILITIES, ATTENTION, FEED_FORWARD, PLUGIN = range(4)  # sites of a layer's dropout key
 QKV, QUERIES, ATTENTION_OUTPUT, UP, DOWN = range(4, 9)  # and those of what is added to a dense layer
+RELATIVE, INSIDE = range(9, 11)  # and those that some families drop at beside
 
 Adapter = Callable[[jax.Array], jax.Array]  # what models/houlsby.py puts before a LayerNorm; None in a plain host
 
@@ -82,32 +83,36 @@ class FusedProjection(_Extensible, nnx.LinearGeneral):
 
 
 class Embeddings(nnx.Module):
-    """Word, position and type embeddings."""
+    """Word embeddings, and those of position and type in families that have them."""
 
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         def table(rows: int) -> nnx.Embed:
             init = nnx.initializers.normal(config.initializer_range)
-            return nnx.Embed(rows, config.hidden_size, param_dtype=param_dtype, embedding_init=init, rngs=rngs)
+            return nnx.Embed(rows, config.word_size, param_dtype=param_dtype, embedding_init=init, rngs=rngs)
 
         self.dtype = jnp.dtype(dtype)
         self.offset = config.position_offset
         self.word = table(config.vocab_size)
-        self.position = table(config.max_position_embeddings)
-        self.type = table(config.type_vocab_size)
-        self.norm = _layer_norm(config, dtype, param_dtype, rngs)
+        self.position = table(config.max_position_embeddings) if config.family.has_positions(config) else None
+        self.type = table(config.type_vocab_size) if config.type_vocab_size else None
+        self.norm = layer_norm(config, dtype, param_dtype, rngs, config.word_size)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def words(self, token_ids: jax.Array) -> jax.Array:
-        """Returns word embeddings [B, L, D] of token ids [B, L]; an id outside of the vocabulary gives NaN."""
+        """Returns word embeddings [B, L, E] of token ids [B, L]; an id outside of the vocabulary gives NaN."""
         return self._rows(self.word, token_ids)
 
     def __call__(
         self, words: jax.Array, position_ids: jax.Array, type_ids: jax.Array, key: jax.Array | None
     ) -> jax.Array:
-        """Adds position and type to word embeddings [B, L, D], norms, and drops."""
-        if self.type.num_embeddings == 1:  # RoBERTa was pretrained with one type, whatever the text half counts
-            type_ids = jnp.zeros_like(type_ids)
-        total = words + self._rows(self.type, type_ids) + self._rows(self.position, position_ids + self.offset)
+        """Adds type and position to word embeddings [B, L, E], norms, and drops: [B, L, D]."""
+        total = words
+        if self.type is not None:
+            if self.type.num_embeddings == 1:  # RoBERTa was pretrained with one type, whatever the text half counts
+                type_ids = jnp.zeros_like(type_ids)
+            total = total + self._rows(self.type, type_ids)
+        if self.position is not None:
+            total = total + self._rows(self.position, position_ids + self.offset)
         return self.dropout(self.norm(total), site(key, ATTENTION))
 
     def _rows(self, table: nnx.Embed, ids: jax.Array) -> jax.Array:
@@ -118,44 +123,96 @@ class Embeddings(nnx.Module):
 class Layer(nnx.Module):
     """Attention, then feed-forward; the encoder calls them, as a seam lies between."""
 
-    def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        self.attention = Attention(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.feed_forward = FeedForward(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    def __init__(
+        self,
+        config: EncoderConfig,
+        *,
+        dtype: DTypeLike,
+        param_dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        attention: Callable[..., Attention] | None = None,
+        feed_forward: Callable[..., FeedForward] | None = None,
+    ):
+        """Builds one of a family's own attention and feed-forward, which are BERT's unless told otherwise."""
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.attention = (attention or Attention)(config, **options)
+        self.feed_forward = (feed_forward or FeedForward)(config, **options)
 
 
-class Attention(nnx.Module):
+class PostNorm:
+    """Mixin of the two halves of a layer: each reads the stream as it is, and norms it after adding to it."""
+
+    norm: nnx.LayerNorm | None
+
+    def enter(self, hidden: jax.Array) -> jax.Array:
+        """What this half reads of the stream [B, L, D]."""
+        return hidden
+
+    def leave(self, output: jax.Array, hidden: jax.Array) -> jax.Array:
+        """The stream [B, L, D] behind this half, of what it yields and the stream before it."""
+        assert self.norm is not None
+        return self.norm(output + hidden)
+
+
+class PreNorm(PostNorm):
+    """Mixin: each half norms what it reads, and adds to the stream as it is; `norm` None reads that as it is, too."""
+
+    def enter(self, hidden: jax.Array) -> jax.Array:
+        return hidden if self.norm is None else self.norm(hidden)
+
+    def leave(self, output: jax.Array, hidden: jax.Array) -> jax.Array:
+        return output + hidden
+
+
+class Attention(PostNorm, nnx.Module):
     """Multi-head self-attention inside each segment, with its residual and LayerNorm."""
 
     adapter: Adapter | None = None
 
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         size, heads, head_dim = config.hidden_size, config.num_attention_heads, config.head_dim
-        options = _linear_options(config, dtype, param_dtype, rngs)
+        options = linear_options(config, dtype, param_dtype, rngs) | {"use_bias": config.attention_bias}
         self.dtype = jnp.dtype(dtype)
         self.qkv = FusedProjection(size, (3, heads, head_dim), **options)
         self.output = JoinedProjection((heads, head_dim), size, axis=(-2, -1), **options)
-        self.norm = _layer_norm(config, dtype, param_dtype, rngs)
+        self.norm = layer_norm(config, dtype, param_dtype, rngs)
         self.probability_dropout = Dropout(config.attention_probs_dropout_prob)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def __call__(
-        self, hidden: jax.Array, segment_ids: jax.Array, key: jax.Array | None, positions: jax.Array | None = None
+        self,
+        hidden: jax.Array,
+        segment_ids: jax.Array,
+        key: jax.Array | None,
+        positions: jax.Array | None = None,
+        relative: Any = None,
     ) -> jax.Array:
         """Attends from every position of [B, L, D], or from `positions` [B, P], to those of the same segment.
 
         A padding position (segment 0) attends to nothing in particular: its row is finite and means nothing.
+
+        Args:
+          hidden: the stream.
+          segment_ids: int32 [B, L].
+          key: dropout key, None = no dropout.
+          positions: int32 [B, P], None = everywhere.
+          relative: what the encoder's `relative` made of the batch, None in a family without.
         """
+        read = self.enter(hidden)
         if positions is None:
-            queries, keys, values = _parts(self.qkv(hidden, site(key, QKV)))
+            queries, keys, values = parts(self.qkv(read, site(key, QKV)))
             own_segment = segment_ids
         else:
-            keys, values = _parts(self.qkv.part(hidden, 1, 3, site(key, QKV)))
-            hidden = gather_positions(hidden, positions)
-            queries = self.qkv.part(hidden, 0, 1, site(key, QUERIES))[:, :, 0]
+            keys, values = parts(self.qkv.part(read, 1, 3, site(key, QKV)))
+            here = gather_positions(hidden, positions)
+            read = here if read is hidden else gather_positions(read, positions)
+            hidden = here
+            queries = self.qkv.part(read, 0, 1, site(key, QUERIES))[:, :, 0]
             own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
         visible = (own_segment[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
+        visible = self.narrowed(visible, positions)
         queries, keys, values = (jnp.swapaxes(each, 1, 2) for each in (queries, keys, values))  # CPUs want heads first
-        scores = attention_scores(queries, keys) * (queries.shape[-1] ** -0.5)
+        scores = self.scores(queries, keys, positions, relative, key)
         # the lowest finite number: a row without anything visible becomes uniform, where -inf would give NaN
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = attention_probabilities(scores, self.dtype)
@@ -164,33 +221,55 @@ class Attention(nnx.Module):
         context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
         if self.adapter is not None:
             context = self.adapter(context)
-        return self.norm(context + hidden)
+        return self.leave(context, hidden)
+
+    def scores(
+        self,
+        queries: jax.Array,
+        keys: jax.Array,
+        positions: jax.Array | None,
+        relative: Any,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        """Scores float32 [B, H, L or P, L] of queries [B, H, L or P, Dh] with keys [B, H, L, Dh], before the mask."""
+        del positions, relative, key
+        return attention_scores(queries, keys) * (queries.shape[-1] ** -0.5)
+
+    def narrowed(self, visible: jax.Array, positions: jax.Array | None) -> jax.Array:
+        """What of bool [B, L or P, L] a position may attend to: all of it, unless a family attends locally."""
+        del positions
+        return visible
 
 
-class FeedForward(nnx.Module):
-    """Two dense layers in two halves, as a plugin's seam lies before the residual."""
+class FeedForward(PostNorm, nnx.Module):
+    """Two dense layers in two halves, as a plugin's seam lies before the residual.
+
+    Attributes:
+      widening: how many numbers the first dense layer yields for one of the second's inputs.
+    """
 
     adapter: Adapter | None = None
+    widening: int = 1
 
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        options = _linear_options(config, dtype, param_dtype, rngs)
+        options = linear_options(config, dtype, param_dtype, rngs) | {"use_bias": config.mlp_bias}
         self.activation = config.hidden_act
-        self.up = Dense(config.hidden_size, config.intermediate_size, **options)
+        self.up = Dense(config.hidden_size, self.widening * config.intermediate_size, **options)
         self.down = Dense(config.intermediate_size, config.hidden_size, **options)
-        self.norm = _layer_norm(config, dtype, param_dtype, rngs)
+        self.norm = layer_norm(config, dtype, param_dtype, rngs)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Returns down(activation(up(hidden))), [B, L, D]."""
+        """Returns down(activation(up(hidden))), [B, L, D], of what `enter` makes of the stream."""
         inside = activate(self.activation, self.up(hidden, site(key, UP)), self.down.kernel[...])
         return self.down(inside, site(key, DOWN))
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Drops, adds the residual, and norms: [B, L, D]."""
+        """Drops, and adds to the stream `hidden` as the family does: [B, L, D]."""
         output = self.dropout(output, site(key, FEED_FORWARD))
         if self.adapter is not None:
             output = self.adapter(output)
-        return self.norm(output + hidden)
+        return self.leave(output, hidden)
 
 
 def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:
@@ -198,7 +277,7 @@ def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
 
 
-def _parts(fused: jax.Array) -> list[jax.Array]:
+def parts(fused: jax.Array) -> list[jax.Array]:
     """[B, L, c, H, Dh] -> c times [B, L, H, Dh]; split, as the gradient of that is one concatenation."""
     return [jnp.squeeze(part, 2) for part in jnp.split(fused, fused.shape[2], axis=2)]
 
@@ -208,16 +287,21 @@ def site(key: jax.Array | None, number: int) -> jax.Array | None:
     return None if key is None else jax.random.fold_in(key, number)
 
 
-def _linear_options(config: EncoderConfig, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, Any]:
+def linear_options(config: EncoderConfig, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, Any]:
+    """What every dense layer of an encoder is made with."""
     init = nnx.initializers.normal(config.initializer_range)
     return {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 
 
-def _layer_norm(config: EncoderConfig, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(
+    config: EncoderConfig, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs, size: int | None = None
+) -> nnx.LayerNorm:
+    """A LayerNorm over the last axis, of the hidden size unless told otherwise."""
     # the fast variance is a difference of squares, which loses digits where the mean is large
     return nnx.LayerNorm(
-        config.hidden_size,
+        config.hidden_size if size is None else size,
         epsilon=config.layer_norm_eps,
+        use_bias=config.norm_bias,
         use_fast_variance=False,
         dtype=dtype,
         param_dtype=param_dtype,

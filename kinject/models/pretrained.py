@@ -22,6 +22,7 @@ from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors, open_tensors
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
+from kinject.models.tensor_rules import Rule
 from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach
 from kinject.tree import unflatten
@@ -66,7 +67,7 @@ def load_host(
     remat: bool = False,
     dropout: float | None = None,
 ) -> LoadedHost:
-    """Loads a BERT or RoBERTa, with what a tuning added to it.
+    """Loads a host, with what a tuning added to it.
 
     Args:
       folder_or_id: a folder in Hugging Face's form, or a model id on their hub.
@@ -214,16 +215,16 @@ class _Checkpoint:
     """Tensors on disk, matched with a host's table: `names` maps the table's keys to those in the file."""
 
     tensors: Tensors
-    table: tuple[hf_tensors.Rule, ...]
+    table: tuple[Rule, ...]
     names: Mapping[str, str]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
 
 
 def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head: bool) -> _Checkpoint:
-    names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, kind)
+    names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, config, kind)
     table = hf_tensors.rules(config, kind)
-    unused, unexpected = hf_tensors.set_aside(names, (rule.key for rule in table))
+    unused, unexpected = hf_tensors.set_aside(names, (rule.key for rule in table), config)
     missing = [rule for rule in table if rule.key not in names]
     lacks = [hf_tensors.full_key(rule, config, kind) for rule in missing if not rule.path.startswith("head/")]
     # what is missing is told first: with the wrong family of model all keys are unexpected
@@ -239,12 +240,12 @@ def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head
     return _Checkpoint(tensors, table, names, tuple(sorted(rule.path for rule in missing)), tuple(unused))
 
 
-def _untied(names: Mapping[str, str], tensors: Tensors, kind: str | None) -> dict[str, str]:
+def _untied(names: Mapping[str, str], tensors: Tensors, config: EncoderConfig, kind: str | None) -> dict[str, str]:
     """Folds second names of tied tensors into the first, where the head that ties them is asked for."""
     names = dict(names)
     if kind != "masked_lm":
         return names
-    for second, first in hf_tensors.TIED.items():
+    for second, first in config.family.tied.items():
         key = names.pop(second, None)
         if key is None:
             continue
@@ -274,7 +275,7 @@ def _read_arrays(
     checkpoint: _Checkpoint, shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig, param_dtype: DTypeLike
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Reads parameter by parameter, so that no more than one is held twice; returns arrays and digests by path."""
-    by_path: dict[str, list[hf_tensors.Rule]] = {}
+    by_path: dict[str, list[Rule]] = {}
     for rule in checkpoint.table:
         if rule.path not in checkpoint.fresh:
             by_path.setdefault(rule.path, []).append(rule)
@@ -287,9 +288,7 @@ def _read_arrays(
     return arrays, digests
 
 
-def _read_part(
-    checkpoint: _Checkpoint, rule: hf_tensors.Rule, shape: tuple[int, ...], config: EncoderConfig
-) -> np.ndarray:
+def _read_part(checkpoint: _Checkpoint, rule: Rule, shape: tuple[int, ...], config: EncoderConfig) -> np.ndarray:
     """Reads the tensor of one rule, transformed; its shape is compared in their layout, which the user can look up."""
     ours = shape if rule.part is None else shape[: rule.axis] + shape[rule.axis + 1 :]
     wanted = rule.transform.theirs(np.broadcast_to(np.float32(0), ours), config).shape

@@ -11,7 +11,7 @@ import numpy as np
 
 from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
-from kinject.models.heads import PooledHead
+from kinject.models.heads import PooledHead, read_hidden
 from kinject.tasks.base import first_span, head_of, pad_rows
 from kinject.tasks.fields import marked, unique_ids
 from kinject.tasks.protocol import Protocol
@@ -36,7 +36,7 @@ def pooled_scores(
     is Hugging Face's, drops there.
     """
     first = jnp.zeros((batch["token_ids"].shape[0], 1), jnp.int32)
-    hidden = host.encoder(batch, plugin, key, positions=first, start=start).last
+    hidden = read_hidden(host, batch, first, plugin, key, start=start)
     return head_of(host, PooledHead).logits(hidden)[:, 0]
 
 

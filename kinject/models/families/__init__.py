@@ -1,0 +1,1 @@
+"""Families of encoders, a file each; `kinject.models.family` finds them by name."""
