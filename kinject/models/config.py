@@ -82,7 +82,7 @@ class EncoderConfig:
 
     @classmethod
     def from_hf(cls, values: Mapping[str, Any], where: object = "config.json") -> EncoderConfig:
-        """Reads what `hf_folder.read_config` gives, or a parsed config.json; what is no encoder's concern is passed over.
+        """Reads what `hf_folder.read_config` gives, or a parsed config.json; what concerns no encoder is passed over.
 
         Args:
           values: the fields.
