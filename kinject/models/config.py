@@ -61,6 +61,12 @@ class EncoderConfig:
         return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     @property
+    def plugin_sizes(self) -> dict[str, int]:
+        """What a plugin for it is built with: D, and E where that is another."""
+        sizes = {"hidden_size": self.hidden_size}
+        return sizes if self.word_size == self.hidden_size else {**sizes, "embedding_size": self.word_size}
+
+    @property
     def head_dim(self) -> int:
         """Dh, the numbers of one attention head."""
         return self.hidden_size // self.num_attention_heads

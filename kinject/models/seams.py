@@ -27,12 +27,12 @@ class HostEmbeddings(Protocol):
     """What a plugin may read of a host's embedding layer."""
 
     def words(self, token_ids: jax.Array) -> jax.Array:
-        """Word embeddings [B, L, D] of token ids [B, L]."""
+        """Word embeddings [B, L, E] of token ids [B, L]."""
 
     def __call__(
         self, words: jax.Array, position_ids: jax.Array, type_ids: jax.Array, key: jax.Array | None
     ) -> jax.Array:
-        """Adds position and type embeddings to word embeddings [B, L, D], norms, and drops."""
+        """Makes hidden state 0, [B, L, D], of word embeddings [B, L, E]: adds positions and types, norms, and drops."""
 
 
 class HostEncoder(Protocol):
@@ -109,7 +109,15 @@ class Plugin(nnx.Module):
         if "reads_slots" not in vars(cls):
             cls.reads_slots = _overrides(cls, "embed")
 
-    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs | None = None):
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        hidden_size: int,
+        knowledge_dim: int = 0,
+        rngs: nnx.Rngs | None = None,
+        embedding_size: int | None = None,
+    ):
         """Remembers what every plugin is built from.
 
         Args:
@@ -117,11 +125,14 @@ class Plugin(nnx.Module):
           hidden_size: D of the host.
           knowledge_dim: k, size of an entity vector; 0 where the method reads none.
           rngs: where fresh parameters come from.
+          embedding_size: E of the host's word embeddings, which `embed` gets; None = D, as in all families but ELECTRA.
+            A method that overrides `embed` and does not take it is refused for hosts where E is not D.
         """
         del rngs
         self.config: Any = type(self).Config() if config is None else config
         self.hidden_size = hidden_size
         self.knowledge_dim = knowledge_dim
+        self.embedding_size = hidden_size if embedding_size is None else embedding_size
 
     @classmethod
     def reads_examples(cls) -> bool:
@@ -180,7 +191,11 @@ class Plugin(nnx.Module):
         return {}
 
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
-        """Changes the word embeddings [B, L, D], before position, type and LayerNorm are added."""
+        """Changes the word embeddings [B, L, E], before the rest of the embedding layer: position, type, LayerNorm.
+
+        E is `embedding_size`, which is the hidden size D in all families but ELECTRA. A family without positions or
+        types there, such as ModernBERT, only norms what comes out.
+        """
         del batch, key
         return embeddings
 
@@ -192,11 +207,12 @@ class Plugin(nnx.Module):
         batch: Mapping[str, jax.Array],
         key: jax.Array | None = None,
     ) -> jax.Array:
-        """Changes what the feed-forward of `layer` (from 0) yields, before dropout and residual.
+        """Changes what the feed-forward of `layer` (from 0) yields, before dropout and what is added to the stream.
 
         Args:
           layer: which one; the same Python integer in every trace.
-          hidden: [B, L, D] what the feed-forward read: after the attention's LayerNorm.
+          hidden: [B, L, D] what the feed-forward read: after the attention's LayerNorm; in a family that norms what a
+            sublayer reads (ModernBERT), after the feed-forward's own.
           output: [B, L, D] what it yields. With `reads_sequence = False` the last layer may have [B, P, D] in both.
           batch: the batch.
           key: dropout key or None.
@@ -207,7 +223,10 @@ class Plugin(nnx.Module):
     def outputs(
         self, hidden_states: Sequence[jax.Array], batch: Mapping[str, jax.Array], key: jax.Array | None = None
     ) -> jax.Array:
-        """Yields what the head reads, [B, L, D], from all hidden states (0 = embeddings, i + 1 = layer i)."""
+        """Yields what the head reads, [B, L, D], from all hidden states (0 = embeddings, i + 1 = layer i).
+
+        Where a LayerNorm follows the last layer (ModernBERT), the last hidden state is what that yields.
+        """
         del batch, key
         return hidden_states[-1]
 

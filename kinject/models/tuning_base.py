@@ -29,6 +29,9 @@ class Tuning(Section, ABC):
     name: ClassVar[str]
     adds: ClassVar[bool] = False
 
+    def check(self, host: HostModel) -> None:
+        """Raises InputError where it would train nothing of the host's encoder."""
+
     def attach(self, host: HostModel, rngs: nnx.Rngs) -> None:
         """Adds fresh parameters to the encoder of a plain host, in place. No path of the host's own changes.
 
@@ -77,6 +80,12 @@ class BitFit(Tuning):
 
     name: ClassVar[str] = "bitfit"
 
+    def check(self, host: HostModel) -> None:
+        config = host.encoder.config
+        if not (config.attention_bias or config.mlp_bias or config.norm_bias):
+            problem = f"bitfit trains biases, and the encoder of a {config.model_type} has none"
+            raise InputError("tuning.name", problem, "use lora, houlsby or full")
+
     def rules(self, head: str | None) -> Rules:
         masked_lm = head is not None and not head_kind(head).own_output
         trained = (("host/head/.*", "train"),) if masked_lm else own_output(head)
@@ -87,8 +96,9 @@ def attach(host: HostModel, tuning: Tuning, rngs: nnx.Rngs) -> None:
     """Makes a host ready for a tuning, in place: adds to the encoder what the tuning adds, freshly drawn.
 
     Raises:
-      InputError: the host has an addition already, or the settings do not fit its shape.
+      InputError: the host has an addition already, the settings do not fit its shape, or nothing of it would train.
     """
+    tuning.check(host)
     if not tuning.adds:
         return
     if host.tuning is not None:

@@ -12,6 +12,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Any, TypeVar
 
 import jax
@@ -99,15 +100,37 @@ def _our_modules() -> list[str]:
 
 
 def make_plugin(
-    settings: Mapping[str, Any], *, hidden_size: int, knowledge_dim: int, seed: int = 0, where: str = "method"
+    settings: Mapping[str, Any],
+    *,
+    hidden_size: int,
+    knowledge_dim: int,
+    embedding_size: int | None = None,
+    seed: int = 0,
+    where: str = "method",
 ) -> Plugin:
     """Makes a fresh plugin from `{"name": registered name, **fields of its Config}`.
 
+    Args:
+      settings: the method and its settings.
+      hidden_size: D of the host.
+      knowledge_dim: k of the knowledge base.
+      embedding_size: E of the host's word embeddings, None = D.
+      seed: of fresh parameters.
+      where: what to call the settings in errors.
+
     Raises:
-      InputError: an unknown method, an unknown field, or a value of the wrong type.
+      InputError: an unknown method, an unknown field, a value of the wrong type, or a method that changes word
+        embeddings and cannot be built for an E that is not D.
     """
     cls, config = read_method(settings, where)
-    return cls(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, rngs=nnx.Rngs(seed))
+    sizes = {"hidden_size": hidden_size, "knowledge_dim": knowledge_dim}
+    if embedding_size not in (None, hidden_size):
+        if "embedding_size" in signature(cls.__init__).parameters:
+            sizes["embedding_size"] = embedding_size
+        elif cls.embed is not Plugin.embed:
+            problem = f"{cls.name} knows no host whose word embeddings ({embedding_size}) are not of its hidden size"
+            raise InputError(where, f"{problem} ({hidden_size})", "let its __init__ take embedding_size")
+    return cls(config, **sizes, rngs=nnx.Rngs(seed))
 
 
 def method_without_parameters(settings: Mapping[str, Any], *, hidden_size: int, where: str) -> Plugin:

@@ -87,16 +87,25 @@ class Kformer(Plugin):
             if min(self.facts, self.entities, self.candidates, self.fact_length) < 1 or not 0 <= self.dropout < 1:
                 raise ValueError("facts, entities, candidates, fact_length must be 1 or more, dropout in [0, 1)")
 
-    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs | None = None):
-        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim)
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        hidden_size: int,
+        knowledge_dim: int = 0,
+        rngs: nnx.Rngs | None = None,
+        embedding_size: int | None = None,
+    ):
+        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, embedding_size=embedding_size)
+        size = self.embedding_size
         rngs = rngs or nnx.Rngs(0)
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         zero = nnx.initializers.zeros
         drawn: dict[str, Any] = {"kernel_init": uniform, "bias_init": zero, "rngs": rngs}
         value = drawn if self.config.start == "paper" else {**drawn, "kernel_init": zero}
         count = len(self.config.layers)
-        self.keys = nnx.List([nnx.Linear(hidden_size, hidden_size, **drawn) for _ in range(count)])
-        self.values = nnx.List([nnx.Linear(hidden_size, hidden_size, **value) for _ in range(count)])
+        self.keys = nnx.List([nnx.Linear(size, hidden_size, **drawn) for _ in range(count)])
+        self.values = nnx.List([nnx.Linear(size, hidden_size, **value) for _ in range(count)])
         self.dropout = Dropout(self.config.dropout)
 
     def prepare(

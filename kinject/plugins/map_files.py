@@ -68,7 +68,7 @@ def load_released_affine(path: Path, plugin: Plugin, where: str = "initialise") 
         raise InputError(
             path,
             f"it maps {kernel.shape[0]} numbers to {kernel.shape[1]}; "
-            f"the knowledge base has {plugin.knowledge_dim}, the host {plugin.hidden_size}",
+            f"the knowledge base has {plugin.knowledge_dim}, the host {plugin.embedding_size}",
         )
     plugin.mapper.kernel[...] = jnp.asarray(kernel)
     plugin.mapper.bias[...] = jnp.asarray(bias)
@@ -109,7 +109,7 @@ def _metadata(manifest: dict[str, Any]) -> dict[str, str]:
         "format": "kinject.map_tuning",
         "format_version": FORMAT_VERSION,
         "slot": "[unk] / mention: the mapped vector replaces the word embedding of [unk]",
-        "hidden_size": manifest["hidden_size"],
+        "hidden_size": manifest.get("embedding_size", manifest["hidden_size"]),
         "knowledge_dim": manifest["knowledge_dim"],
         "host_encoder_fingerprint": host["encoder_fingerprint"],
         "knowledge_name": knowledge.get("name"),

@@ -71,19 +71,27 @@ class MapTuning(Plugin):
             if not 0 <= self.dropout < 1:
                 raise ValueError(f"dropout is {self.dropout}: a rate is in [0, 1)")
 
-    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int, rngs: nnx.Rngs | None = None):
-        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim)
-        rngs = rngs or nnx.Rngs(0)
-        self.mapper = Affine(knowledge_dim, hidden_size, rngs)
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        hidden_size: int,
+        knowledge_dim: int,
+        rngs: nnx.Rngs | None = None,
+        embedding_size: int | None = None,
+    ):
+        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, embedding_size=embedding_size)
+        rngs, size = rngs or nnx.Rngs(0), self.embedding_size
+        self.mapper = Affine(knowledge_dim, size, rngs)
         if self.config.mapper == "identity":
-            self.mapper.kernel[...] = jnp.eye(knowledge_dim, hidden_size, dtype=jnp.float32)
-            self.mapper.bias[...] = jnp.zeros((hidden_size,), jnp.float32)
+            self.mapper.kernel[...] = jnp.eye(knowledge_dim, size, dtype=jnp.float32)
+            self.mapper.bias[...] = jnp.zeros((size,), jnp.float32)
         if self.config.mapper == "residual_mlp":
             width = self.config.width
             self.up = nnx.Linear(knowledge_dim, width, rngs=rngs)
             if self.config.depth > 1:  # a folder of one hidden layer has no such parameters
                 self.between = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(self.config.depth - 1)])
-            self.down = nnx.Linear(width, hidden_size, kernel_init=nnx.initializers.zeros, use_bias=False, rngs=rngs)
+            self.down = nnx.Linear(width, size, kernel_init=nnx.initializers.zeros, use_bias=False, rngs=rngs)
         self.dropout = Dropout(self.config.dropout)
 
     def map(self, vectors: jax.Array) -> jax.Array:

@@ -147,6 +147,7 @@ def save_plugin(
         "method": plugin.name,
         "method_config": dataclasses.asdict(plugin.config),
         "hidden_size": plugin.hidden_size,
+        **({} if plugin.embedding_size == plugin.hidden_size else {"embedding_size": plugin.embedding_size}),
         "knowledge_dim": plugin.knowledge_dim,
         "parameters": _described(params),
         "host": {"fingerprint": host.fingerprint, "encoder_fingerprint": host.encoder_fingerprint},
@@ -191,6 +192,7 @@ def load_plugin(
         {"name": manifest["method"], **manifest["method_config"]},
         hidden_size=manifest["hidden_size"],
         knowledge_dim=manifest["knowledge_dim"],
+        embedding_size=manifest.get("embedding_size"),
         where=f"{folder / 'plugin.json'}: method_config",
     )
     expected = flatten(nnx.to_pure_dict(nnx.state(plugin, nnx.Param)))

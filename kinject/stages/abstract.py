@@ -176,7 +176,7 @@ def _model(
 
 
 def _sizes(config: EncoderConfig, knowledge: TableShape | None) -> dict[str, Any]:
-    return {"hidden_size": config.hidden_size, "knowledge_dim": 0 if knowledge is None else knowledge.dim}
+    return {**config.plugin_sizes, "knowledge_dim": 0 if knowledge is None else knowledge.dim}
 
 
 def _stored_method(reference: str, stages: Stages) -> dict[str, Any]:

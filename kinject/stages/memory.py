@@ -209,7 +209,7 @@ class MemoryPluginStage(TrainingStage):
         config = self.config
         plugin = make_plugin(
             config.method,
-            hidden_size=host.loaded.config.hidden_size,
+            **host.loaded.config.plugin_sizes,
             knowledge_dim=0,
             seed=self.run.seed_of(self.name),
             where=f"{self.where}.method",

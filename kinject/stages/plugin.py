@@ -219,14 +219,16 @@ class PluginStage(TrainingStage):
             for name, reference in self.config.parts.items()
         }
         dim = 0 if knowledge is None else knowledge.dim
-        return self.build_plugin(parts, hidden_size=host.loaded.config.hidden_size, knowledge_dim=dim)
+        return self.build_plugin(parts, **host.loaded.config.plugin_sizes, knowledge_dim=dim)
 
-    def build_plugin(self, parts: Mapping[str, Plugin], *, hidden_size: int, knowledge_dim: int) -> Plugin:
+    def build_plugin(
+        self, parts: Mapping[str, Plugin], *, hidden_size: int, knowledge_dim: int, embedding_size: int | None = None
+    ) -> Plugin:
         """Draws the plugin for a host and vectors of these sizes, out of its parts where it is made of any."""
         method, where = self.config.method, f"{self.where}.method"
         sizes = {"hidden_size": hidden_size, "knowledge_dim": knowledge_dim}
         if not parts:
-            return make_plugin(method, **sizes, seed=self.seed, where=where)
+            return make_plugin(method, **sizes, embedding_size=embedding_size, seed=self.seed, where=where)
         cls, settings = read_method(method, where)
         return cls.from_parts(settings, parts, **sizes, rngs=nnx.Rngs(self.seed))
 
