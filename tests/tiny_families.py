@@ -1,8 +1,15 @@
 """A tiny model of each family, made by transformers in torch with random weights."""
 
+from pathlib import Path
+
 import numpy as np
-import torch
 import transformers
+from tiny import random_host
+from tiny_tokenizers import wordpiece_folder
+from tokenizers import Tokenizer
+
+from kinject.models.config import EncoderConfig
+from kinject.models.saving import save_host
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -51,9 +58,26 @@ def torch_config(family, **values):
     return transformers.AutoConfig.for_model(family, **named)
 
 
+def family_config(family, **values):
+    """The same as our encoders are built from."""
+    return EncoderConfig.from_hf(torch_config(family, **values).to_dict())
+
+
+def family_folder(folder: Path, family, head=None, num_labels=None, **values):
+    """A host of random weights with a cased WordPiece tokenizer, as any of these families may have one."""
+    source = wordpiece_folder(folder.parent / f"{folder.name}-tokenizer")
+    size = Tokenizer.from_file(str(source / "tokenizer.json")).get_vocab_size()
+    offset = family_config(family).position_offset
+    values = {"vocab_size": size, "pad_token_id": 0, "max_position_embeddings": 512 + offset} | values
+    host = random_host(family_config(family, **values), head, num_labels)
+    return save_host(host, folder, tokenizer_files_from=source)
+
+
 def torch_model(family, head=None, *, seed=0, **values):
     """A model in float32 whose weights leave attention far from uniform, with no zero or one among the vectors."""
     task, labels = ("", None) if head is None else FORMS[head]
+    import torch
+
     config = torch_config(family, **values)
     if labels is not None and head != "multiple_choice":
         config.num_labels = labels
@@ -71,6 +95,8 @@ def torch_model(family, head=None, *, seed=0, **values):
 
 def torch_inputs(batch, family):
     """Our batch as the model's forward takes it."""
+    import torch
+
     names = {"token_ids": "input_ids", "segment_ids": "attention_mask"}
     if family in ("bert", "roberta", "xlm-roberta", "camembert", "electra"):
         names["type_ids"] = "token_type_ids"
@@ -79,6 +105,8 @@ def torch_inputs(batch, family):
 
 def torch_logits(outputs):
     """Logits as ours are: span heads' two in one array."""
+    import torch
+
     if hasattr(outputs, "start_logits"):
         return torch.stack([outputs.start_logits, outputs.end_logits], -1)
     return outputs.logits
