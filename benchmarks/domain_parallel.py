@@ -32,10 +32,10 @@ from flax import nnx
 
 from kinject.inference.mesh import place_params
 from kinject.inference.program import split_program
-from kinject.models.config import SHAPES
 from kinject.models.encoder import Encoder
 from kinject.models.heads import HostModel, build_head
 from kinject.models.precision import Precision
+from kinject.models.shapes import SHAPES
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import Extent, make_task
 from kinject.training.config import OptimizerConfig

@@ -25,8 +25,8 @@ from rows import row, write
 
 from kinject.inference.mesh import place_params
 from kinject.inference.program import Program, make_evaluation_step, split_program
-from kinject.models.config import SHAPES
 from kinject.models.precision import Precision
+from kinject.models.shapes import SHAPES
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import Extent, make_task
 from kinject.training.aot import cost_of

@@ -19,7 +19,7 @@ from kinject.data.records import read_records
 from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.config import SHAPES, encoder_shape
+from kinject.models.shapes import SHAPES, encoder_shape
 from kinject.stages.abstract import abstract_model
 from kinject.stages.ahead import compile_abstract, described, row_of
 from kinject.stages.experiment import read_stages

@@ -1,21 +1,14 @@
-"""What shape a host has, in Hugging Face's words: read from its files, or known by a name such as `shape:bert-base`."""
+"""What shape a host has, in Hugging Face's words."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from kinject.errors import InputError, did_you_mean, first_line
-from kinject.hf_folder import read_config
+from kinject.errors import InputError, did_you_mean
 from kinject.models.family import Family, family_names, family_of
 from kinject.models.kernels.elementwise import ACTIVATIONS
-
-MODEL_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-SHAPE_MARK = "shape:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,71 +133,3 @@ def _check_type(name: str, value: Any, wanted: str, where: object) -> None:
         raise InputError(where, f"{name} is {value!r}", f"it must be {wanted}")
     if wanted == "int" and isinstance(value, int) and value < (0 if name == "pad_token_id" else 1):
         raise InputError(where, f"{name} is {value}", "it must be positive")
-
-
-def _bert(vocab_size: int, size: int, layers: int, heads: int) -> EncoderConfig:
-    return EncoderConfig("bert", vocab_size, size, layers, heads, 4 * size)
-
-
-def _roberta(size: int, layers: int, heads: int) -> EncoderConfig:
-    return EncoderConfig(
-        "roberta",
-        50265,
-        size,
-        layers,
-        heads,
-        4 * size,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        pad_token_id=1,
-    )
-
-
-SHAPES: dict[str, EncoderConfig] = {
-    "minilm-l6": _bert(30522, 384, 6, 12),
-    "bert-base": _bert(30522, 768, 12, 12),
-    "bert-base-uncased": _bert(30522, 768, 12, 12),
-    "bert-base-cased": _bert(28996, 768, 12, 12),
-    "bert-large": _bert(30522, 1024, 24, 16),
-    "bert-large-uncased": _bert(30522, 1024, 24, 16),
-    "bert-large-cased": _bert(28996, 1024, 24, 16),
-    "roberta-base": _roberta(768, 12, 12),
-    "roberta-large": _roberta(1024, 24, 16),
-}
-"""Encoders by the last part of their hub ids; sizes as Devlin et al. 2019, Liu et al. 2019 and Wang et al. 2020 say."""
-
-
-def encoder_shape(reference: str | os.PathLike[str], where: object) -> EncoderConfig:
-    """The shape of a host: of `shape:bert-base`, of a folder by its config.json, of a hub id, known ones offline.
-
-    Raises:
-      InputError: a name that is none of `SHAPES`, a folder without config.json, an id that the hub does not give.
-    """
-    name = str(reference)
-    if name.startswith(SHAPE_MARK):
-        known = name.removeprefix(SHAPE_MARK)
-        if known not in SHAPES:
-            raise InputError(where, f"there is no {name}", did_you_mean(known, SHAPES))
-        return SHAPES[known]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return EncoderConfig.from_hf(read_config(folder), folder / "config.json")
-    if name.rpartition("/")[2] in SHAPES and MODEL_ID.fullmatch(name):
-        return SHAPES[name.rpartition("/")[2]]
-    if not MODEL_ID.fullmatch(name):
-        raise InputError(where, f"there is no {name}", "give a folder, a hub id, or shape:NAME such as shape:bert-base")
-    return _from_hub(name, where)
-
-
-def _from_hub(name: str, where: object) -> EncoderConfig:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        file = Path(hf_hub_download(name, "config.json"))
-    except Exception as error:  # hub, HTTP and cache errors have no common class
-        mend = f"give a folder, or shape:NAME of {', '.join(SHAPES)}"
-        raise InputError(
-            where, f"the hub did not give the config.json of {name} ({first_line(error)})", mend
-        ) from error
-    return EncoderConfig.from_hf(read_config(file.parent), file)

@@ -17,11 +17,12 @@ from jax.typing import DTypeLike
 from kinject.errors import InputError, first_line
 from kinject.hf_folder import read_config
 from kinject.models import hf_tensors
-from kinject.models.config import MODEL_ID, EncoderConfig
+from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors, open_tensors
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
+from kinject.models.shapes import MODEL_ID
 from kinject.models.tensor_rules import Rule
 from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach

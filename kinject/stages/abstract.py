@@ -23,12 +23,13 @@ from kinject.inference.program import Program, split_program
 from kinject.inference.vectors import TableShape, Where
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.graph import GraphConfig
-from kinject.models.config import SHAPE_MARK, EncoderConfig, encoder_shape
+from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel, head_kind
 from kinject.models.manifest import read_host_manifest
 from kinject.models.precision import activations
 from kinject.models.pretrained import abstract_host
 from kinject.models.seams import Plugin
+from kinject.models.shapes import SHAPE_MARK, encoder_shape
 from kinject.models.tuning import make_tuning, saved_tuning
 from kinject.models.tuning_base import Tuning
 from kinject.plugins.base import make_plugin
