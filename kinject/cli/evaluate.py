@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates and prints the table."""
-    from kinject.inference.host import host_task
+    from kinject.inference.host import host_task, told_task
     from kinject.inference.mesh import Placement
     from kinject.inference.xla import tune_malloc
     from kinject.models.manifest import read_host_manifest
@@ -70,9 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     tune_malloc()
     named, options = host_task(read_host_manifest(Path(arguments.host)))
-    task = arguments.task or named
-    if task is None:
-        raise InputError("--task", "host.json names no task", "name one, such as cloze")
+    task = arguments.task or named or told_task(arguments.host)[0]
     if arguments.json is not None and arguments.json.exists():
         raise InputError(f"--json {arguments.json}", "it exists", "choose another file; nothing was overwritten")
     plugins = {Path(folder).name: folder for folder in arguments.plugin}

@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--explain", action="store_true", help="add what each entity, or which passages, did")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="labels an answer, at most (default 5)")
     parser.add_argument("--plain", action="store_true", help="a line is a text, not JSON")
-    parser.add_argument("--task", metavar="NAME", help="task (default: the one in host.json)")
+    parser.add_argument("--task", metavar="NAME", help="task (default: that of the host's folder)")
     parser.add_argument("--head", metavar="DIR", help="answer under the head that came with this plugin")
     parser.add_argument("--labels", metavar="FILE", help="names of the host's labels, where its folder has none")
     parser.add_argument("--max-length", type=int, metavar="L", help="tokens a text (default: the host's maximum)")

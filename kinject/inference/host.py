@@ -22,14 +22,25 @@ from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
 from kinject.errors import InputError
+from kinject.hf_folder import stated_config
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.heads import HostModel, build_head
-from kinject.models.manifest import NO_HEAD, array_digest, fingerprints
-from kinject.models.pretrained import LoadedHost, load_host
+from kinject.models.host_files import host_files
+from kinject.models.manifest import NO_HEAD, array_digest, fingerprints, read_host_manifest
+from kinject.models.pretrained import LoadedHost, host_folder, load_host
 from kinject.models.seams import Plugin
 from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity, StoredPlugin, TrainedHead, check_fits
 from kinject.tasks.base import Task
 from kinject.tree import flatten, unflatten
+
+ARCHITECTURES = {
+    "ForSequenceClassification": "sequence_classification",
+    "ForTokenClassification": "token_classification",
+    "ForMultipleChoice": "multiple_choice",
+    "ForMaskedLM": "cloze",
+    "ForPreTraining": "cloze",
+}
+"""Which task answers as the pipelines of transformers do for a class of theirs."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,26 @@ def open_host(folder: str | os.PathLike[str], **options: Any) -> HostBundle:
 def host_task(manifest: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """The task that a host's `host.json` names, None where it names none, and that task's options."""
     return manifest.get("task"), manifest.get("extra", {}).get("task_options", {})
+
+
+def told_task(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """The task that a host answers, and that task's options: by its host.json, else by `architectures` of config.json.
+
+    Raises:
+      InputError: no such host, or neither tells of a task.
+    """
+    files = host_files(host_folder(folder))
+    task, options = host_task(read_host_manifest(files.model))
+    if task is not None:
+        return task, options
+    named = stated_config(files.model).get("architectures") or []
+    classes = [files.architecture] if files.architecture else named
+    for name in map(str, classes):
+        for ending, task in ARCHITECTURES.items():
+            if name.endswith(ending):
+                return task, {}
+    said = f"host.json names none, and architectures of config.json {', '.join(map(str, classes)) or 'nothing'}"
+    raise InputError(folder, f"its task is not known: {said}", "say which one (task=…, --task), such as cloze")
 
 
 def open_under_head(

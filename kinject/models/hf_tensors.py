@@ -79,8 +79,8 @@ def open_tensors(folder: Path) -> Tensors:
 
 
 def open_file(path: Path) -> Tensors:
-    """Opens one safetensors file."""
-    return Tensors(path, _safetensors(path))
+    """Opens one file of safetensors or, by its name, of torch."""
+    return Tensors(path, _safetensors(path) if path.suffix == ".safetensors" else _torch(path))
 
 
 def _shards(index: Path) -> list[Path]:

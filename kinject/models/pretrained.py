@@ -20,7 +20,8 @@ from kinject.models import hf_tensors
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, HostModel, build_head, head_kind
-from kinject.models.hf_tensors import Tensors, open_tensors
+from kinject.models.hf_tensors import Tensors
+from kinject.models.host_files import HostFiles, host_files, open_weights
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.shapes import MODEL_ID
 from kinject.models.tensor_rules import Rule
@@ -28,7 +29,8 @@ from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach
 from kinject.tree import unflatten
 
-TEXT_FILES = ["*.json", "*.txt"]
+TEXT_FILES = ["*.json", "*.txt", "*.model"]
+OTHER_MODEL = "they may change what the model computes: give a checkpoint of transformers' own class"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class LoadedHost:
       encoder_fingerprint: of the encoder's alone: the same for every head put on one pretrained model.
       fresh: paths of the head's parameters that the checkpoint lacks and that were drawn at random.
       unused: tensors of other heads in the checkpoint.
+      files: where model, tokenizer and adapter are.
+      stated: what `hf_folder.read_config` says of the model, `id2label` and `problem_type` among it.
     """
 
     host: HostModel
@@ -54,6 +58,8 @@ class LoadedHost:
     encoder_fingerprint: str
     fresh: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    files: HostFiles | None = None
+    stated: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def load_host(
@@ -86,12 +92,13 @@ def load_host(
       InputError: one line that names file and key: no such folder, a file that is missing, truncated or malformed,
         keys that are missing or unexpected, a wrong shape, or weights that are not those `host.json` was written for.
     """
-    folder = host_folder(folder_or_id)
-    config = _config(folder, dropout)
+    files = host_files(host_folder(folder_or_id))
+    folder, stated = files.model, read_config(files.model)
+    config = _config(stated, folder, dropout)
     manifest = read_host_manifest(folder)
     kind = manifest.get("head") if head is None else head
     kind = None if kind == NO_HEAD else kind
-    checkpoint = _match(open_tensors(folder), config, kind, fresh_head)
+    checkpoint = _match(open_weights(files), config, kind, fresh_head)
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
 
@@ -113,7 +120,18 @@ def load_host(
     prints = fingerprints(digests)
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
-    return LoadedHost(host, config, manifest, folder, **prints, fresh=checkpoint.fresh, unused=checkpoint.unused)
+    return LoadedHost(
+        host,
+        config,
+        manifest,
+        files.tokenizer,
+        prints["fingerprint"],
+        prints["encoder_fingerprint"],
+        fresh=checkpoint.fresh,
+        unused=checkpoint.unused,
+        files=files,
+        stated=stated,
+    )
 
 
 def abstract_host(
@@ -193,8 +211,10 @@ def _snapshot(name: str) -> Path:
         mend = "install huggingface_hub, or give a folder"
         raise InputError(name, "is no folder, and huggingface_hub is not installed", mend) from error
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "model*.safetensors"]))
-        if not any(folder.glob("model*.safetensors")):
+        folder = Path(
+            snapshot_download(name, allow_patterns=[*TEXT_FILES, "model*.safetensors", "adapter_model.safetensors"])
+        )
+        if not any(folder.glob("*model*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*TEXT_FILES, "pytorch_model*.bin"]))
     except Exception as error:  # hub, HTTP and cache errors have no common class
         mend = "check the name and the network, or give a folder"
@@ -202,9 +222,8 @@ def _snapshot(name: str) -> Path:
     return folder
 
 
-def _config(folder: Path, dropout: float | None) -> EncoderConfig:
-    path = folder / "config.json"
-    config = EncoderConfig.from_hf(read_config(folder), path)
+def _config(stated: Mapping[str, Any], folder: Path, dropout: float | None) -> EncoderConfig:
+    config = EncoderConfig.from_hf(stated, folder / "config.json")
     if dropout is not None:
         config = dataclasses.replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         config.check("dropout")
@@ -233,7 +252,7 @@ def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head
         raise InputError(tensors.path, f"lacks {_listed(lacks)}", f"it must be a whole {config.model_type} checkpoint")
     if unexpected:
         described = config.model_type if kind is None else f"{config.model_type} with head {kind}"
-        raise InputError(tensors.path, f"has keys that no {described} has: {_listed(unexpected)}", "remove them")
+        raise InputError(tensors.path, f"has keys that no {described} has: {_listed(unexpected)}", OTHER_MODEL)
     if missing and not fresh_head:
         lacks = [hf_tensors.full_key(rule, config, kind) for rule in missing]
         problem = f"has no whole {kind} head, it lacks {_listed(lacks)}"
@@ -298,7 +317,16 @@ def _read_part(checkpoint: _Checkpoint, rule: Rule, shape: tuple[int, ...], conf
     if tensor.shape != wanted:
         problem = f"{key} has shape {list(tensor.shape)}, and config.json says {list(wanted)}"
         raise InputError(tensors.path, problem, "take both files of one model")
+    if not _finite(tensor):
+        raise InputError(
+            tensors.path, f"{key} has numbers that are not finite", "its training went wrong: take another"
+        )
     return rule.transform.ours(tensor, config)
+
+
+def _finite(tensor: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):  # bfloat16's own word for NaN
+        return not tensor.size or bool(np.isfinite(tensor.max()) and np.isfinite(tensor.min()))
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 from kinject.data.records import Record
 from kinject.errors import InputError, did_you_mean
-from kinject.inference.host import HostBundle, host_task, open_host, open_under_head
+from kinject.inference.host import HostBundle, open_host, open_under_head, told_task
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
-from kinject.models.manifest import read_host_manifest
 from kinject.models.precision import Precision, activations, check_installed
 from kinject.plugins.store import read_head
 from kinject.serving.engine import Engine
@@ -60,7 +59,7 @@ class Host:
 
         Args:
           folder: as kinject or transformers wrote it, or a hub id.
-          task: a registered name; None = the one in host.json.
+          task: a registered name; None = the one in host.json, or that of `architectures` in config.json.
           task_options: of the task; None = those in host.json. A task with labels takes the host's.
           max_length: tokens a text, None = the host's maximum. What is longer loses context far from mentions.
           batch_size: texts a batch; fewer of those beyond 64 tokens, so that a batch has about as many tokens.
@@ -210,12 +209,16 @@ def _raising(answers: Iterator[Prediction | Refused]) -> Iterator[Prediction]:
 
 
 def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -> Task:
-    named, given = host_task(read_host_manifest(Path(folder)))
-    name = name or named
-    if name is None:
-        raise InputError(folder, "host.json names no task", "say which one (task=…, --task), such as cloze")
-    if options is None:
-        options = given if name == named else {}
+    if name is None or options is None:
+        try:
+            named, given = told_task(folder)
+        except InputError:
+            if name is None:
+                raise
+            named, given = name, {}  # a task that is asked for need not be one that the folder tells of
+        name = name or named
+        if options is None:
+            options = given if name == named else {}
     task = make_task(name, "task", **options)
     if type(task).choices is Task.choices:
         raise task.not_served()

@@ -103,9 +103,14 @@ class Programs:
 
 
 def probabilities(task: Task, raw: jax.Array) -> jax.Array:
-    """Raw scores [..., C] -> 0 to 1, float32: each for itself where several may hold, else of one among all."""
+    """Raw scores [..., C] -> float32, 0 to 1: each for itself where several may hold, else of one among all.
+
+    Those of a host that was trained on numbers stay as they are.
+    """
     raw = raw.astype(jnp.float32)
-    return jax.nn.sigmoid(raw) if task.multi_label else jax.nn.softmax(raw, axis=-1)
+    if task.scores == "raw":
+        return raw
+    return jax.nn.sigmoid(raw) if task.multi_label or task.scores == "sigmoid" else jax.nn.softmax(raw, axis=-1)
 
 
 def _of(scores: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:

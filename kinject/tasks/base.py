@@ -9,7 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +127,7 @@ class Task(ABC):
       metric: the metric on which checkpoints are compared; larger is better.
       labels: names of the head's outputs, in their order; None for tasks whose outputs have no names.
       multi_label: whether an example may have several answers at once, each for itself (see `choices`).
+      scores: what makes scores of `choices`: a "softmax" over them, a "sigmoid" of each, or nothing ("raw").
     """
 
     head: ClassVar[str | None]
@@ -134,6 +135,7 @@ class Task(ABC):
     metric: str = "accuracy"
     labels: tuple[str, ...] | None = None
     multi_label: ClassVar[bool] = False
+    scores: Literal["softmax", "sigmoid", "raw"] = "softmax"
 
     @property
     def num_labels(self) -> int | None:

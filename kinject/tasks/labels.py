@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from abc import ABC
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ import optax
 
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_metadata
 from kinject.errors import InputError, did_you_mean
-from kinject.models.manifest import read_json
 from kinject.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kinject.models.pretrained import LoadedHost
 
 WHERE = "task_options.labels"
-UNNAMED = "LABEL_0"  # what transformers calls an output that nobody named
+UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls an output that nobody named
 FORMS = 'give a list of names, or a JSON file: a list, or {"name": index} as rel2id.json and label2id.json have it'
 
 
@@ -53,13 +53,21 @@ def read_labels(source: str | Path | Sequence[str]) -> tuple[str, ...]:
 
 
 def stored_labels(loaded: LoadedHost) -> Sequence[str] | None:
-    """The names of a host's outputs: those of host.json, else those in the config.json of transformers, if any."""
+    """The names of a host's outputs: those of host.json, else those in the config.json of transformers, if any.
+
+    Raises:
+      InputError: names in config.json that are not one an output.
+    """
     if loaded.manifest.get("labels") is not None:
         return loaded.manifest["labels"]
-    names = read_json(loaded.folder / "config.json").get("id2label") or {}
-    labels = [names[str(i)] for i in range(len(names)) if str(i) in names]
-    named = labels and labels[0] != UNNAMED and len(labels) == getattr(loaded.host.head, "num_labels", None)
-    return labels if named else None
+    outputs = getattr(loaded.host.head, "num_labels", None)
+    names = {int(number): str(name) for number, name in (loaded.stated.get("id2label") or {}).items()}
+    if outputs is None or all(UNNAMED.fullmatch(name) for name in names.values()):
+        return None
+    if sorted(names) != list(range(outputs)):
+        problem = f"id2label names the outputs {', '.join(map(str, sorted(names)))}, and the head has {outputs}"
+        raise InputError(loaded.folder / "config.json", problem, f"name each from 0 to {outputs - 1} once")
+    return [names[number] for number in range(outputs)]
 
 
 class LabelledTask(Task, ABC):
@@ -97,6 +105,8 @@ class LabelledTask(Task, ABC):
         task = copy.copy(self)
         if stored is not None:
             task._set(_checked(stored, where))
+        if task.labels is None and loaded.stated.get("id2label") and not loaded.manifest:
+            task._set(tuple(f"LABEL_{number}" for number in range(outputs or 0)))  # as transformers calls them
         if task.labels is None:
             raise InputError(where, "the host has no label names", f"give them as {WHERE}")
         if len(task.labels) != outputs:

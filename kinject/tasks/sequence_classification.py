@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import jax
 import numpy as np
 
 from kinject.data.encode import EntityEncoder, Passage
 from kinject.errors import InputError, did_you_mean
-from kinject.tasks.base import Extent, Shapes, register_task, slot_rows
+from kinject.tasks.base import Extent, Shapes, Task, register_task, slot_rows
 from kinject.tasks.fields import unique_ids
 from kinject.tasks.labels import SingleLabelTask
 from kinject.tasks.marked_texts import read_examples
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.pretrained import LoadedHost
 
 METRICS = ("accuracy", "macro_f1", "micro_f1")
 
@@ -44,6 +46,22 @@ class SequenceClassification(SingleLabelTask):
         if metric not in METRICS:
             raise InputError("task_options.metric", f"there is no {metric!r}", did_you_mean(str(metric), METRICS))
         self.metric = metric
+
+    def for_host(self, loaded: LoadedHost, where: object) -> Task:
+        """The host's labels, and its scores as transformers' text-classification makes them of its `problem_type`."""
+        task = cast(SequenceClassification, super().for_host(loaded, where))
+        kind = loaded.stated.get("problem_type")
+        if kind == "regression":
+            task.scores = "raw"
+        elif kind == "multi_label_classification" or task.num_labels == 1:
+            task.scores = "sigmoid"
+        return task
+
+    def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        if self.scores != "softmax":
+            problem = "the host was not trained to give a text one label (problem_type, or a single output)"
+            raise InputError("task", problem, "only `kinject predict` and Host.predict take such a host")
+        return super().loss(outputs, batch)
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
