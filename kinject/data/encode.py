@@ -96,7 +96,7 @@ class EntityEncoder:
       separator: what stands between slot and mention.
       max_entities: most distinct entities a passage may have (the M of a batch); those that come later in the text get
         no slot. None = no limit.
-      truncate: chooses the pieces that go from a passage that is too long; see data/passage.py.
+      truncate: chooses the pieces that go from a passage that is too long; see data/passage.py. None = `doomed_pieces`.
 
     Raises:
       InputError: a length the host does not have, a separator it cannot spell.
@@ -108,11 +108,11 @@ class EntityEncoder:
         max_length: int | None = None,
         separator: str = "/",
         max_entities: int | None = None,
-        truncate: Truncate = doomed_pieces,
+        truncate: Truncate | None = None,
     ):
         self.tokenizer = tokenizer
         self.separator = separator
-        self.truncate = truncate
+        self.truncate = truncate or partial(doomed_pieces, left=tokenizer.cut_left)
         self.max_length = tokenizer.max_length if max_length is None else max_length
         least = len(tokenizer.before) + len(tokenizer.between) + len(tokenizer.after) + 1
         if not least <= self.max_length <= tokenizer.max_length:

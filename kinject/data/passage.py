@@ -152,20 +152,31 @@ Truncate = Callable[[list[tuple[list[int], list[Run]]], int, int], list[Doomed] 
 """(piece ids and runs of each text, how many must go, mask id) -> for each text what goes; None if it cannot be."""
 
 
-def doomed_pieces(sides: list[tuple[list[int], list[Run]]], excess: int, mask_id: int) -> list[Doomed] | None:
+def doomed_pieces(
+    sides: list[tuple[list[int], list[Run]]], excess: int, mask_id: int, left: bool = False
+) -> list[Doomed] | None:
     """Chooses `excess` pieces to drop from the texts of a passage.
 
     Mentions and mask tokens stay. Of the rest, what lies outside of them goes before what lies between them, and the
-    farthest from them goes first; a text without either keeps its beginning.
+    farthest from them goes first; a text without either keeps its beginning. Where a text or a pair has neither at all,
+    the longer text is cut to the length of the shorter one, then both alike, as transformers does ("longest_first").
 
     Args:
       sides: for each text its piece ids and the runs of its mentions.
       excess: how many must go.
       mask_id: the host's mask token.
+      left: texts without mentions and mask tokens lose their beginning, not their end.
 
     Returns:
       For each text the indices to drop; None if there are not so many.
     """
+    sizes = [len(ids) for ids, _ in sides]
+    if sum(sizes) < excess:
+        return None
+    if len(sides) <= 2 and not any(runs or mask_id in ids for ids, runs in sides):
+        kept = _longest_first(sizes, sum(sizes) - excess)
+        cuts = zip(sizes, kept, strict=True)
+        return [list(range(size - keep)) if left else list(range(keep, size)) for size, keep in cuts]
     ranked = []
     for number, (ids, runs) in enumerate(sides):
         ranked += [(*rank, number, index) for index, rank in _ranks(ids, runs, mask_id)]
@@ -176,6 +187,17 @@ def doomed_pieces(sides: list[tuple[list[int], list[Run]]], excess: int, mask_id
     for *_, number, index in ranked[:excess]:
         gone[number].append(index)
     return [sorted(doomed) for doomed in gone]
+
+
+def _longest_first(sizes: Sequence[int], room: int) -> list[int]:
+    """How many pieces each of one or two texts keeps; of two that are cut, the longer one has the odd piece."""
+    if len(sizes) == 1:
+        return [room]
+    short = min(sizes)
+    if 2 * short <= room:
+        return [short, room - short] if sizes[0] <= sizes[1] else [room - short, short]
+    halves = [room // 2, room - room // 2]
+    return halves if sizes[0] <= sizes[1] else halves[::-1]
 
 
 def doomed_in_turn(sides: list[tuple[list[int], list[Run]]], excess: int, mask_id: int) -> list[Doomed] | None:

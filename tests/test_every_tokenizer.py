@@ -1,0 +1,113 @@
+"""Whole encodings equal transformers' own, of every kind of tokenizer, and of texts that are hard on all of them."""
+
+import itertools
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from every_tokenizer import KINDS, nasty, tokenizer_folder
+from transformers import AutoTokenizer
+
+from kinject.data.encode import EntityEncoder, Mention, Passage
+from kinject.data.former_reading import changed_reading
+from kinject.data.tokenizer import load_tokenizer
+from kinject.errors import InputError
+
+TEXTS = nasty(3000)
+
+
+def rows(entities):
+    return np.arange(len(entities), dtype=np.int32)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def both(request, tmp_path_factory):
+    folder = tokenizer_folder(tmp_path_factory.mktemp("tokenizer") / request.param, request.param)
+    return load_tokenizer(folder), AutoTokenizer.from_pretrained(folder), folder
+
+
+def ids_and_types(encoded):
+    return [(one.token_ids.tolist(), one.type_ids.tolist()) for one in encoded]
+
+
+def theirs_of(tokenizer, *texts, **options):
+    """Types are those that the model is given: none, hence zeros, where transformers' tokenizer yields none."""
+    found = tokenizer(*texts, **options)
+    types = found.get("token_type_ids") or [[0] * len(one) for one in found["input_ids"]]
+    return list(zip(found["input_ids"], types, strict=True))
+
+
+def test_single_texts(both):
+    ours, theirs, _ = both
+    made = EntityEncoder(ours, 512).encode_batch([Passage(text) for text in TEXTS])
+    assert ids_and_types(made) == theirs_of(theirs, TEXTS)
+
+
+def test_pairs(both):
+    ours, theirs, _ = both
+    one, other = TEXTS[::5], TEXTS[1::5]
+    made = EntityEncoder(ours, 512).encode_batch([Passage(a, pair=b) for a, b in zip(one, other, strict=True)])
+    assert ids_and_types(made) == theirs_of(theirs, one, other)
+
+
+def test_the_mask(both):
+    ours, theirs, _ = both
+    texts = [f"{a}[MASK]{b}" for a, b in itertools.pairwise(TEXTS[:300]) if theirs.mask_token not in a + b]
+    made = EntityEncoder(ours, 512).encode_batch([Passage(text) for text in texts])
+    if theirs.mask_token == "[MASK]":
+        assert ids_and_types(made) == theirs_of(theirs, texts)
+    assert all((one.token_ids == ours.mask_id).sum() == 1 == len(one.blanks) for one in made)
+    own = EntityEncoder(ours, 512).encode_batch([Passage(text.replace("[MASK]", theirs.mask_token)) for text in texts])
+    assert ids_and_types(own) == theirs_of(theirs, [text.replace("[MASK]", theirs.mask_token) for text in texts])
+    if theirs.mask_token != "[MASK]":
+        same = [one.token_ids.tolist() == other.token_ids.tolist() for one, other in zip(made, own, strict=True)]
+        assert np.mean(same) == 1
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_every_truncation_length(both, side, monkeypatch):
+    ours, theirs, _ = both
+    texts = [text for text in TEXTS[:60] if theirs.mask_token not in text]
+    longest = max(len(one["input_ids"]) for one in map(theirs, texts))
+    monkeypatch.setattr(theirs, "truncation_side", side)
+    ours = replace(ours, cut_left=side == "left")
+    for length in range(3 + len(ours.between), min(longest, 80) + 1):
+        encoder, options = EntityEncoder(ours, length), {"truncation": True, "max_length": length}
+        single = encoder.encode_batch([Passage(text) for text in texts])
+        assert ids_and_types(single) == theirs_of(theirs, texts, **options), length
+        pairs = encoder.encode_batch([Passage(a, pair=b) for a, b in zip(texts, texts[::-1], strict=True)])
+        assert ids_and_types(pairs) == theirs_of(theirs, texts, texts[::-1], **options), length
+
+
+def test_slots_taken_out_again_leave_the_host_s_own_encoding(both):
+    """A mention of one word among others: its pieces are the host's, and a slot and a slash stand before them."""
+    ours, theirs, _ = both
+    encoder, slash = EntityEncoder(ours, 512), len(ours.word("/"))
+    passages = []
+    for before, after in itertools.pairwise(TEXTS[:800]):
+        if "mask" not in (before + after).lower():
+            text = f"{before} Berlan mo {after}"
+            passages.append(Passage(text, [Mention(len(before) + 1, len(before) + 10, "Q1")]))
+    made = encoder.encode_batch(passages, rows)
+    plain = theirs_of(theirs, [one.text for one in passages])
+    for one, (ids, types) in zip(made, plain, strict=True):
+        (slot,) = np.flatnonzero(one.entity_slot >= 0)
+        kept = np.ones(len(one), bool)
+        kept[slot : slot + 1 + slash] = False
+        assert one.token_ids[kept].tolist() == ids and one.type_ids[kept].tolist() == types
+        low, high = one.spans[0]
+        assert low == slot + 1 + slash and high > low
+        assert ours.backend.decode(one.token_ids[low:high].tolist()).replace(" ", "").lower() == "berlanmo"
+
+
+def test_what_is_new_has_no_former_reading(both):
+    """BERT and RoBERTa were read before, and are read alike; kinject's own reader refused Unigram."""
+    ours, _, folder = both
+    if ours.family != "unigram":
+        assert changed_reading(ours, folder) is None
+
+
+def test_half_of_a_surrogate_pair_is_refused(both):
+    with warnings.catch_warnings(), pytest.raises(InputError, match="is no valid Unicode text"):
+        EntityEncoder(both[0], 512).encode("a \ud83d b")
