@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 from paper_files import write_paper_files
 from tiny import tiny_host_folder
+from tiny_families import FAMILIES, family_folder
 from tiny_world import run_experiment
 
 from kinject.config import build, read_config
@@ -193,8 +194,33 @@ RUNS = [
 
 @pytest.mark.parametrize(("path", "arg"), RUNS)
 def test_two_steps(path, arg, files, tmp_path):
-    model = "roberta" if "roberta" in arg else "bert"
-    config = shrink(paper_config(path, arg, files, f"base={files / model}"))
+    two_steps(path, arg, files / ("roberta" if "roberta" in arg else "bert"), files, tmp_path)
+
+
+OTHERS = [family for family in FAMILIES if family not in ("bert", "roberta")]
+# a config a family, in turn; all configs of every family with -m slow
+OF_FAMILIES = [
+    pytest.param(
+        family,
+        name,
+        arguments[0],
+        id=f"{family}:{Path(name).stem}:{arguments[0]}",
+        marks=[] if place % len(TRAINING_RUNS) == turn else [pytest.mark.slow],
+    )
+    for turn, family in enumerate(OTHERS)
+    for place, (name, arguments) in enumerate(TRAINING_RUNS.items())
+]
+
+
+@pytest.mark.parametrize(("family", "name", "arg"), OF_FAMILIES)
+def test_two_steps_of_a_family(family, name, arg, files, tmp_path):
+    base = family_folder(tmp_path / family, family, "masked_lm", num_hidden_layers=1)
+    two_steps(CONFIGS / "paper" / name, arg, base, files, tmp_path)
+
+
+def two_steps(path, arg, base, files, tmp_path):
+    """Runs a config of the paper on another base model, and holds it to what it says."""
+    config = shrink(paper_config(path, arg, files, f"base={base}"))
     results = run_experiment(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]

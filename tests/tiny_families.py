@@ -1,5 +1,6 @@
 """A tiny model of each family, made by transformers in torch with random weights."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,9 @@ def family_config(family, **values):
 def family_folder(folder: Path, family, head=None, num_labels=None, **values):
     """A host of random weights with a cased WordPiece tokenizer, as any of these families may have one."""
     source = wordpiece_folder(folder.parent / f"{folder.name}-tokenizer")
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    named = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | named))
     size = Tokenizer.from_file(str(source / "tokenizer.json")).get_vocab_size()
     offset = family_config(family).position_offset
     values = {"vocab_size": size, "pad_token_id": 0, "max_position_embeddings": 512 + offset} | values
