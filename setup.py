@@ -11,6 +11,7 @@ CORE = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",
+    "chex>=0.1.92,<0.2",  # where arrays meet: models/contracts.py
     "numpy>=2.0,<3",
     "tokenizers>=0.22.1,<0.24",
     "transformers>=5.0,<6",  # reads configs and tokenizers; its models need torch, and are not imported
@@ -55,7 +56,6 @@ TEST = [
     *TRACKERS["tensorboard"],
     *TRACKERS["wandb"],
     "tensorboard>=2.18,<3",  # its reader, which reads what tensorboardX wrote
-    "chex>=0.1.92,<0.2",
     "hypothesis>=6.100,<7",
     "import-linter>=2.5,<3",  # which room may import which
     "mypy>=2.0,<3",

@@ -16,6 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
+from kinject.models.contracts import check_batch, check_seam
 from kinject.models.layers import PLUGIN, gather_positions, layer_norm, site
 from kinject.models.seams import Plugin
 
@@ -80,7 +81,7 @@ class Encoder(nnx.Module):
         key = site(key, EMBEDDINGS)
         words = self.embeddings.words(batch["token_ids"])
         if plugin is not None:
-            words = _same_form(plugin.embed(words, batch, site(key, PLUGIN)), words, plugin, "embed")
+            words = check_seam(plugin.embed(words, batch, site(key, PLUGIN)), words, plugin, "embed")
         return self.embeddings(words, batch["position_ids"], batch["type_ids"], key)
 
     def run(
@@ -147,7 +148,7 @@ class Encoder(nnx.Module):
         if plugin is None:
             return last
         key = site(site(key, FIRST_LAYER + len(self.layers)), PLUGIN)
-        return _same_form(plugin.outputs(tuple(hidden_states), batch, key), last, plugin, "outputs")
+        return check_seam(plugin.outputs(tuple(hidden_states), batch, key), last, plugin, "outputs")
 
     def __call__(
         self,
@@ -170,6 +171,7 @@ class Encoder(nnx.Module):
             not bring are then None.
         """
         batch = batch if plugin is None else plugin.before(self, batch)
+        check_batch(batch, self.config.hidden_size, plugin)
         hidden = batch["prefix"].astype(self.dtype) if start else self.embed(batch, plugin, key)
         everywhere = (plugin is not None and plugin.reads_sequence) or start == len(self.layers)
         early = None if everywhere else positions
@@ -199,6 +201,7 @@ class Encoder(nnx.Module):
           `prefix_inner` [B, L, D] its feed-forward.
         """
         batch = batch if plugin is None else plugin.before(self, batch)
+        check_batch(batch, self.config.hidden_size, plugin)
         hidden = self.embed(batch, plugin)
         states = [hidden, *self.run(hidden, batch, plugin, stop=stop)]
         kept = {f"state_{i}": states[i] for i in kept_states(plugin, len(self.layers), stop)}
@@ -231,7 +234,7 @@ class Encoder(nnx.Module):
                 read = layer.feed_forward.enter(hidden)
             if plugin is not None:
                 changed = plugin.feed_forward(i, read, output, batch, site(key, PLUGIN))
-                output = _same_form(changed, output, plugin, "feed_forward")
+                output = check_seam(changed, output, plugin, "feed_forward")
             hidden = layer.feed_forward.close(hidden, output, key)
             return self.norm(hidden) if last and self.norm is not None else hidden
 
@@ -244,10 +247,3 @@ class Encoder(nnx.Module):
 def kept_states(plugin: Plugin | None, layers: int, stop: int) -> tuple[int, ...]:
     """The hidden states below `stop` that the plugin reads at its `outputs`."""
     return () if plugin is None else tuple(i for i in plugin.reads_states(layers) if i < stop)
-
-
-def _same_form(new: jax.Array, old: jax.Array, plugin: Plugin, seam: str) -> jax.Array:
-    """Holds a plugin to the shape it was given, and brings its result back to the compute dtype."""
-    if new.shape != old.shape:
-        raise ValueError(f"plugin {plugin.name}: {seam} made {new.shape} of {old.shape}")
-    return new.astype(old.dtype)

@@ -31,12 +31,14 @@ from jax.sharding import Mesh
 
 from kinject.errors import InputError
 from kinject.memory.search import sharded_top_k, top_k
+from kinject.models.contracts import check_rows
 from kinject.models.kernels.elementwise import ACTIVATIONS
 from kinject.models.seams import Plugin, Table
 from kinject.plugins.base import register
 
 if TYPE_CHECKING:
-    from kinject.models.seams import HostEmbeddings, HostEncoder
+    from kinject.models.contracts import check_rows
+from kinject.models.seams import HostEmbeddings, HostEncoder
 
 HOST = "host_embeddings"  # where `before` puts the host's embedding layer
 REFRESHED_AT_A_TIME = 1024  # passages
@@ -219,6 +221,7 @@ class PlugLM(Plugin):
         if keys is None:
             keys, values = jnp.zeros((1, self.config.key_size)), jnp.zeros((1, self.hidden_size))
             alive = jnp.zeros((1,), bool)
+        check_rows({"keys": keys, "alive": alive}, f"the memory of plugin {self.name}")
         self.keys, self.values, self.alive = Table(keys), Table(values), Table(alive)
         self.tokens = Table(jnp.zeros((0, 0), jnp.int32) if tokens is None else tokens)
         self.mesh = mesh
