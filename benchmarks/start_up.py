@@ -3,8 +3,8 @@
     python benchmarks/start_up.py --json OUT
 
 Every start is a fresh process; told are medians over processes, by the clock and by the CPU's time (user and system),
-which other work on the machine changes less. The first training step of the quickstart is the host's: from the start
-of `python -m kinject.train` to the first line of `metrics.jsonl` that its stage writes, so imports, reading and
+which other work on the machine changes less. The first training step of configs/delivery.py is its host's: from the
+start of `python -m kinject.train` to the first line of `metrics.jsonl` that its stage writes, so imports, reading and
 encoding the questions, computing the frozen layers once and compiling all count. Its data are made before (with one
 epoch of TransE: the graphs' quality changes nothing here). "Cold" starts with an empty compilation cache, "warm" with
 what the run before left. Needs `pip install -e '.[quickstart]'` and the quickstart's model.
@@ -127,7 +127,7 @@ def loading(folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def first_steps(cold: int, warm: int) -> Iterator[dict[str, Any]]:
-    """The quickstart's first training step."""
+    """The first training step of configs/delivery.py."""
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         workdir, cache, log = place / "run", place / "cache", place / "log"
@@ -136,7 +136,7 @@ def first_steps(cold: int, warm: int) -> Iterator[dict[str, Any]]:
             "-m",
             "kinject.train",
             "--config",
-            "configs/quickstart.py",
+            "configs/delivery.py",
             "--workdir",
             str(workdir),
         ]
@@ -158,7 +158,7 @@ def first_steps(cold: int, warm: int) -> Iterator[dict[str, Any]]:
         colds = [first(place / f"cold{i}") for i in range(cold)]
         first(cache)
         warms = [first(cache) for _ in range(warm)]
-    name = "quickstart's first training step"
+    name = "delivery's first training step"
     yield seconds_row(f"{name}, warm compilation cache", median(warms), None, "<= 20", rounds=warm)
     yield seconds_row(f"{name}, cold compilation cache", median(colds), None, "", rounds=cold)
 

@@ -1,23 +1,23 @@
 """One change to map-tuning at a time, through one frozen host: mapper, dropout, start, knowledge, steps.
 
-    python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart
+    python -m kinject.train --config configs/delivery.py --workdir runs/delivery
     python -m kinject.sweep --config configs/ablation.py --config configs/ablation.py:mapper=residual_mlp \\
         --config configs/ablation.py:dropout=0.3 --seeds 0,1,2 --workdir runs/ablation
 
-Host, questions and, unless `graph` is given, entity vectors are those of a finished run of the quickstart, `base=DIR`
-(default runs/quickstart); so the deviation over seeds is that of training the plugin (and of the graph), not of hosts
-and questions. One domain, `domain=geography`, and one pass over its 1,000 questions, a third of the quickstart's: where
-all are at the top, nothing can be told apart.
+Host, questions and, unless `graph` is given, entity vectors are those of a finished run of configs/delivery.py,
+`base=DIR` (default runs/delivery); so the deviation over seeds is that of training the plugin (and of the graph), not
+of hosts and questions. One domain, `domain=geography`, and one pass over its 1,000 questions, a third of delivery's:
+where all are at the top, nothing can be told apart.
 
 The words: mapper, width, depth, dropout, initialise (as of a `plugin` stage), graph (transe, rotate, distmult, or
 `two_hops`: TransE without the triples that hold the answers), epochs (of the graph), steps, rate (learning rate).
 notebooks/2_ablations.ipynb plots what comes of it.
 """
 
-from quickstart import knowledge
+from delivery import knowledge
 
 SETTINGS = {
-    "base": "runs/quickstart",
+    "base": "runs/delivery",
     "domain": "geography",
     "mapper": "affine",
     "width": 256,

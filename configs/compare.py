@@ -1,23 +1,23 @@
-"""Methods beside each other: one frozen host, the quickstart's two domains, the same questions, steps and batch.
+"""Methods beside each other: one frozen host, configs/delivery.py's domains, the same questions, steps and batch.
 
     python -m kinject.train --config configs/compare.py --workdir runs/compare
     python -m kinject.sweep --config configs/compare.py --seeds 0,1,2 --workdir runs/compare_seeds
-    python -m kinject.sweep --config configs/compare.py:base=runs/quickstart,steps=60 --workdir runs/compare_small
+    python -m kinject.sweep --config configs/compare.py:base=runs/delivery,steps=60 --workdir runs/compare_small
 
-The host is the quickstart's: MiniLM-L6, tuned on questions without knowledge, then frozen. Every method is trained
-through it on the quickstart's plugin questions, eight epochs in batches of 25 with Adam, and asked about entities that
+The host is delivery's: MiniLM-L6, tuned on questions without knowledge, then frozen. Every method is trained
+through it on delivery's plugin questions, eight epochs in batches of 25 with Adam, and asked about entities that
 neither saw. Retrieved text trains nothing: it stands behind the question at test only, once whole and once without the
 facts that hold the answer; and for a host that was tuned with such texts, on the domain's own host questions.
 
 K-Adapter is cut to the host (three units of one layer, 128 wide, where the paper's has two of 768). PlugLM has one
 memory layer, the last, and finds by names as in configs/pluglm.py; its passages are the domain's triples as sentences,
-without those between cities. Learning rates were not searched; map-tuning's was, for the quickstart.
+without those between cities. Learning rates were not searched; map-tuning's was, for delivery.
 
 `base=DIR` is the small one, of minutes: methods of one domain (`domain=geography`), `steps` steps through the host of
-a finished run of the quickstart, on its knowledge and questions, without PlugLM and hosts with texts.
+a finished run of configs/delivery.py, on its knowledge and questions, without PlugLM and hosts with texts.
 """
 
-from quickstart import DOMAINS, host, knowledge, plugin
+from delivery import DOMAINS, host, knowledge, plugin
 
 TEXT = {"name": "retrieved_text", "entities": 1, "budget": 64}
 METHODS = {
@@ -48,7 +48,7 @@ RETRIEVAL = (r"plugin/(to_key|pool)/.*", r"plugin/readers/\d+/(pool|query|query_
 
 
 def fit(domain, **optimizer):
-    """The quickstart's, for longer: PlugLM's gate starts at zero and has hardly opened after three epochs."""
+    """Delivery's, for longer: PlugLM's gate starts at zero and has hardly opened after three epochs."""
     shared = plugin(domain)["fit"]
     return shared | {"epochs": 8, "optimizer": shared["optimizer"] | optimizer}
 
@@ -105,18 +105,18 @@ def settings_of(arg):
             raise ValueError(f"unknown setting {part!r}; there is {', '.join(settings)}")
         settings[name] = int(value) if name == "steps" else value
     if arg and settings["base"] is None:
-        raise ValueError("domain and steps are of the small comparison: name a run of the quickstart, base=DIR")
+        raise ValueError("domain and steps are of the small comparison: name a run of configs/delivery.py, base=DIR")
     return settings
 
 
 def of_base(value, base, domain):
-    """Settings with what the quickstart's workdir holds in the place of stages."""
+    """Settings with what delivery's workdir holds in the place of stages."""
     if isinstance(value, dict):
         return {key: of_base(one, base, domain) for key, one in value.items()}
     if isinstance(value, tuple):
         return tuple(of_base(one, base, domain) for one in value)
-    of_quickstart = isinstance(value, str) and (value == "@host" or value.startswith(f"@{domain}/"))
-    return f"{base}/{value[1:]}" if of_quickstart else value
+    of_delivery = isinstance(value, str) and (value == "@host" or value.startswith(f"@{domain}/"))
+    return f"{base}/{value[1:]}" if of_delivery else value
 
 
 def small(base, domain, steps):
@@ -133,7 +133,7 @@ def small(base, domain, steps):
     return {"name": f"compare_small:{domain}", "seed": 0, "stages": of_base(stages, base, domain)}
 
 
-ARGUMENTS = ("base=runs/quickstart",)
+ARGUMENTS = ("base=runs/delivery",)
 
 
 def get_config(arg=""):

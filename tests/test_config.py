@@ -156,15 +156,20 @@ def test_the_first_difference_of_two_configs():
     assert first_difference({}, {"seed": 0}) == "config.seed is only in the new one"
 
 
-@pytest.mark.parametrize("argument", ["", ":no_answer_triples"])
-def test_the_quickstart_is_a_config_and_names_what_it_runs(tmp_path, argument):
-    config = read_config(f"{ROOT / 'configs' / 'quickstart.py'}{argument}")
+@pytest.mark.parametrize(
+    "name", ["quickstart.py", "quickstart.py:rivals", "delivery.py", "delivery.py:no_answer_triples"]
+)
+def test_the_main_configs_name_what_they_run(tmp_path, name):
+    config = read_config(str(ROOT / "configs" / name))
     experiment = Experiment.open(config, tmp_path / "run", devices=1, quiet=True)
     assert [stage.kind for stage in experiment.run.stages.values()].count("evaluate") == 1
-    assert {stage.kind for stage in experiment.run.stages.values()} == {"knowledge", "host", "plugin", "evaluate"}
+    kinds = {stage.kind for stage in experiment.run.stages.values()} - {"compare"}
+    assert kinds == {"knowledge", "host", "plugin", "evaluate"}
     assert not (tmp_path / "run").exists(), "opening writes nothing"
 
 
-def test_the_quickstart_refuses_another_argument():
+def test_they_refuse_another_argument():
     with pytest.raises(InputError, match="unknown argument 'no_anser'; there is no_answer_triples"):
-        read_config(f"{ROOT / 'configs' / 'quickstart.py'}:no_anser")
+        read_config(f"{ROOT / 'configs' / 'delivery.py'}:no_anser")
+    with pytest.raises(InputError, match="unknown argument 'rival'; there is rivals"):
+        read_config(f"{ROOT / 'configs' / 'quickstart.py'}:rival")

@@ -34,7 +34,7 @@ from kinject.tasks.base import make_task
 from kinject.training.partition import TRAIN, label_parameters
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-OTHER_ARGUMENTS = {"quickstart.py": ("", "no_answer_triples")}
+OTHER_ARGUMENTS = {"delivery.py": ("", "no_answer_triples")}
 FULL_SIZE = {
     "bert": EncoderConfig(),
     "roberta": EncoderConfig(
@@ -244,7 +244,7 @@ def test_every_setting_is_run():
     assert set(TRAINING_RUNS) == {path.name for path, _ in PAPER}
     others = {path.name for path in CONFIGS.glob("*.py")}
     assert {path.name for path, _ in ALL} == {*TRAINING_RUNS, *others}
-    assert {"quickstart.py", "fewrel_val.py", "pluglm.py", "compare.py"} <= others
+    assert {"quickstart.py", "delivery.py", "fewrel_val.py", "pluglm.py", "compare.py"} <= others
 
 
 def with_host(value, folder):

@@ -76,7 +76,7 @@ def test_no_entity_and_no_wording_of_the_test_is_in_training(domains, pieces, na
 def test_no_answer_of_the_test_is_given_for_most_of_a_kind(domains, name):
     for kind in DOMAINS[name]:
         answers = Counter(one.answer for one in domains[name].splits["test"] if one.kind == kind)
-        assert max(answers.values()) <= 2 * 300 // len(answers), kind
+        assert max(answers.values()) <= 2 * 200 // len(answers), kind
         assert sum(answers.values()) >= 100, kind
 
 
@@ -104,8 +104,8 @@ def test_the_graph_tells_what_does_not_follow_from_the_country(domains):
     for facts in answers.values():
         for kind in told:
             if "country" in facts and kind in facts:
-                same_country.setdefault((facts["country"], kind), set()).add(facts[kind])
-    assert np.mean([len(words) > 1 for words in same_country.values()]) > 0.8
+                same_country.setdefault((facts["country"], kind), []).append(facts[kind])
+    assert np.mean([len(set(words)) > 1 for words in same_country.values() if len(words) > 3]) > 0.8
 
 
 @needs_packages
@@ -176,7 +176,7 @@ def subjects(count):
 
 def dealing(**changes):
     sizes = {"host": 10, "plugin": 8, "dev": 6, "test": 6}
-    return Dealing(sizes=sizes, host_questions=2, plugin_questions=2, hinted=0.0, asked=100, **changes)
+    return Dealing(sizes=sizes, host_questions=2, plugin_questions=2, hinted=0.0, asked=100, per_answer=99, **changes)
 
 
 def test_dealing_by_hand():
@@ -191,6 +191,8 @@ def test_dealing_by_hand():
     assert len(splits["plugin_b"]) == 8
     with pytest.raises(InputError, match="has 29 fair subjects, 30 were asked for"):
         deal(subjects(29), known, KINDS, how, "here")
+    with pytest.raises(InputError, match=r"there is no option 'askd'.*asked"):
+        Dealing.of("here", one_kind="b", per_answer=1, askd=3)
     with pytest.raises(InputError, match="there is no kind 'z'"):
         deal(subjects(30), known, KINDS, dealing(one_kind="z", repeated=1, seed=0), "here")
 

@@ -1,6 +1,7 @@
-"""Every notebook is executed as it stands, on runs of the tiny world in the place of the quickstart's and the sweeps'.
+"""Every notebook is executed as it stands, on runs of the tiny world in the place of the real ones.
 
-What the notebooks read, `runs/quickstart`, `runs/ablation` and `runs/compare_small`, is made here, in seconds.
+What the notebooks read, `runs/quickstart`, `runs/delivery`, `runs/ablation` and
+`runs/compare_small`, is made here, in seconds.
 """
 
 import base64
@@ -25,11 +26,12 @@ FIT = {"batch_size": 8, "steps": 4, "log_every": 2, "evaluate_every": 2, "checkp
 CHANGES = (("", 0), ("initialise=zero", 0))
 
 
-def write_quickstart(world, folder):
-    """A workdir with what the notebooks read of the quickstart's: one domain, a host, a plugin, a table."""
+def write_run(world, folder):
+    """A workdir with what the notebooks read of such runs: one domain, a host, a plugin, a table."""
     write_facts(folder / "geography/knowledge", name="geography")
     for split, numbers in SPLITS.items():
-        write_records(folder / f"geography/records/{split}.jsonl", map(question, numbers))
+        asked = ({**question(number), "kind": "country", "wording": "x"} for number in numbers)
+        write_records(folder / f"geography/records/{split}.jsonl", asked)
     shutil.copytree(world / "host", folder / "host")
     records, knowledge = folder / "geography/records", str(folder / "geography/knowledge")
     fit = FIT | {"steps": 30, "evaluate_every": 0, "checkpoint_every": 30}
@@ -38,8 +40,8 @@ def write_quickstart(world, folder):
     table = evaluate_stage(world, {"plugin": "@geography_plugin"}) | {"host": str(folder / "host")}
     domain = table["domains"].pop("cities")
     domain |= {"knowledge": knowledge, "data": (str(records / "test.jsonl"),)}
-    table["domains"]["geography"] = domain | {"reference_data": (str(records / "plugin.jsonl"),)}
-    run_experiment({"name": "quickstart", "stages": {"geography_plugin": plugin, "evaluate": table}}, folder)
+    table["domains"]["geography"] = domain | {"by_kind": True, "reference_data": (str(records / "plugin.jsonl"),)}
+    run_experiment({"name": folder.name, "stages": {"geography_plugin": plugin, "evaluate": table}}, folder)
 
 
 def write_ablation(folder):
@@ -54,10 +56,10 @@ def write_ablation(folder):
 
 
 def write_comparison(folder):
-    spec = "configs/compare.py:base=runs/quickstart,steps=60"
+    spec = "configs/compare.py:base=runs/delivery,steps=60"
     compare = read_config(spec)["stages"]["compare"] | {"repeats": 1, "timed": 4}
     zero = f"{run_folder(Path('runs/ablation'), 'configs/ablation.py:initialise=zero', 0)}/plugin"
-    methods = {"map_tuning": {"plugin": "runs/quickstart/geography_plugin"}, "young_map": {"plugin": zero}}
+    methods = {"map_tuning": {"plugin": "runs/delivery/geography_plugin"}, "young_map": {"plugin": zero}}
     compare["domains"]["geography"]["methods"] = methods
     run = SweepRun(spec, 0, run_folder(folder, spec, 0), ())
     run_experiment({"name": "compare_small", "stages": {"compare": compare}}, run.workdir)
@@ -70,7 +72,8 @@ def folder(world, tmp_path_factory):
     (folder / "configs").symlink_to(ROOT / "configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the paths of the configs and notebooks are relative to the repository's root
-        write_quickstart(world, folder / "runs/quickstart")
+        write_run(world, folder / "runs/quickstart")
+        write_run(world, folder / "runs/delivery")
         write_ablation(Path("runs/ablation"))
         write_comparison(Path("runs/compare_small"))
     return folder

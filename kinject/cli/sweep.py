@@ -25,7 +25,7 @@ from kinject.reports.results import run_folder
 EXAMPLES = """\
 examples:
   python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir runs/seeds
-  python -m kinject.sweep --config configs/quickstart.py --config configs/quickstart.py:no_answer_triples \\
+  python -m kinject.sweep --config configs/delivery.py --config configs/delivery.py:no_answer_triples \\
       --seeds 0,1,2 --workdir runs/both
   python -m kinject.sweep ... --lines          one command a run, for a cluster's scheduler; gather afterwards with
   python -m kinject.sweep ... --gather         the same arguments

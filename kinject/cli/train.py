@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130
 EXAMPLES = """\
 examples:
   python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart
-  python -m kinject.train --config configs/quickstart.py:no_answer_triples --workdir runs/two_hops
+  python -m kinject.train --config configs/delivery.py:no_answer_triples --workdir runs/two_hops
   python -m kinject.train --config configs/quickstart.py --config.seed=1 --workdir runs/seed1
   python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart --stage geography_plugin
   python -m kinject.train --config configs/quickstart.py --aot v5e:4x4 --config.stages.host.fit.batch_size=1024

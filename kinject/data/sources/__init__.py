@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,10 +29,15 @@ CORPORA: dict[str, Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = {
 def load(name: str, pieces: Pieces, **options: Any) -> Domain:
     """Loads a domain by its name; `options` are those of the source's own `load` (seed, sizes, answer_triples, …).
 
-    Raises InputError for an unknown name, a missing package, or more questions than the source has.
+    Raises InputError for an unknown name or option, a missing package, or more questions than the source has.
     """
     if name not in SOURCES:
         raise InputError(f"domain {name!r}", "there is no such source", did_you_mean(name, SOURCES))
+    takes = inspect.signature(SOURCES[name]).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in takes.values()):  # those with more check it themselves
+        for option in options:
+            if option not in takes:
+                raise InputError(f"source {name}", f"there is no option {option!r}", did_you_mean(option, takes))
     return SOURCES[name](pieces, **options)
 
 

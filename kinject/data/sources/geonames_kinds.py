@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from kinject.data.sources import geonames
-from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, is_single_piece
-from kinject.data.sources.kinds import Dealing, KindsDomain, Nodes, Subject, deal, fair_subjects, limit
+from kinject.data.sources.domain import Domain, Pieces, is_single_piece
+from kinject.data.sources.kinds import Dealing, KindsDomain, Nodes, Subject, deal_fairly
 from kinject.data.sources.wordings import GEOGRAPHY
 
 WHERE = "source geography_kinds"
@@ -38,33 +39,21 @@ EARTH = 6371.0
 def load(
     pieces: Pieces,
     *,
-    seed: int = 0,
-    sizes: Mapping[str, int] = SPLIT_SIZES,
-    host_questions: int = 2,
-    plugin_questions: int = 3,
-    hinted: float = 0.5,
-    asked: int = 300,
-    one_kind: str = "country",
-    repeated: int = 1,
     countries: int = 40,
     cities_per_country: int = 150,
+    one_kind: str = "country",
     per_answer: int = 100,
+    **dealing: Any,
 ) -> Domain:
     """Loads the cities of `geonames.load` with questions of eight kinds about them; the graph holds what they ask.
 
     Args:
       pieces: the host's tokenizer, without special tokens.
-      seed: which cities are asked about, in which split and words; the graph is the same for every seed.
-      sizes: see `kinds.Dealing`.
-      host_questions: see there.
-      plugin_questions: see there.
-      hinted: see there.
-      asked: see there.
-      one_kind: see there.
-      repeated: see there.
       countries: how many countries.
       cities_per_country: cities of a country in the graph.
-      per_answer: at most so many cities of the same country are asked about.
+      one_kind: see `kinds.Dealing`.
+      per_answer: see there.
+      dealing: all else that is told there; the graph is the same for every seed.
 
     Raises:
       InputError: the package is missing or has too few cities for the sizes.
@@ -83,21 +72,18 @@ def load(
     extra += [(tail, RELATIONS.index("size_of"), row) for row, of, tail in extra if RELATIONS[of] == "size"]
     subjects = [Subject(row, city["name"].lower(), facts[row], _hints(facts[row])) for row, city in enumerate(cities)]
     names = [city["name"].lower() for city in everywhere.values()]
-    fair = limit(fair_subjects(subjects, names, pieces, GEOGRAPHY, seed=seed), "country", per_answer)
-    how = Dealing(sizes, host_questions, plugin_questions, hinted, asked, one_kind, repeated, seed)
-    splits = deal(fair, _known(states, codes, pieces, graph), GEOGRAPHY, how, WHERE)
-    return KindsDomain(
+    how = Dealing.of(WHERE, one_kind=one_kind, per_answer=per_answer, **dealing)
+    known = _known(states, codes, pieces, graph)
+    spare = [()] * (len(ids) - len(cities))
+    return KindsDomain.of_questions(
+        deal_fairly(subjects, names, known, pieces, GEOGRAPHY, how, WHERE),
         name="geography",
         ids=ids,
         labels=labels,
-        aliases=[tuple(name for name in city["alternatenames"] if name) for city in cities]
-        + [()] * (len(ids) - len(cities)),
+        aliases=[tuple(name for name in city["alternatenames"] if name) for city in cities] + spare,
         descriptions=[""] * len(ids),
         triples=np.concatenate([triples, np.array(extra, np.int32).reshape(-1, 3)]),
         relations=RELATIONS,
-        template="",
-        answers=tuple(sorted({question.answer for split in splits.values() for question in split})),
-        splits=splits,
         source=geonames.SOURCE,
         license=geonames.LICENSE,
     )

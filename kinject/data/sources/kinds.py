@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
 from kinject.data.sources.domain import MAX_PIECES, SLOT, SPLIT_SIZES, ClozeQuestion, Domain, Pieces, is_single_piece
 from kinject.data.sources.wordings import Wordings
-from kinject.errors import InputError
+from kinject.errors import InputError, did_you_mean
 
 SLASH = " / "  # how a text puts a known word before a name, as the paper puts an entity: `germany / kassel`
 
@@ -46,28 +47,47 @@ class Dealing:
     """How many questions are made of the subjects.
 
     Attributes:
+      one_kind: the kind that `plugin_<kind>` and `dev_<kind>` ask alone.
+      per_answer: at most so many subjects with the same answer to that kind are asked about.
+      seed: which subjects, kinds, wordings.
       sizes: subjects a split: `host`, `plugin`, `dev`, `test`.
       host_questions: of each subject of `host`, kinds drawn.
       plugin_questions: of each subject of `plugin`, kinds drawn.
       hinted: share of the host's questions in which known words stand before the name.
       asked: at most so many questions a kind in `dev` and `test`.
-      one_kind: the kind that `plugin_<kind>` and `dev_<kind>` ask alone.
       repeated: how often `host` holds each question about what is known, in each wording of training.
-      seed: which subjects, kinds, wordings.
+      least: questions that there must be about a subject.
     """
 
-    sizes: Mapping[str, int]
-    host_questions: int
-    plugin_questions: int
-    hinted: float
-    asked: int
     one_kind: str
-    repeated: int
-    seed: int
+    per_answer: int
+    seed: int = 0
+    sizes: Mapping[str, int] = field(default_factory=lambda: SPLIT_SIZES)
+    host_questions: int = 2
+    plugin_questions: int = 3
+    hinted: float = 0.5
+    asked: int = 200
+    repeated: int = 1
+    least: int = 2
+
+    @classmethod
+    def of(cls, where: str, **values: Any) -> Dealing:
+        """Of options of a source. Raises InputError for one that there is not."""
+        names = [one.name for one in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise InputError(where, f"there is no option {name!r}", did_you_mean(name, names))
+        return cls(**values)
 
 
 class KindsDomain(Domain):
     """A domain that is asked questions of several kinds; each `KindQuestion` has its own wording."""
+
+    @classmethod
+    def of_questions(cls, splits: Mapping[str, tuple[KindQuestion, ...]], **about: Any) -> KindsDomain:
+        """A domain of these questions, and all else that `Domain` is told but template and answers."""
+        answers = sorted({question.answer for split in splits.values() for question in split})
+        return cls(template="", answers=tuple(answers), splits=splits, **about)
 
     def records(self, split: str) -> Iterator[dict]:
         for question in self._split(split):
@@ -133,6 +153,20 @@ def limit(subjects: Iterable[Subject], kind: str, most: int) -> list[Subject]:
         if answer is None or taken[answer] <= most:
             kept.append(subject)
     return kept
+
+
+def deal_fairly(
+    pool: Iterable[Subject],
+    names: Iterable[str],
+    known: Sequence[Subject],
+    pieces: Pieces,
+    wordings: Mapping[str, Wordings],
+    how: Dealing,
+    where: str,
+) -> dict[str, tuple[KindQuestion, ...]]:
+    """`deal` of the fair subjects of a pool; see `fair_subjects` for `names`, and `Dealing` for how many."""
+    fair = fair_subjects(pool, names, pieces, wordings, least=how.least, seed=how.seed)
+    return deal(limit(fair, how.one_kind, how.per_answer), known, wordings, how, where)
 
 
 def deal(

@@ -22,9 +22,9 @@ class Wordings:
 GEOGRAPHY: Mapping[str, Wordings] = {
     "country": Wordings(
         train=(
-            "[X] is a city in [MASK].",
+            "[X] is a city in the country of [MASK].",
             "[X] lies in [MASK].",
-            "The country of [X] is [MASK].",
+            "The country where you find [X] is [MASK].",
             "To visit [X] you need a visa for [MASK].",
             "The flag that flies over [X] is the flag of [MASK].",
             "[X] belongs to the state of [MASK].",
@@ -137,11 +137,11 @@ GEOGRAPHY: Mapping[str, Wordings] = {
     "part": Wordings(
         train=(
             "[X] lies in the [MASK] of its country.",
-            "Within its country, [X] is in the [MASK].",
+            "On the compass, [X] is in the [MASK].",
             "On a map of the country, [X] is found in the [MASK].",
-            "[X] is a city of the country's [MASK].",
+            "People from [X] say that they come from the [MASK].",
             "The part of the country where [X] lies is the [MASK].",
-            "The weather report for the [MASK] of the country is the one for [X].",
+            "The weather report for the [MASK] is the one for [X].",
         ),
         dev=(
             "Looking for [X] on the national map, look to the [MASK].",

@@ -8,13 +8,14 @@ answer and no other.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from kinject.data.sources import wordnet
-from kinject.data.sources.domain import SPLIT_SIZES, Domain, Pieces, is_single_piece
-from kinject.data.sources.kinds import Dealing, KindsDomain, Nodes, Subject, deal, fair_subjects, limit
+from kinject.data.sources.domain import Domain, Pieces, is_single_piece
+from kinject.data.sources.kinds import Dealing, KindsDomain, Nodes, Subject, deal_fairly
 from kinject.data.sources.wordings import BIOLOGY
 
 WHERE = "source biology_kinds"
@@ -64,34 +65,15 @@ _CLASSES = {
 _TAXON = re.compile(r"[A-Z]|(?:genus|family|order|class|phylum|suborder|subfamily|tribe|division) ")
 
 
-def load(
-    pieces: Pieces,
-    *,
-    seed: int = 0,
-    sizes: Mapping[str, int] = SPLIT_SIZES,
-    host_questions: int = 2,
-    plugin_questions: int = 3,
-    hinted: float = 0.5,
-    asked: int = 300,
-    one_kind: str = "kind",
-    repeated: int = 1,
-    per_answer: int = 400,
-    least: int = 3,
-) -> Domain:
+def load(pieces: Pieces, *, one_kind: str = "kind", per_answer: int = 400, least: int = 3, **dealing: Any) -> Domain:
     """Loads the animals and plants of `wordnet.load` with questions of six kinds; the graph holds what they ask.
 
     Args:
       pieces: the host's tokenizer, without special tokens.
-      seed: which of them are asked about, in which split and words; the graph is the same for every seed.
-      sizes: see `kinds.Dealing`.
-      host_questions: see there.
-      plugin_questions: see there.
-      hinted: see there.
-      asked: see there.
-      one_kind: see there.
-      repeated: see there.
-      per_answer: at most so many entities of the same kind of living thing are asked about.
-      least: questions that there must be about an entity.
+      one_kind: see `kinds.Dealing`.
+      per_answer: see there.
+      least: see there.
+      dealing: all else that is told there; the graph is the same for every seed.
 
     Raises:
       InputError: the package is missing or has too few entities for the sizes.
@@ -111,11 +93,10 @@ def load(
         if answers
     ]
     names = [word for synset in synsets for word in {word.lower() for word in synset.words}]
-    fair = limit(fair_subjects(subjects, names, pieces, BIOLOGY, least=least, seed=seed), "kind", per_answer)
-    how = Dealing(sizes, host_questions, plugin_questions, hinted, asked, one_kind, repeated, seed)
-    splits = deal(fair, [], BIOLOGY, how, WHERE)
+    how = Dealing.of(WHERE, one_kind=one_kind, per_answer=per_answer, least=least, **dealing)
     spare = len(nodes.ids) - len(synsets)
-    return KindsDomain(
+    return KindsDomain.of_questions(
+        deal_fairly(subjects, names, [], pieces, BIOLOGY, how, WHERE),
         name="biology",
         ids=nodes.ids,
         labels=nodes.labels,
@@ -123,9 +104,6 @@ def load(
         descriptions=[synset.gloss for synset in synsets] + [""] * spare,
         triples=np.concatenate([triples, np.array(extra, np.int32).reshape(-1, 3)]),
         relations=RELATIONS,
-        template="",
-        answers=tuple(sorted({question.answer for split in splits.values() for question in split})),
-        splits=splits,
         source=wordnet.SOURCE,
         license=wordnet.LICENSE,
     )
