@@ -2,6 +2,7 @@
 
     python benchmarks/map_tuning.py --json OUT            (bert-base's shape)
     python benchmarks/map_tuning.py --hidden 384 --layers 6 --json OUT
+    python benchmarks/map_tuning.py --shape ModernBERT-base --layers 6 --json OUT
     python benchmarks/map_tuning.py --sentences 8192 --batch 256 --their-batches 64 128 256 512 --compile --json OUT
                                                           (on a GPU, with a CUDA build of torch)
 
@@ -27,6 +28,7 @@ something is read. On a GPU ours are computed in bfloat16 only, as torch's bfloa
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -60,6 +62,7 @@ from kinject.models.config import EncoderConfig
 from kinject.models.precision import activations
 from kinject.models.pretrained import load_host
 from kinject.models.saving import save_host
+from kinject.models.shapes import SHAPES
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.config import OptimizerConfig
@@ -106,6 +109,7 @@ class World:
         """Of each sentence, in their given order: forward, and backward for activations, on real tokens only."""
         config, found = self.config, np.zeros(self.feed.examples.size)
         size, inner = config.hidden_size, config.intermediate_size
+        inner = inner * 3 // 2 if config.model_type == "modernbert" else inner  # its feed-forward is gated
         for index, row in zip(
             (one for batch in self.feed.evaluation(1) for one in batch["index"]), self.rows(), strict=True
         ):
@@ -234,6 +238,14 @@ def arms_of(arms: ArmsElsewhere, arguments: argparse.Namespace) -> dict[str, tup
     return made
 
 
+def cut(config: EncoderConfig, layers: int, vocabulary: int) -> EncoderConfig:
+    """The lowest layers of a model, with the vocabulary of the benchmark's tokenizer."""
+    own = config.own
+    if hasattr(own, "layer_types"):
+        own = dataclasses.replace(own, layer_types=own.layer_types[:layers])
+    return dataclasses.replace(config, num_hidden_layers=layers, vocab_size=vocabulary, pad_token_id=0, own=own)
+
+
 def check_losses(losses: dict[str, float]) -> None:
     """Raises SystemExit where an arm did not compute what the others did; those of few sentences differ by chance."""
     middle = statistics.median(losses.values())
@@ -245,6 +257,7 @@ def check_losses(losses: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sentences", type=int, default=192)
+    parser.add_argument("--shape", choices=sorted(SHAPES), metavar="NAME", help="a model by name, but for --layers")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=768)
     parser.add_argument("--vocabulary", type=int, default=30_522)
@@ -262,6 +275,8 @@ def main() -> None:
     on_gpu = jax.default_backend() == "gpu"
     mine = {"bfloat16": jnp.bfloat16} if on_gpu else {"float32": jnp.float32, "bfloat16_dots": jnp.bfloat16}
     config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
+    if arguments.shape:
+        config = cut(SHAPES[arguments.shape], arguments.layers, arguments.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), config, arguments.sentences, arguments.buckets)
         with torch_of(world) as elsewhere:
@@ -273,7 +288,7 @@ def main() -> None:
     peaks = {name: roofline(dtype) for name, dtype in mine.items()}
     print(f"{100 * filled:.0f}% of the tokens in our batches are real; products reach", end=" ")
     print(", ".join(f"{most / 1e9:.0f} GFLOP/s in {peak}" for peak, most in peaks.items()))
-    rows = []
+    rows, named = [], f"{arguments.shape or 'bert'}, {arguments.layers} x {config.hidden_size}"
     for name in mine:
         reached = rates[name] * per_sentence
         share = {f"share_of_{peak}_matmul": reached / most for peak, most in peaks.items()}
@@ -291,7 +306,7 @@ def main() -> None:
                     "unit": "sentences a second, mention-masked LM, training step",
                     "hardware": f"{jax.devices()[0].device_kind}, {platform.machine()}, {cores()} cores",
                     "versions": f"jax {jax.__version__}",
-                    "shape": f"{arguments.layers} x {arguments.hidden}, batches of {arguments.batch}, theirs {size}",
+                    "shape": f"{named}, batches of {arguments.batch}, theirs {size}",
                     "loss": {"ours": losses[name], "theirs": losses[other]},
                     **share,
                 }

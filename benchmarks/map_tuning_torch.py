@@ -68,7 +68,10 @@ class TorchArms:
 
         def logits_of(embeds: torch.Tensor, mask: torch.Tensor, at: tuple[torch.Tensor, ...]) -> torch.Tensor:
             inputs = {"inputs_embeds": embeds, "attention_mask": mask}
-            return model.cls(model.bert(**inputs).last_hidden_state[at]) if gathered else model(**inputs).logits[at]
+            if not gathered:
+                return model(**inputs).logits[at]
+            hidden = model.base_model(**inputs).last_hidden_state[at]
+            return model.cls(hidden) if hasattr(model, "cls") else model.decoder(model.head(hidden))
 
         compute = torch.compile(logits_of, dynamic=True) if compiled else logits_of
 
