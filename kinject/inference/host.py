@@ -37,6 +37,7 @@ ARCHITECTURES = {
     "ForSequenceClassification": "sequence_classification",
     "ForTokenClassification": "token_classification",
     "ForMultipleChoice": "multiple_choice",
+    "ForQuestionAnswering": "span_extraction",
     "ForMaskedLM": "cloze",
     "ForPreTraining": "cloze",
 }
