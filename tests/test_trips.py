@@ -1,7 +1,7 @@
 """How many files one follows from a text to its answer, from a record to a plugin, from a config to a run: no more.
 
 tests/trips.json has a ceiling for each trip of tests/trips.py, and beside it what f5eefac took. A trip that got shorter
-lowers its ceiling; one that got longer says in the commit why.
+lowers its ceiling; one that got longer says beside it, as `grown`, why.
 """
 
 import json
@@ -16,7 +16,8 @@ CEILINGS = json.loads(Path(__file__).with_name("trips.json").read_text())
 def test_every_trip_has_a_ceiling():
     assert CEILINGS.keys() == TRIPS.keys()
     for name, one in CEILINGS.items():
-        assert one["files"] <= one["before"]["files"] and one["hops"] <= one["before"]["hops"], name
+        assert one["files"] <= one["before"]["files"], name
+        assert one["hops"] <= one["before"]["hops"] or one["grown"], name
 
 
 @pytest.mark.parametrize("name", TRIPS)

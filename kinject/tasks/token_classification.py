@@ -139,6 +139,9 @@ def first_pieces(words: Sequence[str], one: Encoded) -> np.ndarray:
     starts, ends = origins_of(one)[places, 1], origins_of(one)[places, 2]
     begin = np.array([0, *accumulate(len(word) + 1 for word in words)])[:-1]  # one space stands between words
     stop = begin + [len(word) for word in words]
-    first = np.searchsorted(ends, begin, side="right")
+    first = np.searchsorted(ends, begin, side="left")
+    before = np.minimum(first, len(places) - 1)
+    # a piece that ends where a word begins is its space alone, the word's first, or reaches into it from before
+    first = np.where((ends[before] == begin) & (starts[before] < begin - 1), first + 1, first)
     inside = np.minimum(first, len(places) - 1)
     return np.where((first < len(places)) & (starts[inside] < stop), places[inside], -1)
