@@ -56,3 +56,13 @@ def test_scores_are_float32_sums():
     assert found.dtype == jnp.float32
     exact = np.einsum("bhqk,bhmk->bhqm", *(np.asarray(each, np.float64) for each in (queries, keys)))
     np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)
+
+
+def test_only_a_cpu_turns_matrices_around_in_memory():
+    def gradient(queries, keys):
+        return jax.grad(lambda keys: products.attention_scores(queries, keys).sum())(keys)
+
+    arrays = drawn(jnp.float32)[:2]
+    for platform, turned in (("cpu", True), ("tpu", False), ("cuda", False)):
+        lowered = jax.jit(gradient).trace(*arrays).lower(lowering_platforms=(platform,))
+        assert ("optimization_barrier" in lowered.as_text()) == turned

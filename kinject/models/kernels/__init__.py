@@ -8,20 +8,25 @@ ways; what each kernel is compared with is in the test named beside it.
 - `elementwise.from_input`: XLA keeps two wide arrays for the gradient of a GELU [1]; tests/test_own_gradients.py
 - `elementwise.coarse_gelu`: before a product in bfloat16 the error function costs a CPU as much as the product: 0.49 ms
   instead of 1.45 [2]; tests/test_precision.py
+- `products.attention_scores`, `products.attention_context`: on a CPU, derived gradients of keys and values leave XLA's
+  fast kernels and come out transposed [3]; tests/test_attention_products.py
 - `products.attention_probabilities`: XLA keeps float32 scores beside the result [1]; tests/test_attention_products.py
 - `elementwise.cross_entropy`: XLA scatters into an array of all scores [1]; tests/test_own_gradients.py
 - `products.rounded_dot`: derived gradients would be products in float32, which matrix units for bfloat16 do not take: a
   map-tuning step has both rows in docs/performance.md; tests/test_precision.py
 - `products.rounded_dot`, a single row taken twice: 3 ms of a vocabulary's product instead of 27 on a CPU;
   tests/test_precision.py
-- `products.dot_general`, contracted axes made one: XLA would transpose the kernel in each step; 5% fewer temporaries in
-  the frozen prefix of `tests/costs.json`, no seconds; tests/test_precision.py
+- `products.dot_general`, contracted axes made one: XLA would transpose the kernel in each step [3];
+  tests/test_precision.py
 - `elementwise.kept`, a mask that is a hash: JAX's generators write their bits to memory, 2.4 ms instead of
   55.7 [2]; tests/test_dropout.py. The switch leaves it alone: which elements a seed drops is meaning, not speed.
 
 [1] Together: a map-tuning step of bert-base (256 x 32, bfloat16), compiled for an H100 moves 17.1 GB, not 20.9, with
 2.2 GB of temporaries instead of 3.4; for a v5e chip (64 x 64) 16.3 GB instead of 19.5; on a CPU 13% fewer bytes.
 [2] docs/performance.md, "What a step is spent on, on a CPU".
+[3] No gain of their own is left: the least of 40 turns in float32, alone, is 0.9x to 1.0x of the plain gradient's for both
+(the merged axes save 5% of the frozen prefix's temporaries, tests/costs.json). They stay because their sums have an
+order: without them a run that an earlier version began ends in other bits (tests/test_stored.py).
 
 A precision is meaning, too: a plain product rounds its factors as `rounded_dot` does, and JAX derives the gradient.
 """

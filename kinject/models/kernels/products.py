@@ -4,7 +4,10 @@ A kernel in bfloat16 beside float32 activations is multiplied as it is: the othe
 are float32 and so is the result, and the same holds for the gradient of the activations. That is what a processor with
 matrix units for bfloat16 (AMX, TPU, tensor cores) does fast, while LayerNorm, softmax and residuals keep their digits.
 
-Gradients only: there is no forward mode (`jax.jvp`) through a rounded product or the softmax.
+XLA derives the gradients of attention's keys and values as products with a transposed first factor. On a CPU those run
+outside of its fast kernels and come out transposed, which whoever reads them pays for again; the small matrix of scores
+turned around beforehand costs less than either. Elsewhere turning it is folded into the product. Gradients only: there
+is no forward mode (`jax.jvp`) through them.
 """
 
 from __future__ import annotations
@@ -106,7 +109,26 @@ def dot_general(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions, **
 
 def attention_scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
     """Products of each query with each key: [B, H, L, Dh] and [B, H, M, Dh] -> float32 [B, H, L, M]."""
-    return jnp.einsum("bhld,bhmd->bhlm", queries, keys, preferred_element_type=jnp.float32)
+    return _by_head(queries, keys, 3, 3, jnp.float32) if is_plain() else _scores(queries, keys)
+
+
+@jax.custom_vjp
+def _scores(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    return _by_head(queries, keys, 3, 3, jnp.float32)
+
+
+def _scores_forward(queries: jax.Array, keys: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _scores(queries, keys), (queries, keys)
+
+
+def _scores_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    queries, keys = kept
+    gradient = gradient.astype(queries.dtype)
+    of_queries = _by_head(gradient, keys, 3, 2, queries.dtype)
+    return of_queries, _by_head(_turned(gradient), queries, 3, 2, keys.dtype)
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
 
 
 def attention_probabilities(scores: jax.Array, dtype: DTypeLike) -> jax.Array:
@@ -138,4 +160,37 @@ _probabilities.defvjp(_probabilities_forward, _probabilities_backward)
 
 def attention_context(probabilities: jax.Array, values: jax.Array) -> jax.Array:
     """Sums of values by probability: [B, H, L, M] and [B, H, M, Dh] -> [B, H, L, Dh], in their dtype."""
-    return jnp.einsum("bhlm,bhmd->bhld", probabilities, values, preferred_element_type=values.dtype)
+    return _by_head(probabilities, values, 3, 2, values.dtype) if is_plain() else _weighted(probabilities, values)
+
+
+@jax.custom_vjp
+def _weighted(probabilities: jax.Array, values: jax.Array) -> jax.Array:
+    return _by_head(probabilities, values, 3, 2, values.dtype)
+
+
+def _weighted_forward(probabilities: jax.Array, values: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _weighted(probabilities, values), (probabilities, values)
+
+
+def _weighted_backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    probabilities, values = kept
+    of_probabilities = _by_head(gradient, values, 3, 3, probabilities.dtype)
+    return of_probabilities, _by_head(_turned(probabilities), gradient, 3, 2, values.dtype)
+
+
+_weighted.defvjp(_weighted_forward, _weighted_backward)
+
+
+def _by_head(left: jax.Array, right: jax.Array, of_left: int, of_right: int, dtype: DTypeLike) -> jax.Array:
+    """Over one axis of each, head by head."""
+    dimensions = (((of_left,), (of_right,)), ((0, 1), (0, 1)))
+    return lax.dot_general(left, right, dimensions, preferred_element_type=dtype)
+
+
+def _turned(matrices: jax.Array) -> jax.Array:
+    """[B, H, L, M] -> [B, H, M, L]."""
+
+    def before(matrices: jax.Array) -> jax.Array:
+        return lax.optimization_barrier(jnp.swapaxes(matrices, 2, 3))  # or XLA would fold it back into the product
+
+    return lax.platform_dependent(matrices, cpu=before, default=lambda matrices: jnp.swapaxes(matrices, 2, 3))
