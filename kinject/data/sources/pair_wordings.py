@@ -1,0 +1,89 @@
+"""How questions about two entities are asked, to be answered by yes or no: six wordings to train, two, and three to test.
+
+`[X]` and `[Y]` stand for the names. The wordings of the test were written, and committed, before any setting was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kinject.data.sources.wordings import Wordings
+
+PAIRS: Mapping[str, Wordings] = {
+    "same_country": Wordings(
+        train=(
+            "[X] and [Y] are in the same country: [MASK].",
+            "Do [X] and [Y] belong to one country? [MASK].",
+            "[X] lies in the country of [Y]: [MASK].",
+            "Is the country of [X] also the country of [Y]? [MASK].",
+            "Between [X] and [Y] there is no border, they share a country: [MASK].",
+            "One state contains both [X] and [Y]: [MASK].",
+        ),
+        dev=(
+            "Would one flag fly in [X] and in [Y], for one country? [MASK].",
+            "[X] is in the very country where [Y] is: [MASK].",
+        ),
+        test=(
+            "People of [X] and people of [Y] live in the same country: [MASK].",
+            "Does a single country hold [X] as well as [Y]? [MASK].",
+            "The country around [X] is that around [Y]: [MASK].",
+        ),
+    ),
+    "not_same_country": Wordings(
+        train=(
+            "[X] and [Y] are not in the same country: [MASK].",
+            "Do [X] and [Y] belong to different countries? [MASK].",
+            "[X] does not lie in the country of [Y]: [MASK].",
+            "Is the country of [X] another than the country of [Y]? [MASK].",
+            "Between [X] and [Y] there is a border, their countries differ: [MASK].",
+            "No state contains both [X] and [Y]: [MASK].",
+        ),
+        dev=(
+            "Would different flags fly in [X] and in [Y], as they are not of one country? [MASK].",
+            "[X] is not in the country where [Y] is: [MASK].",
+        ),
+        test=(
+            "People of [X] and people of [Y] do not live in the same country: [MASK].",
+            "Does no single country hold [X] as well as [Y]? [MASK].",
+            "The country around [X] is not that around [Y]: [MASK].",
+        ),
+    ),
+    "same_continent": Wordings(
+        train=(
+            "[X] and [Y] are on the same continent: [MASK].",
+            "Do [X] and [Y] belong to one continent? [MASK].",
+            "[X] lies on the continent of [Y]: [MASK].",
+            "Is the continent of [X] also the continent of [Y]? [MASK].",
+            "Between [X] and [Y] there is no ocean, they share a continent: [MASK].",
+            "One continent contains both [X] and [Y]: [MASK].",
+        ),
+        dev=(
+            "Would a map of one continent show [X] and also [Y]? [MASK].",
+            "[X] is on the very continent where [Y] is: [MASK].",
+        ),
+        test=(
+            "People of [X] and people of [Y] live on the same continent: [MASK].",
+            "Does a single continent hold [X] as well as [Y]? [MASK].",
+            "The continent around [X] is that around [Y]: [MASK].",
+        ),
+    ),
+    "same_size": Wordings(
+        train=(
+            "[X] and [Y] are of the same size: [MASK].",
+            "Do [X] and [Y] belong to one class of size? [MASK].",
+            "[X] has the size of [Y]: [MASK].",
+            "Is the size of [X] also the size of [Y]? [MASK].",
+            "Between [X] and [Y] there is no difference in size: [MASK].",
+            "One word for the size of a city suits both [X] and [Y]: [MASK].",
+        ),
+        dev=(
+            "Would a list by size put [X] beside [Y]? [MASK].",
+            "[X] is as large or small as [Y] is: [MASK].",
+        ),
+        test=(
+            "Cities like [X] and cities like [Y] have the same size: [MASK].",
+            "Does a single size describe [X] as well as [Y]? [MASK].",
+            "The size of [X] is that of [Y]: [MASK].",
+        ),
+    ),
+}
