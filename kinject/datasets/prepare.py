@@ -29,6 +29,7 @@ BUILDERS = {  # data set -> module of this package : class
     "wiki20m": "relations:Wiki20m",
     "trex_rc": "relations:TrexRc",
     "treebank": "corpora:Treebank",
+    "fewrel_types": "fewrel_types:FewrelTypes",
     "open_entity": "entity_typing:OpenEntity",
     "figer": "entity_typing:Figer",
     "tacred": "relations:Tacred",

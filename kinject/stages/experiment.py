@@ -33,6 +33,7 @@ from kinject.stages.joint import PluginsStage, TogetherStage
 from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, TriplesStage
 from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
+from kinject.stages.pairs import PairsStage
 from kinject.stages.plugin import PluginStage
 
 STAGES: dict[str, type[Stage]] = {
@@ -51,6 +52,7 @@ STAGES: dict[str, type[Stage]] = {
     "memory_update": MemoryUpdateStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,
+    "pairs": PairsStage,
 }
 TOP = ("name", "seed", "stages", "published", "mesh")
 RESERVED = (

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kinject.data.sources import geonames, geonames_kinds, wordnet, wordnet_kinds
+from kinject.data.sources import geonames, geonames_kinds, geonames_pairs, wordnet, wordnet_kinds
 from kinject.data.sources.domain import SPLIT_SIZES, ClozeQuestion, Domain, Pieces
 from kinject.errors import InputError, did_you_mean
 
@@ -17,6 +17,7 @@ SOURCES: dict[str, Callable[..., Domain]] = {
     "biology": wordnet.load,
     "geography_kinds": geonames_kinds.load,
     "biology_kinds": wordnet_kinds.load,
+    "pairs": geonames_pairs.load,
 }
 CORPORA: dict[str, Callable[[], Iterator[tuple[str, dict[str, Any]]]]] = {
     "wordnet": wordnet.sentences,

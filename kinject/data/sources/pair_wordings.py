@@ -1,6 +1,7 @@
-"""How questions about two entities are asked, to be answered by yes or no: six wordings to train, two, and three to test.
+"""How questions about two entities are asked, to be answered by yes or no.
 
-`[X]` and `[Y]` stand for the names. The wordings of the test were written, and committed, before any setting was chosen.
+`[X]` and `[Y]` stand for the names. The wordings of the test were written, and committed, before any setting was
+chosen.
 """
 
 from __future__ import annotations

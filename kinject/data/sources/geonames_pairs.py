@@ -1,0 +1,200 @@
+"""Questions about two cities, to be answered by yes or no, that neither the words nor one of the cities tells.
+
+Questions come in blocks of four: two cities as X and two as Y, of which each X has exactly one Y that shares a fact
+with it, in one wording. In every block each X, each Y and the wording have as many "yes" as "no"; two questions of a
+block that share a city differ in the other alone, and have different answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kinject.data.sources import geonames_kinds
+from kinject.data.sources.domain import SLOT, SPLIT_SIZES, ClozeQuestion, Pieces
+from kinject.data.sources.kinds import SLASH, KindQuestion, KindsDomain, record
+from kinject.data.sources.pair_wordings import PAIRS
+from kinject.errors import InputError
+
+OTHER_SLOT = "[Y]"
+DENIED = "not_"  # how the name of a kind begins whose "yes" is the other's "no"
+FACTS = ("country", "continent", "size")
+SIZES = ("small", "large")  # medium ones are near to both
+BLOCKS: dict[str, int] = {"host": 300, "plugin": 150, "dev": 40, "test": 60}
+"""Blocks of four questions, of each kind, a split."""
+
+
+@dataclass(frozen=True)
+class City:
+    """A city that is asked about: its row in the domain, its name in the text, and its facts by name."""
+
+    entity: int
+    name: str
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PairQuestion(ClozeQuestion):
+    """A question about `entity` and `other`; `hints` are known words that stand before either name, if any."""
+
+    other: int
+    other_name: str
+    kind: str
+    wording: str
+    block: int
+    hints: tuple[str, str] = ("", "")
+
+
+class PairsDomain(KindsDomain):
+    """A domain whose splits have questions about one entity, about two, or both."""
+
+    def records(self, split: str) -> Iterator[dict]:
+        for question in self._split(split):
+            if isinstance(question, PairQuestion):
+                yield pair_record(question, self.ids)
+            else:
+                assert isinstance(question, KindQuestion)  # `load` makes no others
+                yield record(question, self.ids[question.entity])
+
+
+def pair_record(question: PairQuestion, ids: Sequence[str]) -> dict:
+    """The question as a record with two mentions, X first; `block` names its block of four."""
+    named = {
+        SLOT: (question.name, question.hints[0], question.entity),
+        OTHER_SLOT: (question.other_name, question.hints[1], question.other),
+    }
+    text, mentions = question.wording, []
+    for slot in sorted(named, key=question.wording.index):
+        name, hint, entity = named[slot]
+        before, after = text.split(slot)
+        hint = hint and hint + SLASH
+        start = len(before) + len(hint)
+        text = f"{before}{hint}{name}{after}"
+        mentions.append({"start": start, "end": start + len(name), "entity": ids[entity]})
+    asked = {"kind": question.kind, "wording": question.wording, "block": question.block}
+    return {"text": text, "mentions": mentions, "label": question.answer, **asked}
+
+
+def load(
+    pieces: Pieces,
+    *,
+    seed: int = 0,
+    sizes: Mapping[str, int] = SPLIT_SIZES,
+    blocks: Mapping[str, int] = BLOCKS,
+    **options: int,
+) -> PairsDomain:
+    """Loads the cities of `geonames_kinds.load` with questions about two of them; splits share no city.
+
+    `host` has questions about one city and about two, all of the latter with known words before the names; `who` asks
+    one city's country and size, to say who a vector is; `plugin`, `dev` and `test` ask about two cities, and
+    `test_told` is the test with known words before the names, what a reader makes of it who is told.
+
+    Args:
+      pieces: the host's tokenizer, without special tokens.
+      seed: which cities and wordings.
+      sizes: cities a split.
+      blocks: see `BLOCKS`.
+      **options: for `geonames_kinds.load`.
+
+    Raises:
+      InputError: the package is missing or has too few cities, or a split has too few for a kind of question.
+    """
+    base = geonames_kinds.load(pieces, seed=seed, sizes=sizes, **options)
+    rng = np.random.default_rng([seed, 2])
+    cities = _cities(base)
+    dealt = {
+        split: _asked(rng, split, [cities[row] for row in dict.fromkeys(base.rows(split)) if row in cities], blocks)
+        for split in BLOCKS
+    }
+    single = [one for one in base.splits["host"] if isinstance(one, KindQuestion) and one.kind in FACTS]
+    host = [*single, *(_told(one, cities, rng) for one in dealt["host"])]
+    who = [one for one in base.splits["plugin"] if isinstance(one, KindQuestion) and one.kind in ("country", "size")]
+    splits = {
+        "host": tuple(host[at] for at in rng.permutation(len(host))),
+        "who": tuple(who),
+        "plugin": tuple(dealt["plugin"][at] for at in rng.permutation(len(dealt["plugin"]))),
+        "dev": dealt["dev"],
+        "test": dealt["test"],
+        "test_told": tuple(_told(one, cities, rng, others=0.0) for one in dealt["test"]),
+    }
+    fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
+    return PairsDomain(**{**fields, "name": "pairs", "answers": ("no", "yes"), "splits": splits})
+
+
+def _cities(base: KindsDomain) -> dict[int, City]:
+    """By row the cities that are asked about in some split and whose country, continent and size are known."""
+    of_country = {row: base.labels[to].lower() for row, relation, to in base.triples if _is(base, relation, "country")}
+    of_size = {row: base.labels[to] for row, relation, to in base.triples if _is(base, relation, "size")}
+    asked = [one for split in base.splits.values() for one in split if isinstance(one, KindQuestion)]
+    country_of = {one.entity: of_country[one.entity] for one in asked if one.entity in of_country}
+    continent = {
+        country_of[one.entity]: one.answer for one in asked if one.kind == "continent" and one.entity in country_of
+    }
+    found = {}
+    for one in asked:
+        country = country_of.get(one.entity)
+        if country in continent and one.entity in of_size:
+            facts = {"country": country, "continent": continent[country], "size": of_size[one.entity]}
+            found[one.entity] = City(one.entity, one.name, facts)
+    return found
+
+
+def _is(base: KindsDomain, relation: int, name: str) -> bool:
+    return base.relations[relation] == name
+
+
+def _asked(
+    rng: np.random.Generator, split: str, cities: Sequence[City], blocks: Mapping[str, int]
+) -> tuple[PairQuestion, ...]:
+    """The blocks of a split, kind by kind."""
+    stage = split if split in ("dev", "test") else "train"
+    found: list[PairQuestion] = []
+    for kind, wordings in PAIRS.items():
+        fact = kind.removeprefix(DENIED).removeprefix("same_")
+        choice = getattr(wordings, stage)
+        for _ in range(blocks[split]):
+            chosen = _square(rng, cities, fact, f"source pairs: {split}")
+            found += _block(chosen, kind, choice[rng.integers(len(choice))], len(found) // 4)
+    return tuple(found)
+
+
+def _square(rng: np.random.Generator, cities: Sequence[City], fact: str, where: str) -> tuple[City, City, City, City]:
+    """Two cities as X and two as Y; the first of each share one value of the fact, the second of each another."""
+    of: dict[str, list[City]] = {}
+    for city in cities:
+        if fact != "size" or city.facts[fact] in SIZES:
+            of.setdefault(city.facts[fact], []).append(city)
+    values = [value for value, found in of.items() if len(found) > 1]
+    if len(values) < 2:
+        raise InputError(where, f"too few cities to ask for the same {fact}", "ask for more cities in sizes")
+    one, other = (of[values[at]] for at in rng.permutation(len(values))[:2])
+    (x, y), (also_x, also_y) = ([group[at] for at in rng.permutation(len(group))[:2]] for group in (one, other))
+    return x, also_x, y, also_y
+
+
+def _block(chosen: tuple[City, City, City, City], kind: str, wording: str, number: int) -> list[PairQuestion]:
+    """The four questions of two X and two Y, in the order of X; those of the first and of the last are of one value."""
+    left, right = chosen[:2], chosen[2:]
+    answers = ("no", "yes") if kind.startswith(DENIED) else ("yes", "no")
+    return [
+        PairQuestion(x.entity, x.name, answers[i != j], y.entity, y.name, kind, wording, number)
+        for i, x in enumerate(left)
+        for j, y in enumerate(right)
+    ]
+
+
+def _told(
+    question: PairQuestion, cities: Mapping[int, City], rng: np.random.Generator, others: float = 0.5
+) -> PairQuestion:
+    """The question with the known words that settle it before both names, and at times others of the facts."""
+    fact = question.kind.removeprefix(DENIED).removeprefix("same_")
+    needed = "size" if fact == "size" else "country"
+
+    def words(row: int) -> str:
+        kept = [name for name in ("country", "size") if name == needed or rng.random() < others]
+        said = [cities[row].facts[name] for name in kept]
+        return " ".join(said[at] for at in rng.permutation(len(said)))
+
+    return replace(question, hints=(words(question.entity), words(question.other)))
