@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from kinject.data.sources import geonames_kinds
-from kinject.data.sources.domain import SLOT, SPLIT_SIZES, ClozeQuestion, Pieces
+from kinject.data.sources.domain import SLOT, SPLIT_SIZES, ClozeQuestion, Domain, Pieces
 from kinject.data.sources.kinds import SLASH, KindQuestion, KindsDomain, record
 from kinject.data.sources.pair_wordings import PAIRS
 from kinject.errors import InputError
@@ -83,7 +84,7 @@ def load(
     seed: int = 0,
     sizes: Mapping[str, int] = SPLIT_SIZES,
     blocks: Mapping[str, int] = BLOCKS,
-    **options: int,
+    **options: Any,
 ) -> PairsDomain:
     """Loads the cities of `geonames_kinds.load` with questions about two of them; splits share no city.
 
@@ -123,7 +124,7 @@ def load(
     return PairsDomain(**{**fields, "name": "pairs", "answers": ("no", "yes"), "splits": splits})
 
 
-def _cities(base: KindsDomain) -> dict[int, City]:
+def _cities(base: Domain) -> dict[int, City]:
     """By row the cities that are asked about in some split and whose country, continent and size are known."""
     of_country = {row: base.labels[to].lower() for row, relation, to in base.triples if _is(base, relation, "country")}
     of_size = {row: base.labels[to] for row, relation, to in base.triples if _is(base, relation, "size")}
@@ -141,7 +142,7 @@ def _cities(base: KindsDomain) -> dict[int, City]:
     return found
 
 
-def _is(base: KindsDomain, relation: int, name: str) -> bool:
+def _is(base: Domain, relation: int, name: str) -> bool:
     return base.relations[relation] == name
 
 
