@@ -304,7 +304,7 @@ def _read_arrays(
         parts = [_read_part(checkpoint, rule, shapes[path], config) for rule in group]
         array = np.ascontiguousarray(parts[0] if group[0].part is None else np.stack(parts, group[0].axis))
         digests[path] = array_digest(array)
-        arrays[path] = jnp.asarray(array.astype(param_dtype, copy=False))
+        arrays[path] = jax.device_put(array.astype(param_dtype, copy=False), may_alias=False)  # compiles no copy
     return arrays, digests
 
 
