@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import chex
 import jax
 
 from kinject.models.seams import Plugin
@@ -23,6 +22,8 @@ def check_seam(new: Any, old: jax.Array, plugin: Plugin, seam: str) -> jax.Array
     Raises:
       AssertionError: it is no array of floating point numbers in the shape of `old`.
     """
+    import chex  # not with the module: it looks for a folder of temporary files as it is imported
+
     told = f"plugin {plugin.name}: {seam} must return floating point numbers in the shape that it got, {old.shape}"
     chex.assert_shape(new, old.shape, custom_message=told)
     chex.assert_type(new, float, custom_message=told)
@@ -40,6 +41,8 @@ def check_batch(batch: Mapping[str, Any], hidden_size: int, plugin: Plugin | Non
     Raises:
       AssertionError: an array has another shape or kind of numbers.
     """
+    import chex
+
     whose = "the batch" if plugin is None else f"the batch that plugin {plugin.name} got, or that its `before` returned"
     tokens = {name: batch[name] for name in TOKENS if name in batch}
     told = f"{whose}: {', '.join(tokens)} must be whole numbers [B, L]"
@@ -69,5 +72,7 @@ def check_rows(tables: Mapping[str, Any], owner: str) -> None:
     Raises:
       AssertionError: one has another number of rows.
     """
+    import chex
+
     told = f"{owner}: tables {', '.join(tables)} must have a row each for the same things"
     chex.assert_equal_shape_prefix(list(tables.values()), 1, custom_message=told)

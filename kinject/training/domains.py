@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import chex
 import grain
 import jax
 import jax.numpy as jnp
@@ -44,6 +43,8 @@ LAST_BATCH = np.iinfo(np.int32).max  # a stream has an end that nothing reaches
 def stack_plugins(params: Sequence[Flat]) -> Flat:
     """The parameters of one host and of D plugins of one shape: `host/…` as they are, `plugin/…` [D, …]."""
     first = params[0]
+    import chex  # see models/contracts.py
+
     chex.assert_trees_all_equal_shapes_and_dtypes(*params, custom_message="domains share a host and a method")
     return {
         path: jnp.stack([each[path] for each in params]) if path.startswith(PLUGIN) else leaf
