@@ -35,7 +35,15 @@ ROWS = {
     "retrieved_first": "the own passage is found first",
     "retrieved": "… is among those found",
 }
-ORDER = ("majority", "host", "plugin", "shuffled", "shuffled_follows_vector", "nearest_neighbour")
+ORDER = (
+    "majority",
+    "host",
+    "plugin",
+    "shuffled",
+    "shuffled_follows_vector",
+    "nearest_neighbour",
+    "nearest_neighbour_of_kind",
+)
 NOT_ROWS = ("n", "metric", "coverage", "examples", "kinds", "settings")
 TABLES = ("evaluate", "memory_evaluate")  # kinds of stages that report rows by domain
 NOT_FRACTIONS = ("negative_loss",)

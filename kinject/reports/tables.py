@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from kinject.reports import plots
@@ -45,8 +46,9 @@ def report(run: Ended, reporter: Reporter) -> None:
             domains = run.results[name]
             _examples(domains, reporter)
             by_kind = {domain: kinds_of(rows) for domain, rows in domains.items() if "kinds" in rows}
-            for one in (domains, *by_kind.values()):
-                reporter.console.print(table(one))
+            for domain, one in (("", domains), *by_kind.items()):
+                for part in tables_within(reporter.console.width, one, domain):
+                    reporter.console.print(part)
             pages = [markdown(domains), *(f"## {domain}\n\n{markdown(one)}" for domain, one in by_kind.items())]
             path.write_text("\n".join([f"# {run.name}\n\n`{run.command}`\n", *pages]))
             if plots.available():
@@ -75,12 +77,30 @@ def _examples(domains: Mapping[str, Mapping[str, Any]], reporter: Reporter) -> N
             reporter.say(f"{name}: {one['text']}  host: {one['host']}  + plugin: {one['plugin']} ({mark})")
 
 
-def table(domains: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The metric by row and domain."""
-    made = Table(title=f"held-out {title_of(domains)}", title_justify="left")
-    made.add_column("")
+def tables_within(width: int, domains: Mapping[str, Mapping[str, Any]], title: str = "") -> list[Table]:
+    """The metric by row and column, in as many tables of at most `width` characters as it takes: no cell is cut."""
+    whole = table(domains, title)
+    if len(domains) < 2 or Console(width=10_000).measure(whole).maximum <= width:
+        return [whole]
+    first = max(len(row_title(row)) for row in row_names(domains)) + 4
+    parts: list[dict[str, Mapping[str, Any]]] = []
+    left = 0
     for name, rows in domains.items():
-        made.add_column(f"{name} (n={rows['n']})", justify="right")
+        needed = max(len(name), len(f"(n={rows['n']})"), 6) + 3
+        if not parts or left < needed:
+            parts.append({})
+            left = width - first
+        parts[-1][name] = rows
+        left -= needed
+    return [table(part, title, "\n") for part in parts]
+
+
+def table(domains: Mapping[str, Mapping[str, Any]], title: str = "", apart: str = " ") -> Table:
+    """The metric by row and domain; `apart` stands between a column's name and its number of examples."""
+    made = Table(title=f"{title}{title and ', '}held-out {title_of(domains)}", title_justify="left")
+    made.add_column("", no_wrap=bool(apart.strip(" ")))
+    for name, rows in domains.items():
+        made.add_column(f"{name}{apart}(n={rows['n']})", justify="right")
     for row in row_names(domains):
         made.add_row(row_title(row), *[shown(rows, row) for rows in domains.values()])
     return made
