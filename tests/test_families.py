@@ -193,6 +193,7 @@ REFUSED = [
     ({"model_type": "modernbert", "classifier_pooling": "max"}, "classifier_pooling is 'max'; it is cls or mean"),
     ({"model_type": "modernbert", "mlp_dropout": 1.5}, "mlp_dropout is 1.5; a dropout rate is in"),
     ({"model_type": "electra", "summary_type": "mean"}, "summary_type is 'mean'; only 'first' is computed here"),
+    ({"model_type": "electra", "summary_activation": None}, "summary_activation is null; no activation"),
     ({"model_type": "mpnet", "relative_attention_num_buckets": 16}, "relative_attention_num_buckets is 16"),
 ]
 

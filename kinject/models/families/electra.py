@@ -75,6 +75,9 @@ class Electra(Bert):
 
     def own(self, values: Mapping[str, Any], where: object) -> Any:
         own = super().own(values, where)
+        if "summary_activation" in values and values["summary_activation"] is None:
+            hint = "no activation, as transformers takes it, is not computed here; name one, such as 'gelu'"
+            raise InputError(where, "summary_activation is null", hint)
         for name, computed in (("summary_type", "first"), ("summary_use_proj", True)):
             if getattr(own, name) != computed:
                 problem = f"{name} is {getattr(own, name)!r}"
