@@ -1,4 +1,4 @@
-"""What a training step is spent on, on a CPU: dropout, a feed-forward at once or in portions, GELU.
+"""What a training step is spent on, on a CPU: dropout, a feed-forward at once or in portions, GELU, attention.
 
     python benchmarks/cpu_parts.py --json OUT
 
@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from kinject.models import kernels
 from kinject.models.kernels.elementwise import Dropout, coarse_gelu
-from kinject.models.kernels.products import rounded_dot
+from kinject.models.kernels.products import attention_context, attention_scores, dot_general, rounded_dot
 
 SIZE, INNER = 384, 1536
 LAST = (((2,), (0,)), ((), ()))
@@ -78,13 +79,41 @@ def gelus() -> dict[str, Callable[[], Any]]:
     return {"polynomial": partial(jax.jit(coarse_gelu), values), "error function": partial(exact, values)}
 
 
+def attention_products() -> dict[str, Callable[[], Any]]:
+    """Gradients of attention's two products for queries, keys and values [32, 12, 64, 64], float32."""
+    arrays = tuple(jnp.ones((32, 12, 64, 64)) * scale for scale in (0.1, 0.2, 0.3))
+
+    def loss(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        context = attention_context(jax.nn.softmax(attention_scores(queries, keys)), values)
+        return (jnp.swapaxes(context, 1, 2) ** 2).sum()
+
+    return switched("keys and values turned around", loss, arrays)
+
+
+def merged_axes() -> dict[str, Callable[[], Any]]:
+    """Gradients of attention's output product for rows and kernel, [32, 64, 12, 64] by [12, 64, 768], float32."""
+    arrays = (jnp.ones((32, 64, 12, 64)) * 0.1, jnp.ones((12, 64, 768)) * 0.2)
+    both = (((2, 3), (0, 1)), ((), ()))
+    return switched("two axes made one", lambda rows, kernel: (dot_general(rows, kernel, both) ** 2).sum(), arrays)
+
+
+def switched(name: str, loss: Callable[..., jax.Array], arrays: tuple[jax.Array, ...]) -> dict[str, Callable[[], Any]]:
+    """The compiled gradient of a loss with the kernels of `kinject.models.kernels`, and without."""
+    slope = jax.grad(loss, argnums=tuple(range(len(arrays))))
+    arms = {}
+    for arm, on in ((name, False), ("plain", True)):
+        with kernels.plain(on):
+            arms[arm] = partial(jax.jit(slope).lower(*arrays).compile(), *arrays)
+    return arms
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows = []
-    for made in (dropouts, feed_forwards, gelus):
+    for made in (dropouts, feed_forwards, gelus, attention_products, merged_axes):
         found = least(made(), arguments.repetitions)
         (ours, mine), *others = found.items()
         for theirs, taken in others:

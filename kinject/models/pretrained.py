@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -112,26 +112,23 @@ def load_host(
     if checkpoint.fresh and kind is not None:
         drawn = build_head(kind, config, labels, param_dtype=param_dtype, rngs=nnx.Rngs(seed))
         sources.append(_fresh_arrays(drawn, checkpoint.fresh))
-    arrays = {path: array for source, _ in sources for path, array in source.items()}
-    digests = {path: digest for _, source in sources for path, digest in source.items()}
-    if arrays.keys() != shapes.keys():
-        raise AssertionError(f"table and model differ in {sorted(arrays.keys() ^ shapes.keys())}")
+    arrays, digests = _joined(sources, shapes.keys())
     host = nnx.merge(graph, unflatten(arrays))
     prints = fingerprints(digests)
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
-    return LoadedHost(
-        host,
-        config,
-        manifest,
-        files.tokenizer,
-        prints["fingerprint"],
-        prints["encoder_fingerprint"],
-        fresh=checkpoint.fresh,
-        unused=checkpoint.unused,
-        files=files,
-        stated=stated,
-    )
+    whole, encoder = prints["fingerprint"], prints["encoder_fingerprint"]
+    read = LoadedHost(host, config, manifest, files.tokenizer, whole, encoder)
+    return dataclasses.replace(read, fresh=checkpoint.fresh, unused=checkpoint.unused, files=files, stated=stated)
+
+
+def _joined(sources: Sequence[Any], paths: Set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(arrays, digests) of all sources, which together are the model's."""
+    arrays = {path: array for source, _ in sources for path, array in source.items()}
+    digests = {path: digest for _, source in sources for path, digest in source.items()}
+    if arrays.keys() != paths:
+        raise AssertionError(f"table and model differ in {sorted(arrays.keys() ^ paths)}")
+    return arrays, digests
 
 
 def abstract_host(
