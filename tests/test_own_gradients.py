@@ -30,8 +30,9 @@ def pulled(function, *inputs):
 @pytest.mark.parametrize("name", PLAIN)
 def test_an_activation_is_the_plain_one_bit_for_bit_and_has_its_slope(name, wrap):
     made, slope, _ = pulled(jax.jit(wrap(ACTIVATIONS[name])), VALUES)
-    expected, expected_slope, _ = pulled(jax.jit(PLAIN[name]), VALUES)
-    np.testing.assert_array_equal(made, expected)
+    _, expected_slope, _ = pulled(jax.jit(PLAIN[name]), VALUES)
+    # beside its derivative XLA may round the plain one otherwise than alone
+    np.testing.assert_array_equal(made, jax.jit(PLAIN[name])(VALUES))
     # tanh and its like are approximations of XLA's
     np.testing.assert_allclose(slope, expected_slope, rtol=2e-6, atol=5e-6)
 

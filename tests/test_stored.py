@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -26,6 +27,7 @@ from stored.observe import ASKED, answers, array_hash, content, hexadecimal, par
 from kinject.models.pretrained import load_host
 from kinject.models.saving import save_host
 from kinject.plugins.store import HostIdentity, load_plugin, read_head, save_plugin
+from kinject.stages.experiment import hardware
 from kinject.tree import flatten
 
 STORED = Path(__file__).with_name("stored") / "f5eefac"
@@ -116,15 +118,22 @@ def test_a_finished_run_is_reported_and_not_run_again(tmp_path):
         assert (folder / "finished" / name).read_bytes() == (STORED / "finished" / name).read_bytes(), name
 
 
+def made_here() -> bool:
+    """Whether the set's runs were begun on this kind of processor with this jax."""
+    begun = json.loads((STORED / "finished" / "provenance.jsonl").read_text().splitlines()[0])
+    return (begun["versions"]["jax"], begun["hardware"]["processor"]) == (jax.__version__, hardware()["processor"])
+
+
 def test_a_run_that_was_cut_short_ends_as_a_whole_one(tmp_path):
     folder = copied(tmp_path)
     assert not (folder / "half" / "plugin").exists()
     run(folder, "whole")
     assert "step 8" in run(folder, "half")
-    resumed, whole = (load_plugin(folder / workdir / "plugin").plugin for workdir in ("half", "whole"))
-    assert parameters(resumed) == parameters(whole)
-    logs = [(folder / workdir / "metrics.jsonl").read_text() for workdir in ("half", "whole")]
-    assert logs[0] == logs[1]
+    if made_here():  # elsewhere the first eight steps may have been rounded otherwise
+        resumed, whole = (load_plugin(folder / workdir / "plugin").plugin for workdir in ("half", "whole"))
+        assert parameters(resumed) == parameters(whole)
+        logs = [(folder / workdir / "metrics.jsonl").read_text() for workdir in ("half", "whole")]
+        assert logs[0] == logs[1]
     before = arrays(STORED / "finished" / "plugin")
     for path, array in arrays(folder / "half" / "plugin").items():
         np.testing.assert_allclose(array, before[path], atol=TRAINED, err_msg=path)
