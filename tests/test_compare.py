@@ -11,6 +11,7 @@ from kinject.cli.sweep import markdown
 from kinject.config import read_config
 from kinject.data.records import read_records
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
 from kinject.inference.passages import attach, exchange_values
@@ -18,7 +19,6 @@ from kinject.memory.store import PassageMemory
 from kinject.plugins.store import load_plugin
 from kinject.reports.tables import comparison
 from kinject.stages.compare import HOST_ROW, costs
-from kinject.stages.comparison import Comparison
 from kinject.stages.experiment import Experiment
 from kinject.tasks.base import make_task
 

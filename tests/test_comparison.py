@@ -9,6 +9,7 @@ from tiny_world import LANDS, evaluate_stage, question, run_experiment, sentence
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import derangement, knowledge_identity
 from kinject.inference.mesh import Placement
 from kinject.inference.program import evaluate, split_program
@@ -16,7 +17,7 @@ from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.plugins.base import make_plugin
 from kinject.plugins.map_tuning import initialise
 from kinject.plugins.store import save_plugin
-from kinject.stages.comparison import Comparison, majority, nearest_neighbour
+from kinject.stages.comparison import majority, nearest_neighbour
 from kinject.tasks.base import make_task
 
 

@@ -20,11 +20,11 @@ from kinject.data.encode import EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Feed, even
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.mesh import Placement
 from kinject.inference.program import evaluate, split_program, step_feed
 from kinject.models.heads import logits
 from kinject.plugins.map_tuning import MapTuning
-from kinject.stages.comparison import Comparison
 from kinject.tasks.base import PER_EXAMPLE, make_task
 from kinject.tasks.episodes import PairTable, Setting, draw_episode
 from kinject.tasks.few_shot_relations import FewShotRelations

@@ -291,7 +291,7 @@ import sys, numpy as np
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.store import load_plugin
 from kinject.inference.host import knowledge_identity, open_host
-from kinject.stages.comparison import Comparison
+from kinject.inference.comparison import Comparison
 from kinject.data.records import read_records
 from kinject.tasks.base import make_task
 from kinject.inference.mesh import Placement

@@ -16,13 +16,13 @@ from kinject.data.encode import Mention, Passage
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
 from kinject.plugins.map_files import load_released_affine, read_released_affine
 from kinject.plugins.map_tuning import fit_ridge, initialise
-from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task, slot_rows
 
 HIDDEN = 16

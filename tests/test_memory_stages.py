@@ -12,6 +12,7 @@ from tiny_world import CITIES, LANDS, question, run_experiment, same_bits, write
 from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
 from kinject.inference.passages import (
@@ -27,7 +28,6 @@ from kinject.knowledge.base import write_knowledge
 from kinject.memory.store import Passage, PassageMemory, build_memory
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import HostIdentity, load_plugin
-from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
 
 METHOD = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 8, "top_k": 2}

@@ -10,13 +10,13 @@ from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, question, ru
 
 from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import attach_knowledge, open_host, record_of, task_examples
 from kinject.inference.mesh import Placement
 from kinject.models.seams import Plugin
 from kinject.plugins.base import register
 from kinject.plugins.map_tuning import MapTuning
 from kinject.plugins.store import load_plugin
-from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
 
 

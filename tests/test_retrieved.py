@@ -14,10 +14,10 @@ from kinject.data.pipeline import make_examples
 from kinject.data.records import parse_record
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import attach_knowledge, open_host, task_examples
 from kinject.inference.mesh import Placement
 from kinject.plugins.base import make_plugin, method_without_parameters
-from kinject.stages.comparison import Comparison
 from kinject.tasks.base import make_task
 
 TOKEN_ARRAYS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")

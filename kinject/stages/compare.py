@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from kinject.config import Section
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import knowledge_identity
 from kinject.inference.passages import attach, exchange_values, open_memory_plugin
 from kinject.knowledge.base import KnowledgeBase
@@ -20,7 +21,7 @@ from kinject.memory.store import PassageMemory
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import OUTPUT_MARK, Stage, StageConfig, check_plugin, check_references, open_plugin
-from kinject.stages.comparison import Comparison
+from kinject.stages.comparison import comparison_of
 
 HOST_ROW = "host"
 
@@ -88,7 +89,7 @@ class CompareStage(Stage):
     def _comparison(self, reference: str, where: str) -> Comparison:
         """The host's, which compiles each program once."""
         if reference not in self._comparisons:
-            made = Comparison.of(self.run, self.config, reference, self.where, where, "float32")
+            made = comparison_of(self.run, self.config, reference, self.where, where, "float32")
             self._comparisons[reference] = made
         return self._comparisons[reference]
 

@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import knowledge_identity, open_host, task_of
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_plugin
-from kinject.stages.comparison import Comparison, first_entities, majority, nearest_neighbour
+from kinject.stages.comparison import comparison_of, first_entities, majority, nearest_neighbour
 from kinject.stages.kinds import Rows, by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.rivals import NameSubstituted, TextAndVector
 
@@ -111,7 +112,7 @@ class EvaluateStage(Stage):
 
     def execute(self) -> dict[str, Any]:
         config, where = self.config, f"{self.where}.host"
-        comparison = Comparison.of(self.run, config, config.host, self.where, where, config.compute_dtype)
+        comparison = comparison_of(self.run, config, config.host, self.where, where, config.compute_dtype)
         return {name: self._domain(name, domain, comparison) for name, domain in config.domains.items()}
 
     def _domain(self, name: str, domain: DomainConfig, comparison: Comparison) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pydantic import Field
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import derangement, record_of, task_examples
 from kinject.inference.passages import (
     PassageEncoder,
@@ -39,7 +40,7 @@ from kinject.memory.store import Passage, PassageMemory
 from kinject.models.precision import Precision, check_installed
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import Stage, StageConfig
-from kinject.stages.comparison import Comparison, majority
+from kinject.stages.comparison import comparison_of, majority
 
 
 class MemoryEvaluateConfig(StageConfig):
@@ -78,7 +79,7 @@ class MemoryEvaluateStage(Stage):
 
     def execute(self) -> dict[str, Any]:
         config = self.config
-        comparison = Comparison.of(
+        comparison = comparison_of(
             self.run, config, config.host, self.where, f"{self.where}.host", config.compute_dtype
         )
         named = f"{self.where}.plugin"
@@ -181,7 +182,7 @@ class MemoryUpdateStage(Stage):
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()
-        comparison = Comparison.of(self.run, config, config.host, self.where, f"{self.where}.host", "float32")
+        comparison = comparison_of(self.run, config, config.host, self.where, f"{self.where}.host", "float32")
         host, named = comparison.host, f"{self.where}.plugin"
         plugin = open_memory_plugin(self.run.path(config.plugin, named), host, named)
         source = self.run.path(config.memory, f"{self.where}.memory")

@@ -22,7 +22,7 @@ from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, check_installed
 from kinject.stages.base import Stage, StageConfig, check_plugin, open_plugin
-from kinject.stages.comparison import Comparison
+from kinject.stages.comparison import comparison_of
 from kinject.stages.kinds import kinds_of
 from kinject.tasks.description_matching import mean_pooled
 
@@ -70,7 +70,7 @@ class PairsStage(Stage):
 
     def execute(self) -> dict[str, Any]:
         config, where = self.config, self.where
-        comparison = Comparison.of(self.run, config, config.host, where, f"{where}.host", config.compute_dtype)
+        comparison = comparison_of(self.run, config, config.host, where, f"{where}.host", config.compute_dtype)
         knowledge = self.run.knowledge(config.knowledge, f"{where}.knowledge")
         required = comparison.task.required
         records = self.run.records(config.data, required, f"{where}.data")
