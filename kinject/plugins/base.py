@@ -124,7 +124,7 @@ def make_plugin(
     """
     cls, config = read_method(settings, where)
     sizes = {"hidden_size": hidden_size, "knowledge_dim": knowledge_dim}
-    if embedding_size not in (None, hidden_size):
+    if embedding_size is not None and embedding_size != hidden_size:
         if "embedding_size" in signature(cls.__init__).parameters:
             sizes["embedding_size"] = embedding_size
         elif cls.embed is not Plugin.embed:
