@@ -193,7 +193,7 @@ def knowledge(settings, kg="transe"):
     }
 
 
-def mention_masked(settings, references, dropout, epochs, learning_rate, max_length=64):
+def mention_masked(settings, references, dropout, epochs, learning_rate, bare_slots=False, max_length=64):
     """General map-tuning through the raw model; None where another run made the map. Constant rate, so that the map of
     epoch N is the map of a training of N epochs."""
     if settings["mapper"]:
@@ -201,6 +201,7 @@ def mention_masked(settings, references, dropout, epochs, learning_rate, max_len
     return {
         "kind": "plugin",
         "task": "mention_masked_lm",
+        "task_options": {"protocol": "thunlp", "bare_slots": bare_slots},
         "host": base(settings),
         "knowledge": reference(settings, "knowledge"),
         "data": references,
@@ -229,7 +230,8 @@ DOWNSTREAM_EPOCHS = {"eq": 5, "fewrel": 5, "wiki80": 15, "wiki_et": 2}
 
 def downstream_mapper(task, settings, epochs):
     """On the training sentences of a task. The authors' max_length is not known: that of general map-tuning."""
-    return mention_masked(settings, data(task, "train", settings), 0, epochs, DOWNSTREAM_RATE[task])
+    bare = task in ("eq", "wiki_et")  # as the authors: subjects without a vector have a zero vector there
+    return mention_masked(settings, data(task, "train", settings), 0, epochs, DOWNSTREAM_RATE[task], bare)
 
 
 def evaluations(task, settings, plugins=None, domain=None):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
-from kinject.data.passage import Passage, Run, Side, Text, Truncate, doomed_pieces, sides_of
+from kinject.data.passage import Passage, Run, Side, Text, Truncate, cut_into_pieces, doomed_pieces, sides_of
 from kinject.data.records import Mention
 from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
@@ -97,6 +97,9 @@ class EntityEncoder:
       max_entities: most distinct entities a passage may have (the M of a batch); those that come later in the text get
         no slot. None = no limit.
       truncate: chooses the pieces that go from a passage that is too long; see data/passage.py. None = `doomed_pieces`.
+      joined: spell slots and markers as a byte-level BPE does where they stand in one string with the text, and a slot
+        takes the space behind it: the slash has none before it, a marker that begins the text neither, and the mention
+        behind one has. (For other tokenizers it changes nothing.)
 
     Raises:
       InputError: a length the host does not have, a separator it cannot spell.
@@ -109,8 +112,10 @@ class EntityEncoder:
         separator: str = "/",
         max_entities: int | None = None,
         truncate: Truncate | None = None,
+        joined: bool = False,
     ):
         self.tokenizer = tokenizer
+        self.joined = joined and tokenizer.family == "bpe"
         self.separator = separator
         self.truncate = truncate or partial(doomed_pieces, left=tokenizer.cut_left)
         self.max_length = tokenizer.max_length if max_length is None else max_length
@@ -121,8 +126,8 @@ class EntityEncoder:
         if max_entities is not None and max_entities < 0:
             raise InputError("max_entities", f"{max_entities} is negative", "give 0 or more")
         self.max_entities = max_entities
-        self._words: dict[str, tuple[int, ...]] = {"": ()}
-        self._slot_ids = (tokenizer.unk_id, *self._word(separator))
+        self._words: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self._slot_ids = (tokenizer.unk_id, *self._word(separator, lone=self.joined))
 
     def encode(
         self,
@@ -186,13 +191,11 @@ class EntityEncoder:
         """
         sides = [sides_of(passage) for passage in passages]
         flat = [side for group in sides for side in group]
-        pieces = self.tokenizer.pieces([side.text for side in flat])
-        for side, found in zip(flat, pieces, strict=True):
-            side.pieces = found
+        known = _known_rows(flat, rows, bare_slots)
+        cut_into_pieces(flat, self.tokenizer, [self.joined and side.inserts_first(known) for side in flat])
         for passage, group in zip(passages, sides, strict=True):
             for side in group:
                 side.locate(self.tokenizer, passage.where)
-        known = _known_rows(flat, rows, bare_slots)
         return [
             self._finish(passage, group, known, skip_overlong, origins)
             for passage, group in zip(passages, sides, strict=True)
@@ -236,16 +239,17 @@ class EntityEncoder:
             batch["entity_ids"][row, :number] = one.entity_rows
         return batch
 
-    def _word(self, word: str) -> tuple[int, ...]:
-        if word not in self._words:
-            self._words[word] = self.tokenizer.word(word)
-        return self._words[word]
+    def _word(self, word: str, lone: bool = False) -> tuple[int, ...]:
+        """Ids of a marker or of the separator, inside a text or (`lone`) with nothing before it; of "" none."""
+        if (word, lone) not in self._words:
+            self._words[word, lone] = self.tokenizer.word(word, lone) if word else ()
+        return self._words[word, lone]
 
     def _finish(
         self, passage: Passage, sides: list[Side], known: dict[str, int], skip_overlong: bool, origins: bool
     ) -> Encoded | None:
         draft = _Draft(self, known)
-        plan = [[draft.insertion(side.mentions[number]) for number in side.order] for side in sides]
+        plan = [draft.insertions(side) for side in sides]
         fixed = len(self.tokenizer.before) + len(self.tokenizer.after)
         fixed += len(self.tokenizer.between) * (len(sides) - 1)
         fixed += sum(inserted.size for side in plan for inserted in side)
@@ -286,8 +290,13 @@ class _Draft:
         self.masked: list[int] = []
         self.labels: list[int] = []
 
-    def insertion(self, mention: Mention) -> _Insertion:
-        opening, closing = self.encoder._word(mention.opening), self.encoder._word(mention.closing)
+    def insertions(self, side: Side) -> list[_Insertion]:
+        """What goes around each mention of a text."""
+        firsts = [self.encoder.joined and low == 0 for low, _ in side.runs]
+        return [self._insertion(side.mentions[i], first) for i, first in zip(side.order, firsts, strict=True)]
+
+    def _insertion(self, mention: Mention, lone: bool) -> _Insertion:
+        opening, closing = self.encoder._word(mention.opening, lone), self.encoder._word(mention.closing)
         slot = self._entity(mention.entity) if mention.slot and mention.entity in self.known else -1
         size = len(opening) + len(closing) + (len(self.encoder._slot_ids) if slot >= 0 else 0)
         return _Insertion(opening, slot, closing, size)

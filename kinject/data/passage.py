@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import accumulate, pairwise
 
 from kinject.data.records import Mention, check_mentions
@@ -63,6 +63,13 @@ class Side:
         self.pieces = Pieces([], [])
         self.runs: list[Run] = []
 
+    def inserts_first(self, known: Container[str | None]) -> bool:
+        """Whether the text begins with a mention that a marker goes before, or a slot, as those of `known` have."""
+        if not self.order or self.text[: self.ranges[0][0]].strip():
+            return False
+        mention = self.mentions[self.order[0]]
+        return bool(mention.opening) or (mention.slot and mention.entity in known)
+
     def locate(self, tokenizer: HostTokenizer, where: str) -> None:
         """Finds the pieces of each mention; cuts the text at its mentions where a piece reaches across an end.
 
@@ -99,6 +106,15 @@ def sides_of(passage: TextInput) -> list[Side]:
     elif passage.pair_mentions:
         raise InputError(passage.where, "pair_mentions without a pair", "give the second text")
     return [*sides, *(Side(text, (), passage.where, "") for text in passage.further)]
+
+
+def cut_into_pieces(sides: Sequence[Side], tokenizer: HostTokenizer, spaced: Sequence[bool]) -> None:
+    """Sets the pieces of every text, in one call; those that are `spaced` are cut as if a space stood before them."""
+    texts = [f" {side.text}" if space else side.text for side, space in zip(sides, spaced, strict=True)]
+    for side, space, found in zip(sides, spaced, tokenizer.pieces(texts), strict=True):
+        if space:
+            found = Pieces(found.ids, [(max(start - 1, 0), max(end - 1, 0)) for start, end in found.offsets])
+        side.pieces = found
 
 
 def _characters(text: str, words: list[str] | None, mention: Mention, where: str) -> tuple[int, int]:

@@ -84,13 +84,13 @@ class HostTokenizer:
             for ids, offsets in found
         ]
 
-    def word(self, word: str) -> tuple[int, ...]:
-        """Returns the ids of a word as it stands inside a text, after a space.
+    def word(self, word: str, lone: bool = False) -> tuple[int, ...]:
+        """Returns the ids of a word as it stands inside a text, after a space, or (`lone`) with nothing before it.
 
         Raises:
           InputError: the host's vocabulary cannot spell it.
         """
-        ids = tuple(self.pieces([" " + word.strip()])[0].ids)
+        ids = tuple(self.pieces([word.strip() if lone else " " + word.strip()])[0].ids)
         if not ids or self.unk_id in ids:
             raise InputError(f"marker {word!r}", "the host's vocabulary has no piece for it", "choose another marker")
         return ids

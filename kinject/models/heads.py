@@ -192,7 +192,13 @@ class DependencyHead(nnx.Module):
         self.dropout = Dropout(config.head_dropout)
 
     def scores(
-        self, hidden: jax.Array, segment_ids: jax.Array, positions: jax.Array, key: jax.Array | None = None
+        self,
+        hidden: jax.Array,
+        segment_ids: jax.Array,
+        positions: jax.Array,
+        key: jax.Array | None = None,
+        *,
+        beyond: bool = False,
     ) -> jax.Array:
         """Scores every position of the sentence as the head of each word.
 
@@ -201,12 +207,15 @@ class DependencyHead(nnx.Module):
           segment_ids: int32 [B, L]; each row is one sentence, and 0 where it is over.
           positions: int32 [B, P]: where the words stand.
           key: dropout key, None = no dropout.
+          beyond: score the positions behind the sentence too, as the release does.
 
         Returns:
-          float32 [B, P, num_labels]; what lies behind the sentence has the lowest finite score.
+          float32 [B, P, num_labels]; without `beyond`, what lies behind the sentence has the lowest finite score.
         """
         read = self.dense(self.attention(hidden, segment_ids, site(key, 0), positions))
         scores = self.output(self.dropout(read, site(key, 1))).astype(jnp.float32)
+        if beyond:
+            return scores
         inside = jnp.arange(self.num_labels) < jnp.sum(segment_ids > 0, axis=1)[:, None]
         return jnp.where(inside[:, None], scores, jnp.finfo(jnp.float32).min)
 

@@ -59,7 +59,7 @@ class Kformer(Plugin):
           layers: whose feed-forward reads the facts, from 0; the paper's are the last three of twelve.
           facts: how many are kept, N.
           activation: of the host's feed-forwards.
-          dropout: on the activations, in training.
+          dropout: on the activations, in training; 0 in the paper's runs (fairseq's `activation_dropout`).
           start: of Lin_v's kernel: at zero, or drawn as torch draws a Linear's.
           form: facts of an entity: its description, its triples, or both.
           entities: whose facts are ranked, linked ones first.
@@ -72,7 +72,7 @@ class Kformer(Plugin):
         layers: tuple[int, ...] = (9, 10, 11)
         facts: int = 5
         activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
-        dropout: float = 0.1
+        dropout: float = 0.0
         start: Literal["zero", "paper"] = "zero"
         form: Form = "all"
         entities: int = 1

@@ -39,16 +39,17 @@ class DependencyHeads(Task):
     Args:
       positions: outputs of the head, and so the longest sentence in pieces, special ones included; longer ones are left
         out, as is a sentence with a word of which the tokenizer keeps nothing. The paper's is 64.
+      beyond: positions behind the sentence may be heads too, as in the release, whose softmax is over all outputs.
     """
 
     head = "dependency"
     required = ("heads",)
     metric = "uas"
 
-    def __init__(self, positions: int = 64):
+    def __init__(self, positions: int = 64, beyond: bool = False):
         if type(positions) is not int or positions < 4:
             raise InputError("task_options.positions", f"is {positions!r}", "give a whole number from 4")
-        self.positions = positions
+        self.positions, self.beyond = positions, beyond
 
     @property
     def num_labels(self) -> int:
@@ -99,9 +100,8 @@ class DependencyHeads(Task):
     ) -> jax.Array:
         """Scores float32 [B, P, positions] of P words a sentence."""
         hidden = host.encoder(batch, plugin, key, start=start).last
-        return head_of(host, DependencyHead).scores(
-            hidden, batch["segment_ids"], batch["positions"], site(key, HEAD_SITE)
-        )
+        segments, places, own = batch["segment_ids"], batch["positions"], site(key, HEAD_SITE)
+        return head_of(host, DependencyHead).scores(hidden, segments, places, own, beyond=self.beyond)
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, batch["labels"]), batch["weights"]

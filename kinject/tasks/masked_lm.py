@@ -25,6 +25,7 @@ from kinject.data.pipeline import Batch, Examples, make_examples
 from kinject.errors import InputError
 from kinject.models.kernels.elementwise import cross_entropy
 from kinject.tasks.base import Extent, Shapes, Task, first_span, pad_rows, plain_passages, register_task, slot_rows
+from kinject.tasks.protocol import protocol_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,13 +152,16 @@ class MentionMaskedLM(MaskedPieces):
 
     Args:
       slots: False trains and measures without slots, on the very same sentences: the control.
-      metric: of an evaluation: the negative loss, so that larger is better.
+      bare_slots: a linked mention without a vector has a slot too, of a zero vector, and its sentence is kept; the
+        authors train so on the questions of EntityQuestions and the sentences of Wiki-ET, and nowhere else.
+      protocol: "thunlp" or "kinject": case and spelling as `kinject.tasks.protocol` says; slots are by the two above.
     """
 
-    metric = "negative_loss"
+    metric = "negative_loss"  # of an evaluation: larger is better
 
-    def __init__(self, slots: bool = True):
-        self.slots = slots
+    def __init__(self, slots: bool = True, bare_slots: bool = False, protocol: str = "kinject"):
+        self.slots, self.bare_slots = slots, bare_slots
+        self.protocol = protocol_named(protocol)
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
@@ -195,17 +199,17 @@ class MentionMaskedLM(MaskedPieces):
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, slots: bool
     ) -> tuple[list[Encoded], list[int]]:
         """The sentences that can be used, masked in all ways, and of which record each was made."""
-        encoder = copy.copy(encoder)
+        encoder = copy.copy(self.protocol.spelled(encoder))
         encoder.truncate = never  # a shortened sentence may have lost what tells the mention
         variants = [
-            (Passage(record.source, mentions, where=record.where), number)
+            (Passage(self.protocol.text(record.source), mentions, where=record.where), number)
             for number, record in enumerate(records)
             if record.mentions
             for mentions in masking_variants(record.mentions)
         ]
         passages = [passage for passage, _ in variants]
         rows = slot_rows(knowledge)
-        encoded = encoder.encode_batch(passages, rows, skip_overlong=True)
+        encoded = encoder.encode_batch(passages, rows, skip_overlong=True, bare_slots=self.bare_slots)
         kept = [
             (passage, number, one)
             for (passage, number), one in zip(variants, encoded, strict=True)

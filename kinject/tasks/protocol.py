@@ -5,7 +5,10 @@ authors' (github.com/thunlp/Knowledge-Plugin, code/formatter), then by ours:
 
 - A linked entity without a vector has a zero vector, so its slot holds the map's bias, which general map-tuning never
   saw there. Ours: it has no slot.
-- All text is lowercased, for RoBERTa too. Ours: the host's tokenizer decides.
+- All text is lowercased, for RoBERTa too, and mentions keep their positions, which a letter that becomes two (İ) puts
+  one off. Ours: the host's tokenizer decides.
+- RoBERTa's text is one string with markers and slots in it, and a slot takes the space behind it: `/`, not `Ġ/`; a
+  marker that begins a text has no space before it, the mention behind it has. Ours: as the words inside of a text.
 - A text that is too long is cut at its right end, mention, marker or mask or not. Ours: it loses context, the farthest
   from any mention first.
 - A pair that is too long loses the support's pieces before its first marker, or what looks like one, then those behind
@@ -36,8 +39,12 @@ class Protocol:
     bare_slots = False
 
     def text(self, source: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        """The text of a record as it is encoded; positions of characters or tokens stay what they were."""
+        """The text of a record as it is encoded; its mentions' positions are read in what this returns."""
         return source
+
+    def spelled(self, encoder: EntityEncoder) -> EntityEncoder:
+        """The encoder with the convention's spelling of what stands around mentions."""
+        return encoder
 
     def encode(
         self, passages: Sequence[Passage], encoder: EntityEncoder, knowledge: KnowledgeBase | None
@@ -57,13 +64,17 @@ class Thunlp(Protocol):
 
     def text(self, source: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(source, str):
-            return "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in source)
+            return source.lower()  # "İ" becomes two letters, and positions behind it stay what they were, as in theirs
         return tuple(token.lower() for token in source)
+
+    def spelled(self, encoder: EntityEncoder) -> EntityEncoder:
+        one = encoder
+        return EntityEncoder(one.tokenizer, one.max_length, one.separator, one.max_entities, one.truncate, joined=True)
 
     def encode(
         self, passages: Sequence[Passage], encoder: EntityEncoder, knowledge: KnowledgeBase | None
     ) -> list[Encoded]:
-        encoded = super().encode(passages, untruncated(encoder), knowledge)
+        encoded = super().encode(passages, untruncated(self.spelled(encoder)), knowledge)
         return [cut_right(one, encoder) for one in encoded]
 
     def pair_encoder(self, encoder: EntityEncoder) -> EntityEncoder:
@@ -77,6 +88,7 @@ class Thunlp(Protocol):
             encoder.separator,
             encoder.max_entities,
             truncate=lambda sides, excess, _: support_first(sides, excess, markers),
+            joined=True,
         )
 
 
@@ -93,7 +105,7 @@ def protocol_named(name: str) -> Protocol:
 def untruncated(encoder: EntityEncoder) -> EntityEncoder:
     """The same encoder without a limit of length."""
     tokenizer = replace(encoder.tokenizer, max_length=ENDLESS)
-    return EntityEncoder(tokenizer, ENDLESS, encoder.separator, encoder.max_entities, encoder.truncate)
+    return EntityEncoder(tokenizer, ENDLESS, encoder.separator, encoder.max_entities, encoder.truncate, encoder.joined)
 
 
 def cut_right(one: Encoded, encoder: EntityEncoder) -> Encoded:
