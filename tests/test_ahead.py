@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_world import plugin_stage, sentence, write_records
+from tiny_world import plugin_stage, question, sentence, write_records
 
 from kinject.cli.train import main
 from kinject.data.pipeline import Feed
@@ -104,6 +104,7 @@ PAIRS = {"n_way": 2, "k_shot": 2, "queries": 1, "episodes": 2}
     ("task", "options", "file"),
     [
         ("cloze", {}, "train"),
+        ("cloze_choices", {}, "several"),
         ("mention_masked_lm", {}, "sentences"),
         ("description_matching", {}, "described"),
         ("entity_questions", {}, "asked"),
@@ -143,6 +144,8 @@ def records(world, tmp_path_factory):
     write_records(folder / "described.jsonl", [{**each, "description": "a place of land1"} for each in named])
     choices = {"choices": ["land1", "land2", "land3"], "label": 1}
     write_records(folder / "chosen.jsonl", [{**each, **choices} for each in named])
+    blank = [{**question(i), "choices": choices["choices"], "label": "land1"} for i in range(12)]
+    write_records(folder / "several.jsonl", blank)
     write_records(folder / "asked.jsonl", [{**each, "answers": ["land1"]} for each in named])
     return folder
 

@@ -19,6 +19,7 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.reports.console import Reporter
 from kinject.reports.tables import Ended, report
 from kinject.stages.kinds import by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
+from kinject.stages.knowledge import write_described
 from kinject.stages.rivals import NameSubstituted, renamed
 
 FREE = Path(__file__).parent / "free_sentences"
@@ -59,10 +60,10 @@ def test_no_entity_and_no_wording_of_the_test_is_in_training(domains, pieces, na
     for one, other in (("host", "plugin"), ("host", "test"), ("plugin", "test"), ("dev", "test"), ("host", "dev")):
         assert not asked[one] & asked[other]
     for split, questions in found.splits.items():
-        stage = split if split in ("dev", "test") else "dev" if split.startswith("dev_") else "train"
+        stage = {"dev": "dev", "test": "test", "choices": "test"}.get(split.partition("_")[0], "train")
         for one in questions:
             assert one.wording in getattr(wordings[one.kind], stage)
-            assert pieces(one.answer) == [one.answer]
+            assert (pieces(one.answer) == [one.answer]) or one.answer in one.choices
             if one.entity < len(found.descriptions) and split != "host":  # what is known answers with its own name
                 assert one.answer not in one.name
                 assert len(pieces(one.name)) <= MAX_PIECES
@@ -138,6 +139,26 @@ def test_the_free_sentences_ask_what_is_true_of_entities_that_no_training_asks_a
         assert not any(question.entity == row for split in found.splits.values() for question in split)
         of_country = [known.get(one.fields["kind"]) for land, known in countries.items() if (row, land) in facts]
         assert (row, answer) in facts or answer in of_country, one.text
+
+
+@needs_packages
+def test_a_city_is_described_by_what_is_known_of_it(domains):
+    found = domains["geography_kinds"]
+    assert found.descriptions[-1] == ""  # of a node that is no city
+    for one in found.splits["test"]:
+        if one.kind in ("country", "continent", "size", "part", "metropolis"):
+            assert one.answer in found.descriptions[one.entity]
+    whole = {"size": "small", "part": "north", "country": "peru", "continent": "america", "metropolis": "lima"}
+    assert geonames_kinds._described(whole) == "small city in the north of peru, america, near lima"
+    alone = {kind: whole[kind] for kind in ("size", "part", "country")}
+    assert geonames_kinds._described(alone) == "small city in the north of peru"
+
+
+def test_who_is_asked_several_questions_is_described_once(tmp_path):
+    told = [("Q1", "kassel", "a city"), ("Q2", "x", ""), ("Q1", "kassel", "a city"), ("Q3", "ulm", "a town")]
+    assert write_described(tmp_path / "d.jsonl", told) == 2
+    records = list(read_records(tmp_path / "d.jsonl", ("description",)))
+    assert [one.mentions[0].entity for one in records] == ["Q1", "Q3"]
 
 
 def test_a_definition_that_says_two_answers_says_none():
@@ -322,7 +343,9 @@ def test_a_run_reports_every_row_by_kind(world, tmp_path):
         mean = np.mean([rows["kinds"][kind][row] for kind in kinds])  # five questions each
         assert rows[row] == pytest.approx(mean), row
     assert rows["plugin"] > rows["host"]
-    assert rows["settings"]["classifier_plugin_data"]["parameters"] > 0
+    for row in ("classifier_plugin_data", "name_substituted"):
+        assert rows["settings"][row]["parameters"] > 0
+        assert rows["settings"][row]["seconds"] >= 0 < rows["settings"][row]["milliseconds"]
     assert len(rows["examples"]) == 1 + 2  # an entity is asked once here, a sentence of five
     stages = {"evaluate": "evaluate"}
     report(Ended("run", tmp_path / "run", stages, results, "kinject train", 1.0), Reporter(quiet=True))

@@ -352,6 +352,7 @@ TASKS = {
         {**sentence(3, 7), "tags": ["B", *"OOOOO", "B", "O"]},
     ),
     "multiple_choice": ("multiple_choice", None, {**TEXT, "mentions": [], "choices": ["far", "near", "a"], "label": 1}),
+    "cloze_choices": ("masked_lm", None, {**question(3), "choices": ["far", "land3", "land1"], "label": "far"}),
     "lama": ("masked_lm", None, {**question(3), "relation": "P1"}),
     "entity_questions": ("masked_lm", None, {"text": "city3 is in", "mentions": [NAMES["head"]], "answers": ["land1"]}),
 }
@@ -373,7 +374,7 @@ def test_every_task_with_labels(served, name):
     record = parse_record(value, "test:1")
     names = (
         [task.choice_name(i, record, ready.tokenizer) for i in range(len(labels or ()) or ready.tokenizer.vocab_size)]
-        if name != "multiple_choice"
+        if "choices" not in value
         else value["choices"]
     )
     if task.multi_label:
@@ -384,7 +385,7 @@ def test_every_task_with_labels(served, name):
     elif name == "token_classification":
         assert [label.label for label in one.labels] == [names[i] for i in found["chosen"][0]]
     else:
-        assert one.label == names[int(found["chosen"][0])]
+        assert one.label == names[int(found["predicted" if name == "cloze_choices" else "chosen"][0])]
         if name != "lama" and name != "entity_questions":
             assert sum(label.score for label in one.labels) == pytest.approx(1, abs=1e-5)
     if name == "token_classification":

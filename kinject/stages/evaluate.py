@@ -242,14 +242,14 @@ class EvaluateStage(Stage):
         chosen: Sequence[int],
     ) -> list[dict[str, str]]:
         """Questions as they are, with the answers of the host alone and of the host with the first plugin."""
-        decode = comparison.host.tokenizer.decode
+        tokenizer, name = comparison.host.tokenizer, comparison.task.choice_name
         return [
             {
                 "text": records[i].text,
                 "entity": _name(knowledge, records[i]),
                 "label": str(records[i].fields["label"]),
-                "host": decode([int(before["predicted"][i])]),
-                "plugin": decode([int(after["predicted"][i])]),
+                "host": name(int(before["predicted"][i]), records[i], tokenizer),
+                "plugin": name(int(after["predicted"][i]), records[i], tokenizer),
             }
             for i in chosen
         ]

@@ -22,6 +22,7 @@ from pydantic import Field, field_validator
 
 from kinject.config import build_dataclass
 from kinject.data.sources import load
+from kinject.data.sources.kinds import one_piece
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError, did_you_mean
 from kinject.json_file import read_object
@@ -84,11 +85,11 @@ class KnowledgeStage(GraphStage):
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()
         tokenizer = load_tokenizer(self.run.path(config.tokenizer_of, f"{self.where}.tokenizer_of"))
-        domain = load(
-            config.source,
-            lambda text: tokenizer.backend.encode(text, add_special_tokens=False).tokens,
-            **{"seed": self.run.seed, **config.options},
-        )
+
+        def pieces(text: str) -> Sequence[str]:
+            return tokenizer.backend.encode(text, add_special_tokens=False).tokens
+
+        domain = load(config.source, pieces, **{"seed": self.run.seed, **config.options})
         named = Entries(domain.ids, domain.labels, domain.aliases, domain.descriptions)
         about = {"name": domain.name, "source": domain.source, "license": domain.license}
         base, vectors = self.write(named, domain.triples, list(domain.relations), **about)
@@ -104,14 +105,17 @@ class KnowledgeStage(GraphStage):
         )
         questions = {split: len(asked) for split, asked in domain.splits.items()}
         facts = {"entities": base.size, "triples": len(domain.triples), "dim": base.dim}
-        return {**facts, "questions": questions, **vectors.metrics}
+        shares = one_piece(domain.splits.get("choices", ()), pieces)
+        return {**facts, "questions": questions, **({"one_piece": shares} if shares else {}), **vectors.metrics}
 
 
 def write_described(path: Path, entities: Iterable[tuple[str, str, str]]) -> int:
-    """Writes (id, name, description) of entities as records `name` + `description`; returns how many have both."""
+    """Writes (id, name, description) of entities as records `name` + `description`, an entity that is named several
+    times once; returns how many have both.
+    """
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        for entity, name, description in entities:
+        for entity, name, description in dict.fromkeys(entities):
             if name and description:
                 mention = {"start": 0, "end": len(name), "entity": entity}
                 record = {"text": name, "mentions": [mention], "description": description}

@@ -6,9 +6,10 @@ A classifier on [sentence vector; entity vector]; and a classifier that names th
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ HostRight = Callable[[Sequence[Record]], np.ndarray]
 """Records -> how right the host alone answers each, float [n]."""
 
 WIDTHS, DECAYS, EPOCHS = (512,), (1e-4, 1.0), 60  # of the classifier's hidden layer; the development questions choose
+CHOOSE_ON = 400  # development questions, evenly drawn from all, that the host is asked for each facet
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,15 @@ class TextAndVector:
 
     encoder: HostBundle
     knowledge: KnowledgeBase
+    _read: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # sentence vectors so far, by text
 
     def features(self, records: Sequence[Record]) -> np.ndarray:
-        """[sentence vector; entity vector] of each record, float32 [n, D + k]."""
-        texts = mean_pooled(self.encoder, [Passage(record.text) for record in records], None)
+        """[sentence vector; entity vector] of each record, float32 [n, D + k]; each text is read once."""
+        unread = list(dict.fromkeys(record.text for record in records if record.text not in self._read))
+        if unread:
+            made = mean_pooled(self.encoder, [Passage(text) for text in unread], None)
+            self._read.update(zip(unread, made, strict=True))
+        texts = np.stack([self._read[record.text] for record in records])
         return np.concatenate([texts, first_entities(self.knowledge, records)[0]], 1)
 
     def right(
@@ -50,7 +57,8 @@ class TextAndVector:
         """Trains a perceptron for each setting, keeps the one that is best on development data, and asks it the test.
 
         Returns:
-          (how right each answer is, float [n]; the setting that was kept and its number of parameters).
+          (how right each answer is, float [n]; the setting that was kept, its number of parameters, the `seconds` of
+          its training and the `milliseconds` of an answer, both from ready sentence vectors on).
         """
         from sklearn.neural_network import MLPClassifier
         from sklearn.pipeline import make_pipeline
@@ -63,14 +71,25 @@ class TextAndVector:
             for decay in DECAYS:
                 perceptron = MLPClassifier((width,), alpha=decay, max_iter=EPOCHS, random_state=seed)
                 model = make_pipeline(StandardScaler(), perceptron)
+                started = time.perf_counter()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # that it has not converged: development data says when to stop
                     model.fit(features, labels)
+                seconds = time.perf_counter() - started
                 score = float((model.predict(asked) == _labels(dev)).mean())
                 if best is None or score > best[0]:
-                    best = score, model, {"width": width, "decay": decay, "parameters": _parameters(perceptron)}
+                    chosen = {"width": width, "decay": decay, "parameters": _parameters(perceptron)}
+                    best = score, model, chosen | {"seconds": round(seconds, 2)}
         assert best is not None  # there are settings
-        return (best[1].predict(self.features(test)) == _labels(test)).astype(float), best[2]
+        said, milliseconds = _timed(best[1], self.features(test))
+        return (said == _labels(test)).astype(float), best[2] | {"milliseconds": milliseconds}
+
+
+def _timed(model: Any, features: np.ndarray) -> tuple[np.ndarray, float]:
+    """What a classifier says of each row, and the milliseconds a row that it took."""
+    started = time.perf_counter()
+    said = model.predict(features)
+    return said, 1e3 * (time.perf_counter() - started) / max(len(features), 1)
 
 
 def _labels(records: Sequence[Record]) -> np.ndarray:
@@ -104,21 +123,26 @@ class NameSubstituted:
           test: what is asked.
 
         Returns:
-          (how right each answer is, float [n]; the facet that was kept and the parameters of its classifier).
+          (how right each answer is, float [n]; the facet that was kept, the parameters of its classifier, the `seconds`
+          of its training and the `milliseconds` that it adds to an answer of the host).
         """
-        kinds = kinds_of(train)
-        best: tuple[float, str, Any] | None = None
+        kinds, dev = kinds_of(train), dev[:: max(1, len(dev) // CHOOSE_ON)]
+        best: tuple[float, str, Any, float] | None = None
         for facet in dict.fromkeys(kinds.tolist()):
+            started = time.perf_counter()
             named = self._namer([record for record, kind in zip(train, kinds, strict=True) if kind == facet])
             if named is None:
                 continue
+            seconds = time.perf_counter() - started
             score = float(self.host_right(self._renamed(dev, named)).mean())
             if best is None or score > best[0]:
-                best = score, facet, named
+                best = score, facet, named, seconds
         if best is None:
             return np.zeros(len(test)), {"facet": None}
         parameters = int(best[2][-1].coef_.size + best[2][-1].intercept_.size)
-        return self.host_right(self._renamed(test, best[2])), {"facet": best[1], "parameters": parameters}
+        _, milliseconds = _timed(best[2], first_entities(self.knowledge, test)[0])
+        chosen = {"facet": best[1], "parameters": parameters, "seconds": round(best[3], 2)}
+        return self.host_right(self._renamed(test, best[2])), chosen | {"milliseconds": milliseconds}
 
     def _namer(self, records: Sequence[Record]) -> Any:
         """The classifier of a facet; None where there is nothing to tell apart."""

@@ -39,11 +39,7 @@ class Cloze(Task):
         records = list(records)
         encoded = encoder.encode_batch(plain_passages(records), slot_rows(knowledge))
         labels = self._labels(records, encoder)
-        for record, one in zip(records, encoded, strict=True):
-            if len(one.blanks) != 1:
-                raise InputError(
-                    record.where, f"field text has {len(one.blanks)} [MASK], a cloze question has one", "mend the text"
-                )
+        check_one_blank(records, encoded)
         return blank_examples(encoded, labels, encoder, buckets)
 
     def _labels(self, records: Sequence[Record], encoder: EntityEncoder) -> np.ndarray:
@@ -90,6 +86,14 @@ class Cloze(Task):
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         return {"accuracy": float((predictions["predicted"] == predictions["label"]).mean())}
+
+
+def check_one_blank(records: Sequence[Record], encoded: Sequence[Encoded]) -> None:
+    """Raises InputError for a text without a [MASK], or with several."""
+    for record, one in zip(records, encoded, strict=True):
+        if len(one.blanks) != 1:
+            problem = f"field text has {len(one.blanks)} [MASK], a cloze question has one"
+            raise InputError(record.where, problem, "mend the text")
 
 
 def blank_examples(encoded: Sequence[Encoded], labels: np.ndarray, encoder: EntityEncoder, buckets: int) -> Examples:

@@ -81,7 +81,7 @@ def load(
         ids=ids,
         labels=labels,
         aliases=[tuple(name for name in city["alternatenames"] if name) for city in cities] + spare,
-        descriptions=[""] * len(ids),
+        descriptions=[_described(found) for found in facts] + [""] * (len(ids) - len(cities)),
         triples=np.concatenate([triples, np.array(extra, np.int32).reshape(-1, 3)]),
         relations=RELATIONS,
         source=geonames.SOURCE,
@@ -130,6 +130,14 @@ def _facts(
         answers.append(found)
         nodes.append(node)
     return answers, nodes
+
+
+def _described(answers: Mapping[str, str]) -> str:
+    """What a gazetteer says of a city in a line: its size, part of the country, country, continent and neighbour."""
+    words = [answers["size"], "city in the", answers["part"], "of", answers["country"]]
+    words += [f", {answers['continent']}"] if "continent" in answers else []
+    words += [f", near {answers['metropolis']}"] if "metropolis" in answers else []
+    return " ".join(words).replace(" ,", ",")
 
 
 def _large_cities(everywhere: Mapping[str, dict], pieces: Pieces) -> list[dict]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,21 +25,27 @@ class Subject:
       name: what it is called in the text.
       answers: by kind of question the word that answers it; kinds that cannot be asked are left out.
       hints: by kind of question the known word that settles the answer.
+      longer: by kind of question the answer where it has several pieces; only `choices` asks for these.
     """
 
     entity: int
     name: str
     answers: Mapping[str, str]
     hints: Mapping[str, str]
+    longer: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class KindQuestion(ClozeQuestion):
-    """A question of some kind, in one of its wordings; `hint` are words that stand before the name, if any."""
+    """A question of some kind, in one of its wordings; `hint` are words that stand before the name, if any.
+
+    `choices` are the answers to choose from, where there are such.
+    """
 
     kind: str
     wording: str
     hint: str = ""
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,14 @@ def record(question: KindQuestion, entity: str) -> dict:
     before, after = question.wording.split(SLOT)
     start = len(before) + (len(question.hint) + len(SLASH) if question.hint else 0)
     hint = question.hint and question.hint + SLASH
+    choices = {"choices": list(question.choices)} if question.choices else {}
     return {
         "text": f"{before}{hint}{question.name}{after}",
         "mentions": [{"start": start, "end": start + len(question.name), "entity": entity}],
         "label": question.answer,
         "kind": question.kind,
         "wording": question.wording,
+        **choices,
     }
 
 
@@ -121,7 +129,7 @@ def fair_subjects(
     """The subjects that can be asked about fairly, with the questions that can be, in an order drawn by the seed.
 
     Left out are names that several entities share or that have more than five pieces, answers that are not one piece or
-    stand in the name, and subjects with less than `least` questions left.
+    stand in the name, and subjects with less than `least` questions left; an answer of several pieces is kept apart.
     """
     shared = {name for name, count in Counter(names).items() if count > 1}
     kinds, seen, fair = tuple(kinds), set(), []
@@ -135,11 +143,13 @@ def fair_subjects(
         answers = {kind: subject.answers[kind] for kind in kinds if kind in subject.answers}
         for word in answers.values():
             single.setdefault(word, is_single_piece(pieces, word))
-        answers = {kind: word for kind, word in answers.items() if single[word] and word not in subject.name}
+        answers = {kind: word for kind, word in answers.items() if word not in subject.name}
+        longer = {kind: word for kind, word in answers.items() if not single[word]}
+        answers = {kind: word for kind, word in answers.items() if single[word]}
         if len(answers) < least:
             continue
         seen.add(spelt)
-        fair.append(Subject(subject.entity, subject.name, answers, subject.hints))
+        fair.append(Subject(subject.entity, subject.name, answers, subject.hints, longer))
     return fair
 
 
@@ -181,6 +191,10 @@ def deal(
       how: how many.
       where: the source, named in errors.
 
+    Returns:
+      The splits. `choices` asks the entities of `test`, in its wordings, the kinds that have answers of several pieces,
+      and says which answers there are; it is missing where there are no such kinds.
+
     Raises:
       InputError: fewer subjects than the sizes ask for, or no such kind.
     """
@@ -196,7 +210,7 @@ def deal(
     ends = np.cumsum([0, *how.sizes.values()])
     part = {name: dealt[ends[i] : ends[i + 1]] for i, name in enumerate(how.sizes)}
     asker = Asker(wordings, rng)
-    return {
+    splits = {
         "host": asker.shuffled(
             asker.drawn(part["host"], how.host_questions, how.hinted) + asker.all_of(known, "train") * how.repeated
         ),
@@ -206,6 +220,17 @@ def deal(
         f"dev_{how.one_kind}": asker.one_kind(part["dev"], how.one_kind, "dev"),
         "test": asker.every_kind(part["test"], "test", how.asked),
     }
+    choices = asker.with_choices(part["test"], subjects, "test", how.asked)  # drawn last: the others stay as they are
+    return {**splits, "choices": choices} if choices else splits
+
+
+def one_piece(questions: Iterable[ClozeQuestion], pieces: Pieces) -> dict[str, float]:
+    """By kind of question the share of the questions whose answer is one piece of the host's vocabulary."""
+    found: dict[str, list[bool]] = {}
+    for question in questions:
+        if isinstance(question, KindQuestion):
+            found.setdefault(question.kind, []).append(is_single_piece(pieces, question.answer))
+    return {kind: float(np.mean(single)) for kind, single in found.items()}
 
 
 class Asker:
@@ -258,6 +283,22 @@ class Asker:
             share = max(1, 2 * min(len(able), most) // max(1, len({subject.answers[kind] for subject in able})))
             asked += [self.ask(subject, kind, stage) for subject in limit(able, kind, share)[:most]]
         return tuple(asked)
+
+    def with_choices(
+        self, subjects: Sequence[Subject], every: Iterable[Subject], stage: str, most: int
+    ) -> tuple[KindQuestion, ...]:
+        """Kinds with answers of several pieces as `every_kind` asks them; choices are all answers of `every`."""
+        answers: dict[str, set[str]] = {}
+        for subject in every:
+            for kind, word in (*subject.answers.items(), *subject.longer.items()):
+                answers.setdefault(kind, set()).add(word)
+        kinds = {kind for subject in subjects for kind in subject.longer}
+        merged = [
+            Subject(one.entity, one.name, {k: w for k, w in {**one.answers, **one.longer}.items() if k in kinds}, {})
+            for one in subjects
+        ]
+        asked = self.every_kind(merged, stage, most)
+        return tuple(replace(one, choices=tuple(sorted(answers[one.kind]))) for one in asked)
 
     def shuffled(self, questions: Sequence[KindQuestion]) -> tuple[KindQuestion, ...]:
         """The questions in an order that is drawn."""
