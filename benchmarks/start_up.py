@@ -194,7 +194,7 @@ def swapping(host: Any, plugins: list[Any], base: Any, repeats: int) -> dict[str
         jax.block_until_ready(host.engine.model(host._arrangement.plugin)[1])
         taken.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)
-        answers.add(next(host.predict(asked)).labels[0].score)
+        answers.add(host.predict(asked).labels[0].score)
         if number > 1 and host.engine.programs.compiled != compiled:
             raise SystemExit("a swap compiled a program")
     if len(answers) != 2:
@@ -229,7 +229,7 @@ def on_one_batch(host: Any, records: list[Any], repeats: int) -> dict[str, Any]:
     arrangement, engine = host._arrangement, host.engine
     examples = engine.examples(records, arrangement)
     shapes = engine._new_shapes()
-    (_, batch), *_ = shapes.batches(examples, arrangement.knowledge.gather, host._ready.tokenizer.pad_id)
+    (_, batch), *_ = shapes.batches(examples, arrangement.knowledge.gather, host.ready.tokenizer.pad_id)
     batch = engine.place.batch(batch, len(batch["weights"]))
     models = {"ours": engine.model(arrangement.plugin), "theirs": engine.model(None)}
 

@@ -16,6 +16,7 @@ from typing import get_args
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "kinject",
+    "kinject.api",
     "kinject.serving",
     "kinject.linking",
     "kinject.knowledge",

@@ -1,25 +1,43 @@
 """kinject: knowledge plugins for frozen language models, in JAX.
 
-`Host` and `Plugin` answer texts with knowledge plugged in (kinject/serving); they are imported when they are asked for.
+host = kinject.Host.load("my/classifier")
+base = kinject.KnowledgeBase.open("my/knowledge")
+plugin = kinject.tune(host, base, records)
+print(plugin.evaluate(host, base, test_records))
+print(host.plug(plugin).predict("Please call Zisolrik back.").label)
+
+Each name is imported when it is asked for.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
-    from kinject.serving import Host, Plugin, Prediction
+    from kinject.api import average, tune
+    from kinject.knowledge import KnowledgeBase
+    from kinject.serving import Evaluation, Host, Plugin, Prediction
 
 from kinject.version import __version__
 
-__all__ = ["Host", "InputError", "Plugin", "Prediction", "__version__"]
+__all__ = [
+    "Evaluation",
+    "Host",
+    "InputError",
+    "KnowledgeBase",
+    "Plugin",
+    "Prediction",
+    "__version__",
+    "average",
+    "tune",
+]
+_HOMES = {"average": "kinject.api", "tune": "kinject.api", "KnowledgeBase": "kinject.knowledge"}
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        import kinject.serving
-
-        return getattr(kinject.serving, name)
+        return getattr(importlib.import_module(_HOMES.get(name, "kinject.serving")), name)
     raise AttributeError(f"module 'kinject' has no attribute {name!r}")
 
 

@@ -106,11 +106,11 @@ def test_an_answer_is_what_the_api_says(url, demo):
     """The page has no second way: `Host.predict` of the same host, with the same plugin in, says the same."""
     status, answer = ask(url, TEXT, "geo")
     assert status == 200 and answer["notice"] is None and answer["plugins"] == ["geo"]
-    expected = next(demo.host.predict(TEXT, compare=True, explain=True)).to_json()
+    expected = next(demo.host.stream(TEXT, compare=True, explain=True)).to_json()
     assert {name: answer[name] for name in expected} == expected
     assert answer["entities"][0]["name"] == "city3" and answer["explain"]["entities"][0]["without"]
     with demo.host.unplugged():
-        alone = next(demo.host.predict(TEXT)).to_json()
+        alone = next(demo.host.stream(TEXT)).to_json()
     assert answer["before"] == alone["labels"] != answer["labels"]
 
 

@@ -83,7 +83,7 @@ def test_the_released_weights_of_thunlp(world, tmp_path, monkeypatch):
     np.testing.assert_array_equal(plugin.mapper.bias[...], bias.numpy())
     host = kinject.Host.load(world / "host")  # made from the raw one
     host.plug("released", knowledge="wikidata", linker=AliasLinker(KnowledgeBase.open("wikidata")))
-    (linked,) = next(host.predict("city3 is in [MASK] .")).entities
+    (linked,) = next(host.stream("city3 is in [MASK] .")).entities
     assert (linked.plugin, linked.entity) == ("released", "Q3")
     (config,) = read_stages({"stages": {"tuned": ast.literal_eval(block(THUNLP, "stage"))}}).values()
     assert config.initialise == "Affine_5.bin", "the stage is of the schema"

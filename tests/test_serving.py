@@ -95,7 +95,7 @@ def test_unplugged_is_the_host_bit_for_bit(served, host):
     assert [one.before for one in plugged] == alone
     with host.unplugged():
         assert bits(host.predict(questions)) == alone
-        inside = host.predict(questions)  # what counts is what was plugged in when it was asked
+        inside = host.stream(questions)  # what counts is what was plugged in when it was asked
     assert bits(inside) == alone and bits(host.predict(questions)) == bits(plugged)
     host.unplug("geo")
     assert host.plugged == () and bits(host.predict(questions)) == alone
@@ -136,13 +136,13 @@ def test_order_ids_and_lengths(host):
     assert [one.id for one in together] == [one["id"] for one in questions]
     assert [one.line for one in together] == list(range(1, 20))
     for i in (0, 3, 9, 18):
-        same(next(host.predict(questions[i])), together[i])
+        same(next(host.stream(questions[i])), together[i])
 
 
 def test_reading_ahead_is_bounded(host):
     taken = itertools.count()
     stream = ((next(taken), asked(i % 60))[1] for i in range(100_000))
-    answers = host.predict(stream)
+    answers = host.stream(stream)
     next(answers)
     assert next(taken) <= 3 * host.engine.window
 
@@ -180,8 +180,8 @@ def test_bad_inputs_are_told_and_the_rest_answered(host):
     assert [isinstance(one, Refused) for one in answers] == [False, True, False, True, False]
     assert answers[1].error.startswith("input:2: field text has 0 [MASK]") and answers[1].line == 2
     assert answers[3].to_json() == {"id": 7, "error": answers[3].error, "line": 4}
-    same(answers[4], next(host.predict(asked(2))))
-    stream = host.predict(inputs)
+    same(answers[4], next(host.stream(asked(2))))
+    stream = host.stream(inputs)
     next(stream)
     with pytest.raises(InputError, match=r"^input:2: field text has 0 \[MASK\]"):
         next(stream)
@@ -218,10 +218,10 @@ def test_the_head_that_came_with_a_plugin(served):
         head=trained_head(loaded.loaded.host, **facts),
     )
     one = {"text": "city3 is far .", "mentions": [{"start": 0, "end": 5, "entity": "Q3"}]}
-    own = next(kinject.Host.load(tuned, task="sequence_classification").predict(one))
+    own = kinject.Host.load(tuned, task="sequence_classification").predict(one)
     other = kinject.Host.load(served.host(), head=folder)  # the masked-LM host has the same encoder
-    same(next(other.predict(one)), own)
-    assert next(other.plug(folder, knowledge=served.knowledge).predict(one)).labels != own.labels
+    same(next(other.stream(one)), own)
+    assert other.plug(folder, knowledge=served.knowledge).predict(one).labels != own.labels
     with pytest.raises(InputError, match="its head was trained for sequence_classification, not for cloze"):
         kinject.Host.load(served.host(), head=folder, task="cloze")
     with pytest.raises(InputError, match="brings none along"):
@@ -247,11 +247,11 @@ def test_each_entity_goes_through_the_plugin_that_knows_it(served, host):
     same(both[1], by_geo[1])  # both bases know Q55: the first that was plugged in
     same(both[2], by_bio[2])
     assert len({one[3].score for one in (alone, by_geo, by_bio, both)}) == 4
-    (explained,) = host.predict(two, explain=True)
+    explained = host.predict(two, explain=True)
     why = explained.explanation.contributions
     assert [one.entity for one in why] == ["Q3", "Q105"] and all(one.without and one.gradient for one in why)
     host.unplug("geo").unplug("bio").plug(bio, knowledge=served.other_base()).plug(geo, knowledge=served.knowledge)
-    same(next(host.predict(questions[1])), by_bio[1])
+    same(next(host.stream(questions[1])), by_bio[1])
 
 
 def test_joined_knowledge(served):
@@ -278,14 +278,14 @@ def test_linkers(served, host):
     host.plug(served.plugin(), knowledge=served.knowledge, linker=short)
     found = list(host.predict(["city3 is in [MASK] .", "city3 far [MASK]", asked(9)]))
     assert [one.entities[0].entity for one in found] == ["Q3", "Q3", "Q9"]
-    same(found[0], next(host.predict(asked(3))))
+    same(found[0], next(host.stream(asked(3))))
     bare = {"text": "city3 is in [MASK] .", "mentions": [{"start": 0, "end": 5}]}
-    same(next(host.predict(bare)), found[0])  # a mention without entity gets that of the span that it is
-    assert next(host.predict({**bare, "mentions": []})).entities == ()
+    same(next(host.stream(bare)), found[0])  # a mention without entity gets that of the span that it is
+    assert next(host.stream({**bare, "mentions": []})).entities == ()
     bio = served.plugin("bio", seed=2, knowledge=served.other_base().name)
     host.plug(bio, knowledge=served.other_base(), linker=long)
-    assert [one.entity for one in next(host.predict("city3 far [MASK]")).entities] == ["Q4"]
-    wrong = next(host.predict("a [MASK]", errors="yield", linker=lambda text: [(0, 99, "Q1")]))
+    assert [one.entity for one in next(host.stream("city3 far [MASK]")).entities] == ["Q4"]
+    wrong = next(host.stream("a [MASK]", errors="yield", linker=lambda text: [(0, 99, "Q1")]))
     assert "linked[0]: start 0, end 99" in wrong.error
 
 
@@ -322,10 +322,10 @@ def test_gradient_times_input_is_a_derivative(served):
         mapper = plugin.stored.plugin.mapper
         mapper.kernel[...], mapper.bias[...] = mapper.kernel[...] * factor, mapper.bias[...] * factor
         host.plug(plugin, knowledge=served.knowledge, name="scaled")
-        labels = {label.label: label.score for label in next(host.predict(one)).labels}
+        labels = {label.label: label.score for label in host.predict(one).labels}
         logits.append({name: np.log(score / (1 - score)) for name, score in labels.items()})
     host.unplug("scaled").plug(served.plugin("typed", task="entity_typing"), knowledge=served.knowledge)
-    found = next(host.predict(one, explain=True))
+    found = next(host.stream(one, explain=True))
     slope = (logits[0][found.label] - logits[1][found.label]) / 0.02
     assert found.explanation.contributions[0].gradient == pytest.approx(slope, rel=2e-2, abs=1e-3)
 
@@ -370,7 +370,7 @@ def test_every_task_with_labels(served, name):
     examples = task.bare_examples([parse_record(value, "test:1")], ready.encoder(None), None)
     _, found = evaluate(program, params, Feed(examples), 1)
     answer = {"label", "labels", "answers", "tags"} & value.keys()
-    one = next(host.predict({key: field for key, field in value.items() if key not in answer}))
+    one = next(host.stream({key: field for key, field in value.items() if key not in answer}))
     record = parse_record(value, "test:1")
     names = (
         [task.choice_name(i, record, ready.tokenizer) for i in range(len(labels or ()) or ready.tokenizer.vocab_size)]
@@ -390,4 +390,4 @@ def test_every_task_with_labels(served, name):
             assert sum(label.score for label in one.labels) == pytest.approx(1, abs=1e-5)
     if name == "token_classification":
         with pytest.raises(InputError, match="an answer a word"):
-            next(host.predict(value, explain=True))
+            next(host.stream(value, explain=True))

@@ -135,7 +135,8 @@ def about(folder: Path) -> dict[str, Any]:
 
 def show_one(arguments: argparse.Namespace) -> None:
     """Prints a plugin's card, or its whole manifest."""
-    from kinject.plugins.store import card, read_plugin_manifest
+    from kinject.plugins.card import card
+    from kinject.plugins.store import read_plugin_manifest
 
     manifest = read_plugin_manifest(arguments.folder)
     print(json.dumps(manifest, indent=2, ensure_ascii=False) if arguments.json else card(manifest), end="\n")

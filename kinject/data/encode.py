@@ -101,6 +101,9 @@ class EntityEncoder:
         takes the space behind it: the slash has none before it, a marker that begins the text neither, and the mention
         behind one has. (For other tokenizers it changes nothing.)
 
+    Attributes:
+      shortened: `where` of the passages that lost pieces so far.
+
     Raises:
       InputError: a length the host does not have, a separator it cannot spell.
     """
@@ -117,6 +120,7 @@ class EntityEncoder:
         self.tokenizer = tokenizer
         self.joined = joined and tokenizer.family == "bpe"
         self.separator = separator
+        self.shortened: set[str] = set()
         self.truncate = truncate or partial(doomed_pieces, left=tokenizer.cut_left)
         self.max_length = tokenizer.max_length if max_length is None else max_length
         least = len(tokenizer.before) + len(tokenizer.between) + len(tokenizer.after) + 1
@@ -261,6 +265,7 @@ class EntityEncoder:
                     return None
                 problem = f"its mentions alone do not fit into {self.max_length} positions"
                 raise InputError(passage.where, problem, "raise max_length or drop mentions")
+            self.shortened.add(passage.where)
             for side, doomed in zip(sides, gone, strict=True):
                 side.shorten(doomed)
         encoded = draft.write(sides, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,6 +122,29 @@ class Comparison:
             donors = derangement(_linked_alike(records)[record_of(examples, records)], seed)
         return *self._evaluate(plugin, self._given(examples, plugin, knowledge, records, donors)), donors
 
+    def rows(
+        self, plugin: Plugin, knowledge: KnowledgeBase | None, records: Sequence[Record], seed: int
+    ) -> dict[str, Any]:
+        """The rows of a table: host, plugin and, for a plugin that reads knowledge of each example, the control.
+
+        Returns:
+          `n`, `metric`, `host`, `plugin`; `shuffled`; `shuffled_follows_vector`, how often the control says what is
+          right of the entity whose knowledge it got, where answers are labels; `coverage` with a knowledge base.
+        """
+        metric = self.task.metric
+        found, alone = self.host_alone(records, knowledge)
+        rows: dict[str, Any] = {"n": len(next(iter(alone.values()))), "metric": metric, "host": found[metric]}
+        found, predictions = self.with_plugin(plugin, knowledge, records)
+        rows["plugin"] = found[metric]
+        if plugin.reads_examples():
+            found, swapped, donors = self.shuffled(plugin, knowledge, records, seed)
+            rows["shuffled"] = found[metric]
+            if "label" in predictions:
+                rows["shuffled_follows_vector"] = share_of(followed(predictions, swapped, donors))
+        if knowledge is not None:
+            rows["coverage"] = self.coverage(knowledge, records)
+        return rows
+
     def timer(
         self, plugin: Plugin | None, knowledge: KnowledgeBase | None, records: Sequence[Record]
     ) -> tuple[Callable[[], float], float, float]:
@@ -178,6 +202,21 @@ class Comparison:
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
         return self._steps[program], place_params({}, params, self.precision, self.placement, program.tables)[1]
+
+
+def named_seed(seed: int, name: str) -> int:
+    """A seed of what goes by that name, drawn from a run's: so that one draws the same whichever others ran."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0] >> 1)
+
+
+def followed(predictions: Predictions, swapped: Predictions, donors: np.ndarray) -> np.ndarray:
+    """Whether the control said what is right of the entity whose knowledge it got, bool [those that got another's]."""
+    return (swapped["predicted"] == predictions["label"][donors])[donors != np.arange(len(donors))]
+
+
+def share_of(right: np.ndarray) -> float:
+    """The mean of bool [n]; 0 of none."""
+    return float(right.mean()) if right.size else 0.0
 
 
 def _swap_entities(examples: Examples, seed: int) -> tuple[Examples, np.ndarray]:

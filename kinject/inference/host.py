@@ -205,9 +205,13 @@ def task_examples(
     *,
     max_length: int | None,
     buckets: int = 3,
+    encoder: EntityEncoder | None = None,
 ) -> Examples:
-    """What the task makes of records for a plugin: with slots for one that reads them, bare for any other or none."""
-    encoder = host.encoder(max_length)
+    """What the task makes of records for a plugin: with slots for one that reads them, bare for any other or none.
+
+    `encoder` is the host's for texts of `max_length`, given by whoever wants to know afterwards which it shortened.
+    """
+    encoder = encoder or host.encoder(max_length)
     make = task.examples if plugin is not None and plugin.reads_slots else task.bare_examples
     return task.prepare(make(records, encoder, knowledge, buckets=buckets), records, host, max_length)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -27,11 +26,13 @@ from kinject.errors import InputError, first_line
 from kinject.json_file import read_object
 from kinject.models.seams import Plugin
 from kinject.plugins.base import make_plugin
+from kinject.plugins.card import card
 from kinject.tree import flatten, unflatten
 
 FORMAT_VERSION, WITH_HEAD = 1, 2  # a folder without a head is what version 1 always was
 NO_KNOWLEDGE = {"name": "none", "fingerprint": None, "dim": 0, "count": 0}
 """The knowledge base of a plugin that was trained without one; it fits wherever its host does."""
+BESIDE = ("plugin.json", "README.md", "seal.json")  # what a plugin's folder holds beside its arrays
 FIELDS = {
     "method": str,
     "method_config": dict,
@@ -165,6 +166,57 @@ def save_plugin(
     (partial / "README.md").write_text(card(manifest))
     if folder.exists():
         shutil.rmtree(folder)
+    partial.replace(folder)
+    return folder
+
+
+def save_again(
+    stored: StoredPlugin,
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a plugin as it is now into a new folder, with another account of how it came about.
+
+    Args:
+      stored: the plugin, and the manifest that says what it is pinned to.
+      folder: must not exist.
+      config: how it was made.
+      metrics: of the training; None = as they were.
+
+    Raises:
+      InputError: the folder exists.
+    """
+    facts = stored.manifest
+    lineage = (str(facts["host"]["encoder_fingerprint"]),)
+    return save_plugin(
+        folder,
+        stored.plugin,
+        host=HostIdentity(str(facts["host"]["fingerprint"]), lineage, facts["hidden_size"]),
+        knowledge=facts["knowledge"],
+        config=config,
+        metrics=facts["metrics"] if metrics is None else metrics,
+        head=None if facts.get("head") is None else read_head(stored),
+    )
+
+
+def copy_plugin(stored: StoredPlugin, folder: Path) -> Path:
+    """Writes a plugin's folder once more, elsewhere, whole or not at all: its own files, and nothing else beside them.
+
+    Raises:
+      InputError: the folder exists, or the plugin's files are not as they were written.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists():
+        raise InputError(folder, "it exists already", "choose another folder; nothing was overwritten")
+    check_files(stored.folder, stored.manifest["files"])
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in (*stored.manifest["files"], *(one for one in BESIDE if (stored.folder / one).exists())):
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(stored.folder / name, partial / name)
     partial.replace(folder)
     return folder
 
@@ -328,41 +380,3 @@ def check_fits(
                 f"this one is {knowledge['fingerprint'][:19]}…",
                 "vectors of another embedding space mean nothing to it: train a plugin for this knowledge base",
             )
-
-
-def card(manifest: Mapping[str, Any]) -> str:
-    """The plugin's README: what it is, what it fits, what it was trained on, how it did, under which licence."""
-    knowledge, host, config = manifest["knowledge"], manifest["host"], manifest.get("config", {})
-    size = sum(math.prod(leaf["shape"]) for leaf in manifest["parameters"].values())
-    metrics = "\n".join(f"| {name} | {value:.4g} |" for name, value in manifest["metrics"].items())
-    source = f" Source: {knowledge['source']}." if knowledge.get("source") else ""
-    made_with = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
-    return (
-        f"# Knowledge plugin: {knowledge.get('name', 'unnamed')}\n\n"
-        f"Method `{manifest['method']}`, {size:,} parameters, for a host with hidden size {manifest['hidden_size']} "
-        f"and entity vectors of {manifest['knowledge_dim']} numbers.\n\n"
-        f"- Host encoder: `{host['encoder_fingerprint']}`\n"
-        f"- Knowledge base: {knowledge.get('name')} (`{knowledge.get('fingerprint')}`), "
-        f"{knowledge.get('count', 0):,} entities.{source}\n"
-        f"- Licence of the knowledge: {knowledge.get('license') or 'not stated'}\n"
-        f"- Trained on: {_data_line(config)}\n"
-        f"- Made with: {made_with}\n\n"
-        f"| metric in training | value |\n|---|---|\n{metrics}\n\n"
-        f"{_head_line(manifest)}The plugin holds no entity vectors: it needs the knowledge base named above.\n"
-    )
-
-
-def _data_line(config: Mapping[str, Any]) -> str:
-    """The data and the task, as the config named them; `@` is what another stage of its run made."""
-    data = [f"`{one}`" for one in config.get("data", ())]
-    if not data:
-        return "not stated"
-    return ", ".join(data) + (f", for the task `{config['task']}`" if config.get("task") else "")
-
-
-def _head_line(manifest: Mapping[str, Any]) -> str:
-    head = manifest.get("head")
-    if head is None:
-        return ""
-    outputs = f" of {head['num_labels']} outputs" if head.get("num_labels") else ""
-    return f"The `{head['kind']}` head{outputs} that was trained with it, for `{head['task']}`, is in `head/`. "

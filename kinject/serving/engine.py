@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.errors import InputError
@@ -38,10 +39,12 @@ class Asked:
     Attributes:
       results: (numbers of the records int [n], what a step yields for their batch, first n rows theirs).
       refused: {number of a record: what is wrong with it}.
+      shortened: `where` of the records whose texts were too long for the host.
     """
 
     results: list[tuple[np.ndarray, Any]]
     refused: dict[int, InputError]
+    shortened: frozenset[str] = frozenset()
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """(number of the record, its row of what the step yields), on the host."""
@@ -138,7 +141,8 @@ class Engine:
         """Gives records to the devices; `explained` int [n] goes along into the batches."""
         if not records:
             return Asked([], {})
-        examples, numbers, refused = sift(lambda some: self.examples(some, active), records)
+        encoder = self.host(active).encoder(self.max_length)
+        examples, numbers, refused = sift(lambda some: self.examples(some, active, encoder), records)
         results = []
         if examples is not None:
             made_of = numbers[record_of(examples, numbers)]
@@ -152,9 +156,11 @@ class Engine:
                 results.append((made_of[index], step(model.params, self.place.batch(batch, len(batch["weights"])))))
             unasked = set(numbers.tolist()) - set(made_of.tolist())
             refused |= {one: _no_example(records[one], examples) for one in unasked}
-        return Asked(results, refused)
+        return Asked(results, refused, frozenset(encoder.shortened))
 
-    def examples(self, records: Sequence[Record], active: ActivePlugins) -> Examples:
+    def examples(
+        self, records: Sequence[Record], active: ActivePlugins, encoder: EntityEncoder | None = None
+    ) -> Examples:
         """The task's examples of records without answers, with what the plugin prepares."""
         task, host = self.task, self.host(active)
         tokenizer = host.tokenizer
@@ -167,6 +173,7 @@ class Engine:
             active.knowledge,
             max_length=self.max_length,
             buckets=1,
+            encoder=encoder,
         )
         if made.record_index is not None and len(set(made.record_index.tolist())) < len(made.record_index):
             raise InputError(type(task).__name__, "it makes several examples of a text", "such a task cannot be served")
@@ -220,6 +227,7 @@ class Engine:
                 self.labels(alone[number], one.record) if before is not None else None,
                 explained.get(number),
                 one.id,
+                one.record.where in asked.shortened,
             )
 
     def _new_shapes(self) -> Shapes:

@@ -1,15 +1,20 @@
-"""A host that answers: `Host.load`, `host.plug`, `with host.unplugged()`, `host.predict`."""
+"""A host that answers: `Host.load`, `host.plug`, `with host.unplugged()`, `host.predict`, `host.stream`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, overload
+
+import jax
+from flax import nnx
 
 from kinject.data.records import Record
 from kinject.errors import InputError, did_you_mean
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import HostBundle, open_host, open_under_head, told_task
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
@@ -24,6 +29,18 @@ from kinject.serving.queries import Prediction, Refused, read_queries
 from kinject.tasks.base import Task, make_task
 
 Folder = str | os.PathLike[str]
+Input = str | Mapping[str, Any] | Record
+
+
+class Parameters(NamedTuple):
+    """How many numbers were trained, and how many stay frozen beside them."""
+
+    trained: int
+    frozen: int
+
+    def __str__(self) -> str:
+        share = self.trained / max(self.trained + self.frozen, 1)
+        return f"{self.trained:,} trained, {self.frozen:,} frozen ({share:.3%})"
 
 
 class Host:
@@ -31,11 +48,12 @@ class Host:
 
     Attributes:
       task: what it answers.
+      ready: the loaded model with its tokenizer and identity.
       engine: the compiled programs; `engine.programs.compiled` counts them.
     """
 
     def __init__(self, ready: HostBundle, task: Task, **options: Any):
-        self._ready, self.task = ready, task
+        self.ready, self.task = ready, task
         self.engine = Engine(ready, task, **options)
         self._plugged: dict[str, Plugged] = {}
         self._arrangement = ActivePlugins()
@@ -91,6 +109,15 @@ class Host:
         place = Placement.single() if devices == 1 else Placement.over(devices)
         return cls(ready, made, max_length=max_length, rows=batch_size, window=window, precision=precision, place=place)
 
+    def __repr__(self) -> str:
+        config, labels = self.ready.loaded.config, self.task.labels
+        answers = f" of {len(labels)} labels" if labels else ""
+        told = [f"{self.ready.loaded.folder}", f"{config.model_type}, {config.num_hidden_layers} layers"]
+        told += [f"{self.task.made_as[0]}{answers}"]
+        read = {name: one.knowledge for name, one in self._plugged.items()}
+        plugged = [f"{name} ({base.size:,} entities)" if base is not None else name for name, base in read.items()]
+        return f"Host({', '.join(told)}; plugged in: {', '.join(plugged) or 'nothing'})"
+
     @property
     def plugged(self) -> tuple[str, ...]:
         """The names of the plugins, in the order in which they were plugged in."""
@@ -112,36 +139,66 @@ class Host:
 
         Args:
           plugin: loaded, or its folder.
-          knowledge: the knowledge base that it was trained on, or its folder; None for a plugin that reads none.
+          knowledge: the knowledge base that it was trained on, or its folder; None = the one that a plugin of
+            `kinject.tune` brings along, and for a plugin that reads none.
           memory: PlugLM's memory or memories.
           linker: finds mentions in texts that come without.
-          name: what it is called in answers; None = its folder's name. One that is plugged in under it is replaced.
+          name: what it is called in answers; one that is plugged in under it is replaced. None = its own name, or that
+            of its knowledge base where another plugin goes by its own; the same plugin is replaced.
 
         Raises:
           InputError: another host's plugin or knowledge base, or one that cannot be combined with what is plugged in;
             the host stays as it was.
         """
         plugin = plugin if isinstance(plugin, Plugin) else Plugin.load(plugin)
+        knowledge = plugin.knowledge if knowledge is None else knowledge
         knowledge = knowledge if isinstance(knowledge, KnowledgeBase | None) else KnowledgeBase.open(knowledge)
         folders = [memory] if isinstance(memory, str | os.PathLike) else memory
         memories = [PassageMemory.open(Path(one)) for one in folders]
-        name = plugin.name if name is None else name
-        one = fit(plugin, self._ready, name, knowledge, memories, linker)
+        name = self._free_name(plugin) if name is None else name
+        one = fit(plugin, self.ready, name, knowledge, memories, linker)
         plugged = {**self._plugged, name: one}
         self._arrangement, self._plugged = ActivePlugins.of(plugged), plugged
         return self
 
-    def unplug(self, name: str) -> Host:
-        """Takes a plugin out, and returns the host.
+    def unplug(self, which: Plugin | str | None = None) -> Host:
+        """Takes out a plugin, or the one of a name, or with no argument all of them, and returns the host.
 
         Raises:
-          InputError: none of that name is in.
+          InputError: it is not plugged in.
         """
-        if name not in self._plugged:
+        if isinstance(which, Plugin):
+            out = {name for name, one in self._plugged.items() if one.source is which or one.source.same_as(which)}
+            name = which.name
+        else:
+            name, out = which or "", set(self._plugged) if which is None else {which} & self._plugged.keys()
+        if not out and which is not None:
             raise InputError(f"plugin {name}", "it is not plugged in", did_you_mean(name, self._plugged))
-        self._plugged = {each: one for each, one in self._plugged.items() if each != name}
+        self._plugged = {each: one for each, one in self._plugged.items() if each not in out}
         self._arrangement = ActivePlugins.of(self._plugged)
         return self
+
+    def _free_name(self, plugin: Plugin) -> str:
+        """What a plugin is called that is plugged in without a name."""
+        taken = {name for name, one in self._plugged.items() if not one.source.same_as(plugin)}
+        names = (plugin.name, str(plugin.manifest["knowledge"].get("name")))
+        for name in names:
+            if name not in taken:
+                return name
+        problem = f"other plugins are called {' and '.join(dict.fromkeys(names))}"
+        raise InputError(f"plugin {plugin.name}", problem, "give it a name: plug(…, name=…)")
+
+    def trainable_parameters(self) -> Parameters:
+        """How many numbers were trained in what is plugged in, and how many the frozen host has."""
+        arrays = jax.tree.leaves(nnx.state(self.ready.loaded.host, nnx.Param))
+        plugged = sum(one.source.trainable_parameters() for one in self._plugged.values())
+        return Parameters(plugged, sum(leaf.size for leaf in arrays))
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """What evaluates this host alone and with plugins; `Plugin.evaluate` asks it."""
+        engine = self.engine
+        return Comparison(self.ready, self.task, engine.max_length, engine.place, precision=engine.precision)
 
     @contextmanager
     def unplugged(self) -> Iterator[Host]:
@@ -152,9 +209,38 @@ class Host:
         finally:
             self._off = before
 
+    @overload
+    def predict(self, inputs: Input, *, errors: Literal["raise"] = "raise", **options: Any) -> Prediction: ...
+
+    @overload
     def predict(
+        self, inputs: Iterable[Input], *, errors: Literal["raise"] = "raise", **options: Any
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, inputs: Input, *, errors: Literal["yield"], **options: Any) -> Prediction | Refused: ...
+
+    @overload
+    def predict(
+        self, inputs: Iterable[Input], *, errors: Literal["yield"], **options: Any
+    ) -> list[Prediction | Refused]: ...
+
+    def predict(self, inputs: Input | Iterable[Input], **options: Any) -> Any:
+        """Answers: one text or record with one answer, several with a list of answers in their order.
+
+        Args:
+          inputs: as of `stream`.
+          options: as of `stream`.
+
+        Raises:
+          InputError: options that the task cannot serve, or an input that cannot be used.
+        """
+        answers = self.stream(inputs, **options)
+        return next(answers) if isinstance(inputs, str | Mapping | Record) else list(answers)
+
+    def stream(
         self,
-        inputs: str | Mapping[str, Any] | Record | Iterable[str | Mapping[str, Any] | Record],
+        inputs: Input | Iterable[Input],
         *,
         top: int = 5,
         compare: bool = False,
@@ -162,7 +248,9 @@ class Host:
         errors: Literal["raise", "yield"] = "raise",
         linker: Linker | None = None,
     ) -> Iterator[Prediction | Refused]:
-        """Answers texts or records, in their order, as a stream; what is plugged in now counts for all of them.
+        """Answers texts or records, in their order, as they come: memory does not grow with their number.
+
+        What is plugged in now counts for all of them.
 
         Args:
           inputs: texts, dicts as a line of a record file has them (docs/formats.md; no answer is needed), `Record`s.
@@ -193,7 +281,7 @@ class Host:
         errors: Literal["raise", "yield"] = "raise",
         linker: Linker | None = None,
     ) -> Iterator[Prediction | Refused]:
-        """As `predict`, of (line, input) pairs of a file `name`; an input that is an InputError is refused."""
+        """As `stream`, of (line, input) pairs of a file `name`; an input that is an InputError is refused."""
         now = self._arrangement.alone if self._off else self._arrangement
         queries = read_queries(numbered, name, (linker,) if linker else now.linkers)
         explainer = Explainer(self.engine, now) if explain else None

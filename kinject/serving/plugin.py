@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flax import nnx
 
 from kinject.data.encode import rows_with_vector
 from kinject.errors import InputError
+from kinject.inference.comparison import Comparison, named_seed
 from kinject.inference.host import HostBundle, knowledge_identity
 from kinject.inference.passages import attach
 from kinject.knowledge.base import KnowledgeBase
@@ -21,26 +23,49 @@ from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
 from kinject.models import seams
 from kinject.plugins.pluglm import PlugLM
-from kinject.plugins.store import StoredPlugin, check_fits, load_plugin
+from kinject.plugins.store import StoredPlugin, check_fits, copy_plugin, load_plugin
+from kinject.serving.evaluation import Evaluation
+from kinject.serving.labelled import Inputs, labelled, open_base
 from kinject.serving.routing import JoinedKnowledge, Routed
+from kinject.tasks.base import Task
 
 NAMES_KEPT = 1 << 16
 SLOTS_ALONE = ("feed_forward", "outputs", "before", "prepare")  # a plugin beside others must not override these
 
 
+class Evaluates(Protocol):
+    """What a plugin is evaluated with: `kinject.Host` is one."""
+
+    ready: HostBundle
+    task: Task
+
+    @property
+    def comparison(self) -> Comparison:
+        """What evaluates it alone and with plugins."""
+
+
 class Plugin:
-    """A knowledge plugin as it lies in its folder: `Plugin.load(folder)`, then `host.plug(plugin, knowledge=…)`.
+    """A knowledge plugin: loaded from its folder by `Plugin.load`, or made by `kinject.tune` or `kinject.average`.
 
     Attributes:
-      name: the folder's.
+      name: the folder's, or that of its knowledge base where no folder was named yet.
       method: the registered name of its method.
       manifest: the content of `plugin.json`.
+      knowledge: the knowledge base that it was tuned on, where that is at hand; None for a plugin read from a folder.
     """
 
-    def __init__(self, stored: StoredPlugin):
-        self.stored = stored
-        self.name, self.manifest = stored.folder.name, stored.manifest
+    def __init__(
+        self,
+        stored: StoredPlugin,
+        *,
+        name: str | None = None,
+        knowledge: KnowledgeBase | None = None,
+        keeps: Any = None,
+    ):
+        self.stored, self.knowledge = stored, knowledge
+        self.name, self.manifest = name or stored.folder.name, stored.manifest
         self.method: str = stored.manifest["method"]
+        self._keeps = keeps  # what the folder lasts as long as
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Plugin:
@@ -51,35 +76,105 @@ class Plugin:
         """
         return cls(load_plugin(Path(folder)))
 
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the plugin's folder (docs/formats.md), whole or not at all, and returns it.
+
+        Raises:
+          InputError: the folder exists.
+        """
+        return copy_plugin(self.stored, Path(folder))
+
+    def evaluate(
+        self,
+        host: Evaluates,
+        knowledge: KnowledgeBase | str | os.PathLike[str] | None,
+        records: Inputs,
+        *,
+        linker: Linker | None = None,
+        seed: int = 0,
+    ) -> Evaluation:
+        """Asks the host about labelled records: alone, with this plugin, and with another entity's knowledge.
+
+        What is plugged into the host does not matter, and stays.
+
+        Args:
+          host: that the plugin fits.
+          knowledge: its knowledge base; None = the one that it brings along, or none.
+          records: as of `Host.stream`, with the fields that the task asks for, such as `label`.
+          linker: finds mentions in records that come without; None = the names of the knowledge base.
+          seed: of the exchange; a config's `evaluate` stage with that seed exchanges alike.
+
+        Raises:
+          InputError: another host's plugin or knowledge base, or a record that cannot be used.
+        """
+        base = self.knowledge if knowledge is None else open_base(knowledge)
+        fitted = fit(self, host.ready, self.name, base, (), None)
+        known = labelled(records, base, linker, host.task.required)
+        return Evaluation.of(host.comparison.rows(fitted.plugin, base, known, named_seed(seed, "evaluate")), self.name)
+
     @property
     def reads_memory(self) -> bool:
         """Whether it answers from a memory of passages (PlugLM)."""
         return isinstance(self.stored.plugin, PlugLM)
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What its training reported."""
+        return dict(self.manifest["metrics"])
+
+    def trainable_parameters(self) -> int:
+        """How many numbers were trained: the plugin's own, and those of a head that came along."""
+        trained = {**self.manifest["parameters"], **(self.manifest.get("head") or {}).get("parameters", {})}
+        return sum(math.prod(leaf["shape"]) for leaf in trained.values())
+
+    def same_as(self, other: Plugin) -> bool:
+        """Whether both have the same parameters, and were made for the same host and knowledge base."""
+        parts = ("files", "host", "method", "method_config")
+        return all(self.manifest[one] == other.manifest[one] for one in parts) and (
+            self.manifest["knowledge"].get("fingerprint") == other.manifest["knowledge"].get("fingerprint")
+        )
+
     def __repr__(self) -> str:
         about = self.manifest["knowledge"].get("name")
-        return f"Plugin({self.name!r}, {self.method}, knowledge {about!r}, {self.stored.folder})"
+        size = f"{self.trainable_parameters():,} parameters"
+        where = "not saved yet" if self._keeps is not None else self.stored.folder
+        return f"Plugin({self.name!r}, {self.method}, {size}, knowledge {about!r}, {where})"
 
 
 def pair(
     plugins: Sequence[Plugin], bases: Sequence[KnowledgeBase]
 ) -> tuple[list[KnowledgeBase | None], list[KnowledgeBase]]:
-    """Finds each plugin's knowledge base.
+    """Finds each plugin's knowledge base; plugins of one name are called after their knowledge bases from here on.
 
     Returns:
       (the knowledge base of each plugin, None where it needs none; those that no plugin reads).
 
     Raises:
-      InputError: two plugins of one name, a plugin whose knowledge base is not given.
+      InputError: two plugins of one name that knowledge bases of one name read, a plugin whose knowledge base is not
+        given.
     """
-    seen = set()
-    for plugin in plugins:
-        if plugin.name in seen:
-            problem = f"another plugin is called {plugin.name} too"
-            raise InputError(f"--plugin {plugin.stored.folder}", problem, "rename its folder")
-        seen.add(plugin.name)
+    for plugin, name in zip(plugins, apart(plugins), strict=True):
+        plugin.name = name
     read = [knowledge_of(plugin, bases) for plugin in plugins]
     return read, [base for base in bases if all(base is not one for one in read)]
+
+
+def apart(plugins: Sequence[Plugin]) -> list[str]:
+    """Names that tell plugins apart: the plugin's own, or its knowledge base's where several have the same.
+
+    Raises:
+      InputError: that does not tell them apart either.
+    """
+    names = [plugin.name for plugin in plugins]
+    found = [
+        name if names.count(name) == 1 else str(plugin.manifest["knowledge"].get("name"))
+        for plugin, name in zip(plugins, names, strict=True)
+    ]
+    for number, name in enumerate(found):
+        if name in found[:number]:
+            problem = f"another plugin is called {name} too"
+            raise InputError(f"--plugin {plugins[number].stored.folder}", problem, "rename its folder")
+    return found
 
 
 def knowledge_of(plugin: Plugin, bases: Sequence[KnowledgeBase]) -> KnowledgeBase | None:
@@ -113,6 +208,7 @@ class Plugged:
     knowledge: KnowledgeBase | None
     memories: tuple[PassageMemory, ...]
     linker: Linker | None
+    source: Plugin
 
 
 def fit(
@@ -139,7 +235,7 @@ def fit(
         attach(made, memories, host.identity)
     elif memories:
         raise InputError(stored.folder, f"{plugin.method} reads no memory of passages", "leave the memory out")
-    return Plugged(name, made, knowledge, tuple(memories), linker)
+    return Plugged(name, made, knowledge, tuple(memories), linker, plugin)
 
 
 @dataclass(frozen=True)

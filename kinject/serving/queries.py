@@ -207,7 +207,7 @@ class Explanation:
         return made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The answer to one text.
 
@@ -218,6 +218,7 @@ class Prediction:
       entities: the mentions, given or linked.
       before: as `labels`, of the host alone; None unless asked for.
       explanation: None unless asked for.
+      truncated: whether the text was too long for the host, and lost what is farthest from its mentions.
     """
 
     line: int
@@ -226,6 +227,17 @@ class Prediction:
     before: Labels | None = None
     explanation: Explanation | None = None
     id: Any = None
+    truncated: bool = False
+
+    def __repr__(self) -> str:
+        told = [_shown(self.labels)]
+        if self.before is not None:
+            told.append(f"before {_shown(self.before)}")
+        told += [f"{one.name or one.entity!r} read by {one.plugin}" for one in self.entities if one.plugin is not None]
+        nobody = sum(one.plugin is None for one in self.entities)
+        told += [f"{nobody} mention{'s' if nobody > 1 else ''} read by nobody"] if nobody else []
+        told += ["truncated"] if self.truncated else []
+        return f"Prediction({', '.join(told)})"
 
     @property
     def label(self) -> str | None:
@@ -246,7 +258,15 @@ class Prediction:
             made["before"] = [one.to_json() for one in self.before]
         if self.explanation is not None:
             made["explain"] = self.explanation.to_json()
+        if self.truncated:
+            made["truncated"] = True
         return made
+
+
+def _shown(labels: Labels) -> str:
+    """The first answers, for a person."""
+    told = " | ".join(f"{one.label!r} {one.score:.3f}" for one in labels[:2])
+    return (told or "no answer") + (" | …" if len(labels) > 2 else "")
 
 
 @dataclass(frozen=True)

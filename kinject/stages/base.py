@@ -6,14 +6,12 @@ And what the stages that train have beside it: task, data, rules and the loop's 
 from __future__ import annotations
 
 import shutil
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from kinject.config import Section
@@ -22,6 +20,7 @@ from kinject.data.records import Record
 from kinject.data.sources.package_data import package_file
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_datasets
 from kinject.errors import InputError, did_you_mean
+from kinject.inference.comparison import named_seed
 from kinject.inference.host import HostBundle, attach_knowledge, knowledge_identity, task_examples
 from kinject.inference.host import open_host as open_host  # pages and notebooks imported it from here
 from kinject.inference.mesh import Placement
@@ -59,6 +58,8 @@ class Run:
     Attributes:
       stages: settings by stage name, in order.
       results: what finished stages reported; `results.json`.
+      given: what is at hand already, by the reference that names it: a `HostBundle`, a `KnowledgeBase`, or a list of
+        `Record`s. Nothing is read for those.
     """
 
     workdir: Path
@@ -67,6 +68,7 @@ class Run:
     placement: Placement
     stages: Mapping[str, StageConfig]
     results: dict[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, stage: str) -> Path:
         """Where a stage puts what it makes."""
@@ -74,10 +76,12 @@ class Run:
 
     def seed_of(self, stage: str) -> int:
         """A seed of the stage's own, so that stages draw independently of which others ran."""
-        return int(np.random.SeedSequence([self.seed, zlib.crc32(stage.encode())]).generate_state(1)[0] >> 1)
+        return named_seed(self.seed, stage)
 
     def check(self, reference: str, where: str) -> None:
         """Raises InputError where `path` is sure to do so, before any stage has run."""
+        if reference in self.given:
+            return
         if reference.startswith(OUTPUT_MARK):
             self._stage_of(reference, where)
         elif is_dataset(reference):
@@ -121,11 +125,15 @@ class Run:
 
     def records(self, references: tuple[str, ...], require: tuple[str, ...], where: str) -> list[Record]:
         """All records of some JSON-lines files and TFDS splits (`tfds:…`, see datasets/records.py)."""
+        if any(one in self.given for one in references):
+            return [record for one in references for record in self.given[one]]
         found = [one if is_dataset(one) else self.path(one, where) for one in references]
         return list(read_datasets(found, require))
 
     def knowledge(self, reference: str, where: str) -> KnowledgeBase:
         """Opens the knowledge base that a reference names; raises InputError where there is none."""
+        if reference in self.given:
+            return self.given[reference]
         return KnowledgeBase.open(self.path(reference, where))
 
 

@@ -80,8 +80,17 @@ class Experiment:
         devices: int | None = None,
         quiet: bool = False,
         command: str = "",
+        given: Mapping[str, Any] | None = None,
     ) -> Experiment:
-        """Checks the whole config before anything is run or written; `command` is what is noted of how it was run.
+        """Checks the whole config before anything is run or written.
+
+        Args:
+          config: as `get_config` of a config file returns it.
+          workdir: where everything is written.
+          devices: how many of them are used, None = all.
+          quiet: print nothing.
+          command: what is noted of how it was run.
+          given: what the config's references name and is at hand already, see `Run`.
 
         Raises:
           InputError: a bad config, or a workdir that holds the run of another config.
@@ -92,7 +101,7 @@ class Experiment:
             raise InputError("config.seed", f"it must be a whole number from 0, got {seed!r}")
         workdir = Path(workdir).expanduser().absolute()
         reporter = Reporter(quiet=quiet or not first())
-        run = Run(workdir, seed, reporter, Placement.over(devices, read_mesh(config)), stages)
+        run = Run(workdir, seed, reporter, Placement.over(devices, read_mesh(config)), stages, given=given or {})
         settled = {
             "name": config.get("name", "experiment"),
             "seed": seed,

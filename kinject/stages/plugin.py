@@ -42,6 +42,7 @@ from kinject.plugins.store import StoredPlugin, load_plugin, save_plugin
 from kinject.stages.base import Rules, Run, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
 from kinject.tasks.base import Task, make_task
 from kinject.training.loop import Fit, FitResult
+from kinject.training.partition import TRAIN
 from kinject.tree import Flat, flatten, unflatten
 
 
@@ -203,10 +204,21 @@ class PluginStage(TrainingStage):
 
     def _host(self, task: Task) -> HostBundle:
         config = self.config
+        held = self.run.given.get(config.host)
+        if held is not None and self._as_held(held, task):
+            return held
         fresh = {"num_labels": task.num_labels, "fresh_head": True, "seed": self.seed} if config.fresh_head else {}
         reference = self.run.model(config.host, self.host_where)
         dtype = activations(config.fit.compute_dtype)
         return open_host(reference, head=task.head or "none", dropout=config.dropout, dtype=dtype, **fresh)
+
+    def _as_held(self, held: HostBundle, task: Task) -> bool:
+        """Whether the host that is at hand is the one that would be loaded, and stays as it is."""
+        config, host = self.config, held.loaded.host
+        head = None if host.head is None else host.head.kind
+        trained = any(label == TRAIN and not regex.startswith("plugin/") for regex, label in config.train)
+        alike = host.encoder.dtype == activations(config.fit.compute_dtype) and head == task.head
+        return alike and not trained and not config.fresh_head and config.dropout is None
 
     def fresh_plugin(self, host: HostBundle, knowledge: KnowledgeBase | None) -> Plugin:
         """The plugin as the stage's seed draws it, with its parts loaded; see `initialise`."""

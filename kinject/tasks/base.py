@@ -126,6 +126,7 @@ class Task(ABC):
       required: record fields without which an example is an error.
       metric: the metric on which checkpoints are compared; larger is better.
       labels: names of the head's outputs, in their order; None for tasks whose outputs have no names.
+      made_as: the registered name and the options that `make_task` made it of.
       multi_label: whether an example may have several answers at once, each for itself (see `choices`).
       scores: what makes scores of `choices`: a "softmax" over them, a "sigmoid" of each, or nothing ("raw").
     """
@@ -134,6 +135,7 @@ class Task(ABC):
     required: ClassVar[tuple[str, ...]] = ()
     metric: str = "accuracy"
     labels: tuple[str, ...] | None = None
+    made_as: tuple[str, Mapping[str, Any]] = ("", {})
     multi_label: ClassVar[bool] = False
     scores: Literal["softmax", "sigmoid", "raw"] = "softmax"
 
@@ -301,9 +303,11 @@ def make_task(name: str, where: str = "task", **options: Any) -> Task:
     if name not in _TASKS:
         raise InputError(where, f"there is no task {name!r}", did_you_mean(name, _TASKS))
     try:
-        return _TASKS[name](**options)
+        made = _TASKS[name](**options)
     except TypeError as error:
         raise InputError(where, f"the task {name} refuses its options: {error}") from None
+    made.made_as = name, options
+    return made
 
 
 def _import_ours() -> None:

@@ -75,6 +75,9 @@ class Thunlp(Protocol):
         self, passages: Sequence[Passage], encoder: EntityEncoder, knowledge: KnowledgeBase | None
     ) -> list[Encoded]:
         encoded = super().encode(passages, untruncated(self.spelled(encoder)), knowledge)
+        encoder.shortened |= {
+            passage.where for passage, one in zip(passages, encoded, strict=True) if len(one) > encoder.max_length
+        }
         return [cut_right(one, encoder) for one in encoded]
 
     def pair_encoder(self, encoder: EntityEncoder) -> EntityEncoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -107,3 +107,18 @@ class FitConfig(Section):
     def evaluation_steps(self, examples: int) -> int:
         """Steps from one evaluation to the next, 0 = only at the end."""
         return math.ceil(examples / self.batch_size) if self.evaluate_every == "epoch" else self.evaluate_every
+
+
+LEARNING_RATES = {"map_tuning": 3e-3, "kformer": 1e-3, "k_adapter": 1e-3, "k_adapter_combination": 1e-3}
+"""By method, where one of its size starts well on some hundred records."""
+
+
+def ready_fit(method: str) -> dict[str, Any]:
+    """The `fit` section that a training of some hundred records starts well with.
+
+    Args:
+      method: a registered name; for one that is not in `LEARNING_RATES` the rate is `OptimizerConfig`'s default.
+    """
+    rate = LEARNING_RATES.get(method)
+    optimizer = {"name": "adamw", "schedule": "linear", "warmup": 0.1, "clip": 1.0}
+    return {"batch_size": 20, "epochs": 8, "optimizer": {**optimizer, **({"learning_rate": rate} if rate else {})}}

@@ -1,0 +1,147 @@
+"""`kinject.tune`: a plugin for a host that is at hand, tuned by the very stage that a config names."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kinject.data.records import Record
+from kinject.errors import InputError, did_you_mean
+from kinject.knowledge.base import KnowledgeBase
+from kinject.plugins.base import read_method
+from kinject.plugins.store import copy_plugin, load_plugin
+from kinject.serving import Host, Plugin
+from kinject.serving.host import Folder
+from kinject.serving.labelled import Inputs, labelled, open_base
+from kinject.stages.experiment import Experiment
+from kinject.training.config import FitConfig, OptimizerConfig, ready_fit
+
+STAGE = "plugin"
+
+
+def tune(
+    host: Host,
+    knowledge: KnowledgeBase | Folder | None,
+    records: Inputs,
+    *,
+    dev: Inputs | None = None,
+    method: str | Mapping[str, Any] = "map_tuning",
+    initialise: str | None = None,
+    max_length: int | None = None,
+    train: Sequence[tuple[str, str]] | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    workdir: Folder | None = None,
+    quiet: bool | None = None,
+    **fit: Any,
+) -> Plugin:
+    """Tunes a plugin through a frozen host, by its own task, with the stage `plugin` of configs.
+
+    A config with a stage `plugin` of the same settings, seed and records makes the same plugin, bit for bit.
+
+    Args:
+      host: stays as it is, and what is plugged in does not matter.
+      knowledge: the knowledge base, or its folder; None for a method that reads none.
+      records: labelled texts: dicts as a line of a record file has them, `Record`s, or such a file's path. Where one
+        does not say its `mentions`, the knowledge base's names are looked for.
+      dev: the same, to choose the best of the evaluations by; without it the last step's parameters are kept.
+      method: a registered name, or `{"name": …, **its settings}`.
+      initialise: the start, see `initialise` of a stage `plugin`; None = that stage's default.
+      max_length: tokens a text; None = as the host was loaded.
+      train: (regex, "train" | "freeze") rules over parameter paths; None = the plugin alone.
+      seed: of the order of the records, of dropout, and of what is drawn.
+      name: what the plugin is called; None = as its knowledge base.
+      workdir: where checkpoints and the plugin's folder go: the same call again goes on where it was interrupted.
+        None = nowhere that stays.
+      quiet: print nothing; None = where there is no terminal.
+      fit: options of the `fit` section of configs, such as `epochs`, `batch_size`; those of its `optimizer`, such as
+        `learning_rate`, may stand here too. What is not given is taken from `ready_fit(method)`.
+
+    Returns:
+      The plugin, with its knowledge base at hand: `host.plug(plugin)` needs no more, and `save` writes its folder.
+
+    Raises:
+      InputError: a setting or record that cannot be used, or what does not go together.
+    """
+    base = None if knowledge is None else open_base(knowledge)
+    settings = {"name": method} if isinstance(method, str) else dict(method)
+    cls, _ = read_method(settings, "method")
+    stage = {
+        "method": settings,
+        "max_length": host.engine.max_length if max_length is None else max_length,
+        "fit": read_fit(cls.name, fit, has_dev=dev is not None),
+        **({} if initialise is None else {"initialise": initialise}),
+        **({} if train is None else {"train": tuple((regex, label) for regex, label in train)}),
+    }
+    stage, given = _with_what_is_at_hand(stage, host, base, records, dev)
+    keeps = None if workdir is not None else tempfile.TemporaryDirectory(prefix="kinject-")
+    folder = Path(f"{keeps.name}/run" if workdir is None and keeps is not None else workdir or "")
+    quiet = not sys.stdout.isatty() if quiet is None else quiet
+    config = {"name": "kinject.tune", "seed": seed, "stages": {STAGE: stage}}
+    devices = host.engine.place.devices
+    with Experiment.open(
+        config, folder, devices=devices, quiet=quiet, command="kinject.tune", given=given
+    ) as experiment:
+        for one in experiment.choose(None):
+            experiment.execute(one)
+    made = load_plugin(folder / STAGE)
+    if keeps is not None:  # all that stays of it is the plugin
+        made = load_plugin(copy_plugin(made, Path(keeps.name) / STAGE))
+        shutil.rmtree(folder)
+    return Plugin(made, name=name or (cls.name if base is None else base.name), knowledge=base, keeps=keeps)
+
+
+def _with_what_is_at_hand(
+    stage: Mapping[str, Any], host: Host, base: KnowledgeBase | None, records: Inputs, dev: Inputs | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a stage with what it refers to, and that by its reference."""
+    task, options = host.task.made_as
+    folder = str(host.ready.loaded.folder)
+    stage = {"kind": "plugin", "task": task, "task_options": dict(options), "host": folder, **stage}
+    given: dict[str, Any] = {folder: host.ready}
+    if base is not None:
+        stage["knowledge"] = str(base.folder)
+        given[str(base.folder)] = base
+    for field, some, called in (("data", records, "records"), ("dev_data", dev, "dev")):
+        if some is not None:
+            known = labelled(some, base, None, host.task.required, called)
+            stage[field] = (described(known),)
+            given[stage[field][0]] = known
+    return stage, given
+
+
+def read_fit(method: str, given: Mapping[str, Any], *, has_dev: bool) -> dict[str, Any]:
+    """The `fit` section of a stage: what is given, and the rest as suits the method.
+
+    Raises:
+      InputError: an option that neither `fit` nor its `optimizer` has.
+    """
+    made = ready_fit(method)
+    ours, theirs = FitConfig.__pydantic_fields__, OptimizerConfig.__pydantic_fields__
+    optimizer = {**made.pop("optimizer"), **given.get("optimizer", {})}
+    for key, value in given.items():
+        if key in ours:
+            made[key] = value
+        elif key in theirs:
+            optimizer[key] = value
+        else:
+            known = [*ours, *theirs, *(tune.__kwdefaults__ or {})]
+            raise InputError(f"tune: {key}", "there is no such option", did_you_mean(key, known))
+    if given.get("steps") is not None and "epochs" not in given:
+        made["epochs"] = None
+    if has_dev and "evaluate_every" not in given:
+        made["evaluate_every"] = "epoch"
+    return {**made, "optimizer": optimizer}
+
+
+def described(records: Sequence[Record]) -> str:
+    """What records from Python are called in settings and on the plugin's card: how many, and which."""
+    digest = hashlib.sha256()
+    for one in records:
+        digest.update(repr((one.source, one.mentions, sorted(one.fields.items(), key=repr))).encode())
+    return f"{len(records)} records given from Python (sha256:{digest.hexdigest()[:12]})"
