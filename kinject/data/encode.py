@@ -10,8 +10,7 @@ they leave what the host's own tokenizer makes of the text. Only where a mention
 `German` of `Germans`) is the text cut at its mentions first, so that a mention owns whole pieces; that too is the same
 with and without slots.
 
-The slot holds the host's unknown-word id. The plugin replaces that embedding, so any id would do for it; the mask id
-would look like a blank to whoever searches for one, the pad id like padding.
+The slot holds the host's unknown-word id, whose embedding the plugin replaces: the mask id would look like a blank.
 """
 
 from __future__ import annotations
@@ -101,9 +100,6 @@ class EntityEncoder:
         takes the space behind it: the slash has none before it, a marker that begins the text neither, and the mention
         behind one has. (For other tokenizers it changes nothing.)
 
-    Attributes:
-      shortened: `where` of the passages that lost pieces so far.
-
     Raises:
       InputError: a length the host does not have, a separator it cannot spell.
     """
@@ -120,7 +116,7 @@ class EntityEncoder:
         self.tokenizer = tokenizer
         self.joined = joined and tokenizer.family == "bpe"
         self.separator = separator
-        self.shortened: set[str] = set()
+        self.shortened: set[str] = set()  # `where` of the passages that lost pieces so far
         self.truncate = truncate or partial(doomed_pieces, left=tokenizer.cut_left)
         self.max_length = tokenizer.max_length if max_length is None else max_length
         least = len(tokenizer.before) + len(tokenizer.between) + len(tokenizer.after) + 1
