@@ -25,10 +25,17 @@ class InputError(Exception):
     def __init__(self, where: object, problem: str, hint: str = ""):
         self.where, self.problem, self.hint = where, problem, hint
         line = f"{where}: {problem}" + (f"; {hint}" if hint else "")
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.where, self.problem, self.hint)
+
+
+def printable(text: str) -> str:
+    r"""Returns a text without what moves a terminal's cursor or hides: such characters as their escapes, `\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)
 
 
 def first_line(error: BaseException, limit: int = 160) -> str:

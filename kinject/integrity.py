@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,16 @@ class Seal:
         low, high = start // BLOCK, -(-stop // BLOCK)
         self.check_blocks(name, low + np.flatnonzero(~seen[low:high]))
 
-    def check_blocks(self, name: str, blocks: Iterable[int]) -> None:
-        """Raises InputError unless these blocks of a file, counted from 0, are what was sealed."""
+    def check_blocks(self, name: str, blocks: Iterable[int]) -> bool:
+        """Raises InputError unless these blocks of a file, counted from 0, are what was sealed.
+
+        Returns:
+          Whether all blocks of the file have been checked by now.
+        """
         seen, facts = self._blocks(name), self.files[name]
         todo = [int(block) for block in blocks if not seen[block]]
         if not todo:
-            return
+            return bool(seen.all())
         path = self.folder / name
         try:
             with path.open("rb") as file:
@@ -78,6 +82,7 @@ class Seal:
         if bad is not None:
             place = "" if "sha256" in facts else f" (from byte {bad * BLOCK})"
             raise InputError(path, f"its content is not what was sealed{place}", DAMAGED)
+        return bool(seen.all())
 
     @staticmethod
     def _same(file: Any, hashes: str, block: int, seen: np.ndarray) -> bool:
@@ -103,8 +108,10 @@ class Seal:
         for name in self.files if names is None else names:
             self.check(name)
 
-    def array(self, name: str, array: np.ndarray) -> CheckedArray:
-        """A memory map of a .npy file whose blocks are checked when they are first read."""
+    def array(self, name: str, array: np.ndarray) -> np.ndarray | CheckedArray:
+        """A memory map of a .npy file, whose blocks are checked when they are first read unless they all have been."""
+        if name not in self.files or self._blocks(name).all():
+            return array
         return CheckedArray(self, name, array)
 
 
@@ -119,7 +126,7 @@ class CheckedArray(np.lib.mixins.NDArrayOperatorsMixin):
         self._seal, self._name, self._array = seal, name, array
         self._offset = int(getattr(array, "offset", 0))
         self._row = array.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
-        self._all = name not in seal.files or seal.files[name]["size"] == 0
+        self._all = False  # whether all of it was checked
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
         self.itemsize, self.nbytes, self.size, self.flags = array.itemsize, array.nbytes, array.size, array.flags
 
@@ -135,7 +142,8 @@ class CheckedArray(np.lib.mixins.NDArrayOperatorsMixin):
         return iter(np.asarray(self))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        self._touch(slice(None))
+        if not self._all:
+            self._touch(slice(None))
         return np.asarray(self._array, dtype) if not copy else np.array(self._array, dtype)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
@@ -168,7 +176,7 @@ class CheckedArray(np.lib.mixins.NDArrayOperatorsMixin):
         first = (self._offset + rows * self._row) // BLOCK
         last = (self._offset + (rows + 1) * self._row - 1) // BLOCK
         blocks = np.unique(first if np.array_equal(first, last) else np.concatenate([first, last]))
-        self._seal.check_blocks(self._name, blocks.tolist())
+        self._all = self._seal.check_blocks(self._name, blocks.tolist())
         return None
 
 
@@ -186,7 +194,39 @@ def write_seal(folder: Path | str, outside: Sequence[str] = ()) -> str:
       InputError: something in the folder is no plain file, or the seal cannot be written.
     """
     folder = Path(folder)
-    files = {name: _described(folder / name) for name in _listed(folder, outside)}
+    return _write(folder, {name: _described(folder / name) for name in _listed(folder, outside)}, outside)
+
+
+def reseal(folder: Path | str, changed: Mapping[str, Iterable[int] | None]) -> str:
+    """Seals a folder again of which some files were changed on purpose; what it says of the others stays.
+
+    Args:
+      folder: with a seal.
+      changed: {name: which blocks of it, from 0, None = all}; what was appended to a file need not be named.
+
+    Returns:
+      The hash of the new seal.
+    """
+    folder = Path(folder)
+    files, outside = _read_fields(folder / SEAL)[1:]
+    for name, blocks in changed.items():
+        old, path = files.get(name, {}), folder / name
+        size = path.stat().st_size
+        if blocks is None or size <= BLOCK or "blocks" not in old:
+            files[name] = _described(path)
+            continue
+        kept = old["size"] // BLOCK  # whole blocks before anything was appended
+        hashes = bytearray(bytes.fromhex(old["blocks"])[: kept * BLOCK_HASH].ljust(-(-size // BLOCK) * BLOCK_HASH))
+        with path.open("rb") as file:
+            for block in sorted({*blocks, *range(kept, -(-size // BLOCK))}):
+                file.seek(block * BLOCK)
+                made = bytes.fromhex(_block_hash(file.read(BLOCK)))
+                hashes[block * BLOCK_HASH : (block + 1) * BLOCK_HASH] = made
+        files[name] = {"size": size, "blocks": hashes.hex()}
+    return _write(folder, files, outside)
+
+
+def _write(folder: Path, files: Mapping[str, Any], outside: Sequence[str]) -> str:
     sealed = {"format": FORMAT, **({"outside": sorted(outside)} if outside else {}), "files": files}
     written = (json.dumps(sealed, indent=0, ensure_ascii=False) + "\n").encode()
     partial = folder / f".{SEAL}.partial"
@@ -201,8 +241,12 @@ def write_seal(folder: Path | str, outside: Sequence[str] = ()) -> str:
     return hashlib.sha256(written).hexdigest()
 
 
-def read_seal(folder: Path | str) -> Seal | None:
+def read_seal(folder: Path | str, changing: Container[str] = ()) -> Seal | None:
     """Reads a folder's seal and checks all that is small, the sizes of the rest, and that nothing else is there.
+
+    Args:
+      folder: the artefact.
+      changing: names of files that somebody edits just now: of them nothing is checked but that they are there.
 
     Returns:
       The seal, or None where the folder has none.
@@ -215,23 +259,17 @@ def read_seal(folder: Path | str) -> Seal | None:
     path = folder / SEAL
     if not path.exists() and not path.is_symlink():
         return None
-    if not path.is_file():
-        raise InputError(path, "it is no plain file", DAMAGED)
-    try:
-        written = path.read_bytes()
-        sealed = json.loads(written)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(path, f"it is no seal: {first_line(error)}", DAMAGED) from None
-    files, outside = _checked_fields(path, sealed)
+    written, files, outside = _read_fields(path)
     found = _listed(folder, outside)
     for name in sorted(files.keys() | set(found)):
         if name not in files:
             raise InputError(folder / name, "the folder's seal does not list it", DAMAGED)
         if name not in found:
             raise InputError(folder / name, "it is missing", DAMAGED)
-        if found[name] != files[name]["size"]:
+        if found[name] != files[name]["size"] and name not in changing:
             problem = f"it has {found[name]} bytes, {SEAL} says {files[name]['size']}"
             raise InputError(folder / name, problem, DAMAGED)
+    files = {name: facts for name, facts in files.items() if name not in changing}
     seal = Seal(folder, files, hashlib.sha256(written).hexdigest())
     seal.verify(name for name, facts in files.items() if facts["size"] <= BLOCK)
     return seal
@@ -316,8 +354,15 @@ def _block_hash(block: bytes) -> str:
     return hashlib.sha256(block).hexdigest()[: 2 * BLOCK_HASH]
 
 
-def _checked_fields(path: Path, sealed: Any) -> tuple[dict[str, Any], list[str]]:
-    """`files` and `outside` of a parsed seal.json."""
+def _read_fields(path: Path) -> tuple[bytes, dict[str, Any], list[str]]:
+    """The bytes of a seal.json, its `files`, checked, and its `outside`."""
+    if not path.is_file():
+        raise InputError(path, "it is no plain file", DAMAGED)
+    try:
+        written = path.read_bytes()
+        sealed = json.loads(written)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(path, f"it is no seal: {first_line(error)}", DAMAGED) from None
     if not isinstance(sealed, dict) or sealed.get("format") != FORMAT:
         said = sealed.get("format") if isinstance(sealed, dict) else "missing"
         raise InputError(path, f"format is {said!r}, this kinject reads {FORMAT}", "upgrade kinject, or " + DAMAGED)
@@ -328,7 +373,7 @@ def _checked_fields(path: Path, sealed: Any) -> tuple[dict[str, Any], list[str]]
         size = facts.get("size") if isinstance(facts, dict) else None
         if type(size) is not int or size < 0 or not _hashed(facts, size):
             raise InputError(path, f"field 'files' has a bad entry for {name!r}", DAMAGED)
-    return files, outside
+    return written, files, outside
 
 
 def _hashed(facts: Mapping[str, Any], size: int) -> bool:

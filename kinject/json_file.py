@@ -9,6 +9,30 @@ from typing import Any
 
 from kinject.errors import InputError, first_line
 
+LARGEST = 256 << 20  # bytes of a file that is parsed
+
+
+def parse(text: str) -> Any:
+    """Parses JSON as RFC 8259 has it, strictly: a key that stands twice in an object, and NaN or Infinity, are errors.
+
+    Raises:
+      ValueError: what is wrong, and where.
+      RecursionError: brackets of thousands of levels.
+    """
+    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in found if keys.count(key) > 1)!r} stands twice in one object")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
 
 def read_object(path: Path, hint: str = "") -> dict[str, Any]:
     """Reads the one object of a JSON file.
@@ -18,10 +42,15 @@ def read_object(path: Path, hint: str = "") -> dict[str, Any]:
       hint: what a person can do where it cannot be read.
 
     Raises:
-      InputError: no such file, no JSON, or no object.
+      InputError: no such file, no plain one, no JSON (see `parse`), or no object.
     """
+    path = Path(path)
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise InputError(path, "it is no plain file", hint)
+        if path.is_file() and path.stat().st_size > LARGEST:
+            raise InputError(path, f"it has {path.stat().st_size} bytes, more than {LARGEST}", hint)
+        found = parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(path, f"it cannot be read: {error.strerror or error}", hint) from None
     except (ValueError, RecursionError) as error:
@@ -35,5 +64,5 @@ def write_object(path: Path, values: Mapping[str, Any]) -> None:
     """Writes an object as JSON, readable by people, whole or not at all: into a sibling first, then renamed over."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -267,7 +267,7 @@ def other_weights(folder):
         (other_shape, f"has shape [{len(VOCABULARY)}, 8], and config.json says [{len(VOCABULARY)}, 16]"),
         (other_weights, "host.json: encoder_fingerprint is"),
         (lambda folder: (folder / "config.json").unlink(), "config.json: is missing"),
-        (lambda folder: (folder / "vocab.txt").unlink(), "there is no tokenizer in it"),
+        (lambda folder: (folder / "vocab.txt").unlink(), "vocab.txt: it is missing; the folder is damaged"),
     ],
 )
 def test_bad_hosts(world, config, tmp_path, capsys, change, message):

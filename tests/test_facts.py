@@ -36,7 +36,7 @@ def test_an_entity_s_facts_are_its_description_and_its_own_triples(base, form):
     assert Facts(base, form).of([]) == []
 
 
-def test_the_index_is_made_once_mapped_and_made_anew_for_another_base(base, tmp_path):
+def test_the_index_is_made_once_mapped_and_made_anew_for_another_base(base, tmp_path, caplog):
     facts = Facts(base)
     assert all(isinstance(part, np.memmap) for part in facts._by_head)
     folder = base.folder.with_name("base.facts")
@@ -47,6 +47,9 @@ def test_the_index_is_made_once_mapped_and_made_anew_for_another_base(base, tmp_
     np.save(folder / "order.npy", np.zeros(3, np.int64))
     assert Facts(base).of([7]) == [city(7)]
     (folder / "order.npy").write_bytes(b"cut")
+    assert Facts(base).of([7]) == [city(7)] and "it is made anew" in caplog.text
+    (folder / "order.npy").write_bytes(b"cut")
+    (folder / "seal.json").unlink()
     with pytest.raises(InputError, match=r"base\.facts: cannot be made or read: .*; delete it"):
         Facts(base)
     (folder / "made_of.json").unlink()

@@ -16,6 +16,7 @@ from served import Served
 from test_store import contents
 
 from kinject.cli.plugins import main
+from kinject.integrity import write_seal
 from kinject.plugins import load_plugin
 
 NAME = "me/geo"
@@ -87,13 +88,14 @@ def run(capsys):
 
 def test_what_was_pushed_is_what_is_pulled(served, remote, run, tmp_path):
     plugin = shutil.copytree(served.plugin(), tmp_path / "geo")
-    (plugin / "notes.txt").write_text("mine")
+    (plugin / ".notes.txt").write_text("mine")
     (plugin / "host").mkdir()
     (plugin / "host" / "model.bin").write_bytes(b"large")
+    write_seal(plugin / "host")
     assert "/me/geo/commit/" in run("push", plugin, NAME, "--private")
     assert remote.asked[0] == ("create_repo", NAME, {"repo_type": "model", "private": True, "exist_ok": True})
     assert remote.asked[1][2]["commit_message"] == "kinject plugin geo"
-    assert set(remote.files) == {"plugin.json", "README.md", *load_plugin(plugin).manifest["files"]}
+    assert set(remote.files) == {"plugin.json", "README.md", "seal.json", *load_plugin(plugin).manifest["files"]}
     commit = remote.commit(**{".gitattributes": b"*.bin filter=lfs", "surprise.pkl": b"of the hub's"})
     said = run("pull", NAME, tmp_path / "back", "--host", served.host(), "--knowledge", served.knowledge)
     assert f"me/geo at {commit}" in said

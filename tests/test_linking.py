@@ -246,5 +246,8 @@ def test_what_cannot_be_linked_is_said(tmp_path):
     AliasLinker(base)
     about = tmp_path / "kb.names" / "about.json"
     about.write_text(json.dumps({"format_version": 99, "longest": 4}))
+    AliasLinker(base)  # damaged: made anew
+    about.write_text(json.dumps({"format_version": 99, "longest": 4}))
+    about.with_name("seal.json").unlink()
     with pytest.raises(InputError, match=r"kb\.names.*format_version is 99"):
         AliasLinker(base)

@@ -298,7 +298,8 @@ def test_a_fresh_head_is_asked_for_and_told(masters, rewrite):
 
 def test_a_stored_head_tells_its_outputs(tmp_path):
     folder = save_host(random_host(tiny_config(), "classification", 3), tmp_path / "host")
-    (folder / "host.json").unlink()
+    for ours in ("host.json", "seal.json"):
+        (folder / ours).unlink()
     assert load_host(folder, head="classification").host.head.num_labels == 3
     with pytest.raises(InputError, match=r"has a head of 3 outputs, not 5; say num_labels=3"):
         load_host(folder, head="classification", num_labels=5)
@@ -415,6 +416,9 @@ def test_host_json_pins_the_weights(tmp_path):
     (other / "host.json").write_text(json.dumps(manifest | {"fingerprint": "sha256:0"}))
     with pytest.raises(InputError, match=r"host\.json: fingerprint is sha256:0"):
         load_host(other)
+    with pytest.raises(InputError, match=r"host\.json: it has \d+ bytes, seal\.json says"):
+        load_host(other, head="none")
+    (other / "seal.json").unlink()
     assert load_host(other, head="none").host.head is None  # whose encoder is as it was
     (other / "host.json").write_text(json.dumps(manifest | {"format_version": 2}))
     with pytest.raises(InputError, match=r"format_version is 2, and this kinject reads 1"):

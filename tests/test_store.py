@@ -89,7 +89,7 @@ def test_another_process_computes_the_same(saved):
 
 def test_the_folder_holds_the_plugin_and_nothing_else(saved):
     manifest = json.loads((saved / "plugin.json").read_text())
-    assert {path.name for path in saved.iterdir()} == {"plugin.json", "params", "README.md"}
+    assert {path.name for path in saved.iterdir()} == {"plugin.json", "params", "README.md", "seal.json"}
     assert manifest["method"] == "map_tuning"
     assert manifest["method_config"] == {"mapper": "residual_mlp", "width": 4, "depth": 1, "dropout": 0.25}
     assert manifest["host"] == {"fingerprint": "sha256:host", "encoder_fingerprint": "sha256:tuned"}
@@ -305,6 +305,7 @@ def test_a_head_that_is_gone_or_of_another_shape_is_refused(tmp_path):
     folder = save(tmp_path / "plugin", head=HEAD)
     manifest = json.loads((folder / "plugin.json").read_text())
     manifest["head"]["parameters"]["output/bias"]["shape"] = [3]
+    (folder / "seal.json").unlink()
     (folder / "plugin.json").write_text(json.dumps(manifest))
     with pytest.raises(
         InputError, match=r"head: parameter output/bias is \(\(2,\), 'float32'\), plugin.json has \(\(3,\)"

@@ -88,7 +88,8 @@ def test_the_host_may_be_a_classifier_that_transformers_wrote(followed, tmp_path
     """Label names are then those of its config.json; there is no host stage, and no `host.jsonl` is needed."""
     folder, _ = followed
     host = shutil.copytree(folder / "runs/own/host", tmp_path / "classifier")
-    (host / "host.json").unlink()
+    for ours in ("host.json", "seal.json"):
+        (host / ours).unlink()
     own = shutil.copytree(folder / "my", tmp_path / "my")
     (own / "host.jsonl").unlink()
     config = read_config(f"{ROOT / 'configs/own.py'}:{own},host={host}")

@@ -51,13 +51,18 @@ class KnowledgeBase:
     def __init__(self, folder: Path, manifest: dict[str, Any]):
         self.folder = folder
         self.manifest = manifest
+        self._seal, self._sealed = layout.seal_of(folder, manifest)
         shape, dtype = (self.size, self.dim), layout.DTYPES[manifest["dtype"]]
-        self.vectors = _map(folder / layout.VECTORS, dtype, shape)
+        self.vectors: Any = self._checked(layout.VECTORS, dtype, shape)
+        for name in (layout.KEY_OF_ROW, layout.ROW_OF_KEY, layout.TRIE, manifest["has_vector"]):
+            if name in self._seal.files:  # small beside the vectors, and read at places that nobody can foresee
+                self._seal.check(name)
         self._key_of_row = _map(folder / layout.KEY_OF_ROW, "<i4", (self.size,))
         self._row_of_key = _map(folder / layout.ROW_OF_KEY, "<i4", (self.size,))
         presence = manifest["has_vector"]
         self.has_vector = _map(folder / presence, "|b1", (self.size,)) if presence else None
-        self.triples = _map(folder / layout.TRIPLES, "<i4", (-1, 3)) if layout.TRIPLES in manifest["files"] else None
+        has_triples = layout.TRIPLES in manifest["files"]
+        self.triples: Any = self._checked(layout.TRIPLES, "<i4", (-1, 3)) if has_triples else None
         self._trie = _map_trie(folder / layout.TRIE, self.size)
         self._entities: pyarrow.Table | None = None
 
@@ -70,6 +75,10 @@ class KnowledgeBase:
         """
         folder = Path(folder).absolute()
         return cls(folder, layout.read_knowledge_manifest(folder))
+
+    def _checked(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
+        """A memory map whose blocks are checked when they are first read, where there is something to check by."""
+        return self._seal.array(name, _map(self.folder / name, dtype, shape))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return KnowledgeBase.open, (self.folder,)
@@ -107,6 +116,7 @@ class KnowledgeBase:
         path = self.folder / layout.RELATIONS
         if layout.RELATIONS not in self.manifest["files"]:
             return []
+        self._check_file(layout.RELATIONS)
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -116,6 +126,7 @@ class KnowledgeBase:
     def entities(self) -> pyarrow.Table | None:
         """Memory-mapped table (id, label, description: string; aliases: list of string), or None without names."""
         if self._entities is None and layout.ENTITIES in self.manifest["files"]:
+            self._check_file(layout.ENTITIES)  # Arrow follows damaged offsets out of the file
             self._entities = _map_table(self.folder / layout.ENTITIES, self.size)
         return self._entities
 
@@ -152,6 +163,10 @@ class KnowledgeBase:
             found = found & self.has_vector[rows]
         out = np.zeros((*rows.shape, self.dim), np.float32)
         out[found] = self.vectors[rows[found]]
+        if not np.isfinite(out).all():
+            bad = int(rows[~np.isfinite(out).all(axis=-1)][0])
+            problem = f"the vector of {self.ids([bad])[0]!r} (row {bad}) holds a number that is not finite"
+            raise InputError(self.folder / layout.VECTORS, problem, _COPY)
         return out, found
 
     def entity(self, row: int) -> Entity:
@@ -172,6 +187,9 @@ class KnowledgeBase:
         Raises:
           InputError: a file or the whole differs from what the manifest says.
         """
+        self._seal.forget()
+        if self._sealed:
+            self._seal.verify()
         for name, facts in self.manifest["files"].items():
             if layout.file_hash(self.folder / name) != facts.get("sha256"):
                 raise InputError(self.folder / name, "content differs from what knowledge.json says", _COPY)
@@ -185,6 +203,20 @@ class KnowledgeBase:
             problem = f"fingerprint is {actual.hexdigest()}, knowledge.json says {self.fingerprint}"
             raise InputError(self.folder, problem, _COPY)
         return self.fingerprint
+
+    def check_claim(self) -> None:
+        """Holds an unsealed base to the fingerprint that it claims; one larger than 64 MiB only `verify` reads whole.
+
+        Raises:
+          InputError: as `verify`.
+        """
+        if not self._sealed and layout.VECTORS in self._seal.files:
+            self.verify()
+            self._sealed = True  # what it claims is what it is
+
+    def _check_file(self, name: str) -> None:
+        if name in self._seal.files:
+            self._seal.check(name)
 
     def _check_rows(self, rows: Any, lowest: int) -> np.ndarray:
         rows = np.asarray(rows if isinstance(rows, np.ndarray | Sequence | int) else list(rows))

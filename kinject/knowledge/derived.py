@@ -6,14 +6,18 @@ Each holds the hashes of the files that it was made of, and is made anew when th
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from kinject.errors import InputError
+from kinject.integrity import read_seal, tell_unsealed, write_seal
 from kinject.knowledge.base import KnowledgeBase
 
 SOURCE_HASHES = "made_of.json"
+log = logging.getLogger("kinject")
 
 
 def derived_path(base: KnowledgeBase, name: str) -> Path:
@@ -41,6 +45,7 @@ def ensure_derived(base: KnowledgeBase, name: str, make: Callable[[Path], object
     try:
         make(partial)
         (partial / SOURCE_HASHES).write_text(json.dumps(_source_hashes(base)))
+        write_seal(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except OSError:
@@ -57,8 +62,20 @@ def _source_hashes(base: KnowledgeBase) -> dict[str, str]:
 
 
 def _is_current(folder: Path, base: KnowledgeBase) -> bool:
-    """Whether `folder` was made of the knowledge base as it is now."""
+    """Whether `folder` was made of the knowledge base as it is now, and is whole; a damaged one is named."""
     try:
-        return json.loads((folder / SOURCE_HASHES).read_text()) == _source_hashes(base)
+        if not (folder / SOURCE_HASHES).is_file():
+            return False
+        if json.loads((folder / SOURCE_HASHES).read_text()) != _source_hashes(base):
+            return False
+        seal = read_seal(folder)
+        if seal is None:
+            tell_unsealed(folder, "its content")
+        else:
+            seal.verify()
     except (OSError, ValueError):
         return False
+    except InputError as error:
+        log.warning("%s; it is made anew", error)
+        return False
+    return True

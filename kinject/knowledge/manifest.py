@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.integrity import SEAL, Seal, of_hashes, open_sealed
 from kinject.version import __version__
 
 MANIFEST = "knowledge.json"
@@ -27,6 +28,8 @@ HAS_VECTOR = "has_vector.npy"
 ENTITIES = "entities.arrow"
 TRIPLES = "triples.npy"
 RELATIONS = "relations.json"
+
+OUTSIDE = ("HEAD.json", "HEAD.json.partial", "revisions", "base")  # of the base's own seal: what edits move and add
 
 FORMAT_VERSION = 1
 DTYPES = {"float32": "<f4", "float16": "<f2"}
@@ -92,7 +95,7 @@ def write_knowledge_manifest(folder: Path, fields: dict[str, Any]) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_hash(path)}
         for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
+        if path.name not in (MANIFEST, SEAL)
     }
     manifest = {"format_version": FORMAT_VERSION, **fields, "kinject_version": __version__, "files": files}
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
@@ -151,6 +154,19 @@ def _check_sizes(folder: Path, files: dict[str, Any]) -> None:
         if path.stat().st_size != facts["bytes"]:
             problem = f"has {path.stat().st_size} bytes, knowledge.json says {facts['bytes']}"
             raise InputError(path, problem, "copy the whole folder again")
+
+
+def seal_of(folder: Path, manifest: dict[str, Any]) -> tuple[Seal, bool]:
+    """What the files of a base are checked by: its seal, or the hashes of its manifest; and whether it has a seal.
+
+    Raises:
+      InputError: as `integrity.read_seal`.
+    """
+    seal = open_sealed(folder, "knowledge.json, and files of more than 64 MiB,")
+    if seal is not None:
+        return seal, True
+    facts = manifest["files"].items()
+    return of_hashes(folder, {name: (one["bytes"], str(one.get("sha256"))) for name, one in facts}), False
 
 
 def refuse_existing(folder: Path) -> None:

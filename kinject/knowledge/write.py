@@ -14,6 +14,7 @@ import marisa_trie
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.integrity import write_seal
 from kinject.knowledge import manifest as layout
 from kinject.knowledge.triples import check_triples
 from kinject.knowledge.vectors import Vectors
@@ -98,6 +99,7 @@ def write_entries(
     more = {} if vectors.provenance is None else {"provenance": dict(vectors.provenance)}
     with _whole(folder) as draft:
         _write(draft, folder, entries, vectors, dtype, {**about, "metrics": dict(vectors.metrics), **more})
+        write_seal(draft, layout.OUTSIDE)
     return folder
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.integrity import SEAL, reseal
 from kinject.memory.store import PassageMemory
 
 INDEX = "keys.usearch"
@@ -65,6 +66,7 @@ class MemoryIndex:
         index = _usearch()(ndim=memory.keys.shape[1], metric="ip", dtype="f16", **options)
         if not path.exists():
             raise InputError(path, "there is no index", "build it with MemoryIndex.build, and save it")
+        memory.check_file(INDEX)
         index.load(str(path))
         if len(index) != memory.size:
             problem = f"it holds {len(index)} passages, the memory {memory.size}"
@@ -76,7 +78,10 @@ class MemoryIndex:
         path = self.memory.folder / INDEX
         partial = path.with_name(path.name + ".partial")
         self.index.save(str(partial))
-        return partial.replace(path)
+        partial.replace(path)
+        if (self.memory.folder / SEAL).exists():
+            reseal(self.memory.folder, {INDEX: None})
+        return path
 
     def update(self, rows: np.ndarray) -> None:
         """Takes over edited rows, int [n], as `PassageMemory.take_changes` names them."""

@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from kinject.errors import InputError
+from kinject.errors import InputError, first_line
+from kinject.integrity import Seal, write_seal
 from kinject.json_file import read_object
+from kinject.memory.sealing import ARRAYS, TEXTS, Editing, open_memory_seal
 
 FORMAT_VERSION = 1
-MANIFEST, TEXTS = "memory.json", "passages.jsonl"
+MANIFEST, AGAIN = "memory.json", "copy the memory again, or build it"
 FIELDS = {"name": str, "capacity": int, "hidden_size": int, "key_size": int, "length": int, "dtype": str}
 FIELDS |= {"encoder_fingerprint": str, "plugin_fingerprint": str, "tag": str}
 BATCH = 256  # passages encoded at a time
@@ -121,6 +123,7 @@ def build_memory(
                 some = np.arange(low, min(low + BATCH, len(lines)))
                 memory._encode(some, [one.text for one in memory.texts(some)], encode)
             memory.alive[: len(lines)] = True
+        write_seal(draft)
         draft.rename(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
@@ -155,8 +158,16 @@ class PassageMemory:
       keys: [C, d], values: [C, D], tokens: int32 [C, T], alive: bool [C], memory-mapped.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], arrays: Mapping[str, np.ndarray], lock: Any):
-        self.folder, self.manifest, self._lock = folder, manifest, lock
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        arrays: Mapping[str, Any],
+        lock: Any = None,
+        seal: Seal | None = None,
+    ):
+        self.folder, self.manifest, self._lock, self._seal = folder, manifest, lock, seal
+        self._editing = None if lock is None else Editing(folder)
         self._lines, self._about = arrays["lines"], arrays["about"]
         self.keys, self.values = arrays["keys"], arrays["values"]
         self.tokens, self.alive = arrays["tokens"], arrays["alive"]
@@ -173,19 +184,22 @@ class PassageMemory:
         folder = Path(folder).absolute()
         manifest = read_memory_manifest(folder)
         lock = _locked(folder) if write else None
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, (kind, shape) in layout(manifest).items():
             path = folder / f"{name}.npy"
             try:
                 arrays[name] = np.load(path, mmap_mode="r+" if write else "r")
             except (OSError, ValueError) as error:
-                raise InputError(path, f"it cannot be read: {error}", "copy the memory again, or build it") from None
+                raise InputError(path, f"it cannot be read: {error}", AGAIN) from None
             if (str(arrays[name].dtype), arrays[name].shape) != (kind, shape):
                 problem = f"it is {arrays[name].dtype} {arrays[name].shape}, {MANIFEST} says {kind} {shape}"
-                raise InputError(path, problem, "copy the memory again, or build it")
+                raise InputError(path, problem, AGAIN)
         if not (folder / TEXTS).exists():
-            raise InputError(folder / TEXTS, "it is missing", "copy the memory again, or build it")
-        return cls(folder, manifest, arrays, lock)
+            raise InputError(folder / TEXTS, "it is missing", AGAIN)
+        seal = open_memory_seal(folder)
+        if seal is not None and not write:
+            arrays = {name: seal.array(f"{name}.npy", array) for name, array in arrays.items()}
+        return cls(folder, manifest, arrays, lock, seal)
 
     def __enter__(self) -> PassageMemory:
         return self
@@ -198,8 +212,10 @@ class PassageMemory:
         if self._lock is not None:
             for array in (self._lines, self._about, self.tokens, self.keys, self.values, self.alive):
                 _flush(array)
+            if self._editing is not None:
+                self._editing.end()
             self._lock.close()
-            self._lock = None
+            self._lock = self._editing = None
 
     @property
     def capacity(self) -> int:
@@ -217,12 +233,24 @@ class PassageMemory:
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> list[Passage]:
         """The passages in some rows."""
-        with (self.folder / TEXTS).open("rb") as file:
+        path = self.folder / TEXTS
+        with path.open("rb") as file:
             found = []
-            for start, length in self._lines[rows].tolist():
+            for start, length in np.asarray(self._lines[rows]).tolist():
+                if self._editing is None and self._seal is not None and TEXTS in self._seal.files:
+                    self._seal.check_bytes(TEXTS, start, start + length)
                 file.seek(start)
-                found.append(Passage(**json.loads(file.read(length))))
+                try:
+                    found.append(Passage(**json.loads(file.read(length))))
+                except (ValueError, TypeError) as error:
+                    problem = f"the line at byte {start} is no passage: {first_line(error)}"
+                    raise InputError(path, problem, AGAIN) from None
             return found
+
+    def check_file(self, name: str) -> None:
+        """Raises InputError unless a file of the memory is what was sealed, where it was."""
+        if self._seal is not None and name in self._seal.files:
+            self._seal.check(name)
 
     def passages(self) -> Iterator[tuple[int, Passage]]:
         """Every (row, passage), in the order of the rows."""
@@ -257,7 +285,7 @@ class PassageMemory:
         for array in (self._lines, self._about, self.tokens, self.keys, self.values):
             _flush(array)
         self.alive[free] = True
-        self._changed.update(free.tolist())
+        self._note(ARRAYS, free)
         return free.tolist()
 
     def delete(self, rows: Sequence[int]) -> None:
@@ -265,7 +293,7 @@ class PassageMemory:
         self._editable()
         self._all_there(rows)
         self.alive[list(rows)] = False
-        self._changed.update(rows)
+        self._note(("alive",), np.asarray(rows, np.int64))
 
     def replace(self, rows: Sequence[int], passages: Sequence[Passage], encode: Encode) -> list[int]:
         """Writes new passages, then deletes the rows; returns the new rows. Needs as many free rows while it works."""
@@ -278,6 +306,16 @@ class PassageMemory:
         """Rows edited since the last call, int64, sorted: what a copy on the devices must take over."""
         rows, self._changed = np.array(sorted(self._changed), np.int64), set()
         return rows
+
+    def _note(self, names: Sequence[str], rows: np.ndarray) -> None:
+        """Keeps in mind which rows of which arrays were changed, for a copy on the devices and for the seal."""
+        self._changed.update(rows.tolist())
+        arrays = dict(
+            zip(ARRAYS, (self._lines, self._about, self.tokens, self.keys, self.values, self.alive), strict=True)
+        )
+        if self._editing is not None:
+            for name in names:
+                self._editing.touch(name, arrays[name], rows)
 
     def _encode(self, rows: np.ndarray, texts: Sequence[str], encode: Encode) -> None:
         self.tokens[rows], self.keys[rows], self.values[rows] = encode(texts)

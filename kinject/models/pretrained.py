@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError, first_line
 from kinject.hf_folder import read_config
+from kinject.integrity import open_sealed
 from kinject.models import hf_tensors
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
@@ -117,9 +118,20 @@ def load_host(
     prints = fingerprints(digests)
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
+    _check_seals(files, whole=bool(checkpoint.fresh) or not manifest)
     whole, encoder = prints["fingerprint"], prints["encoder_fingerprint"]
     read = LoadedHost(host, config, manifest, files.tokenizer, whole, encoder)
     return dataclasses.replace(read, fresh=checkpoint.fresh, unused=checkpoint.unused, files=files, stated=stated)
+
+
+def _check_seals(files: HostFiles, whole: bool) -> None:
+    """Holds a host's folders to their seals; `whole` reads weights again that no fingerprint in host.json pins."""
+    for folder in dict.fromkeys((files.model, files.tokenizer, files.adapter)):
+        if folder is None or "snapshots" in folder.parts:  # the hub's cache, whose files are links to their hashes
+            continue
+        seal = open_sealed(folder, "its tokenizer, config and weights")
+        if seal is not None and (whole or folder != files.model):
+            seal.verify()
 
 
 def _joined(sources: Sequence[Any], paths: Set[str]) -> tuple[dict[str, Any], dict[str, str]]:

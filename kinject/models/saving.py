@@ -14,6 +14,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from kinject.errors import InputError
+from kinject.integrity import write_seal
 from kinject.json_file import write_object
 from kinject.models import hf_tensors, manifest
 from kinject.models.config import EncoderConfig
@@ -22,6 +23,7 @@ from kinject.models.lora import merge_lora
 from kinject.models.pretrained import load_host
 from kinject.models.tuning import write_added
 
+OUTSIDE = ("README.md",)  # of a host's seal: a card may be edited
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -90,6 +92,7 @@ def save_host(
         write_added(partial, added)
         for file in copied:
             shutil.copyfile(file, partial / file.name)
+        write_seal(partial, OUTSIDE)
         partial.chmod(0o755)  # mkdtemp's is the owner's alone
         partial.rename(folder)
     except BaseException:

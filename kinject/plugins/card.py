@@ -6,15 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from kinject.errors import printable
+
 
 def card(manifest: Mapping[str, Any]) -> str:
-    """The plugin's README: what it is, what it fits, what it was trained on, how it did, under which licence."""
+    """The plugin's README: what it is, what it fits, what it was trained on, how it did, under which licence.
+
+    What somebody else has written into a manifest is shown as it is, but for characters that a terminal would obey.
+    """
     knowledge, host, config = manifest["knowledge"], manifest["host"], manifest.get("config", {})
     size = sum(math.prod(leaf["shape"]) for leaf in manifest["parameters"].values())
     metrics = "\n".join(f"| {name} | {value:.4g} |" for name, value in manifest["metrics"].items())
     source = f" Source: {knowledge['source']}." if knowledge.get("source") else ""
     made_with = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
-    return (
+    return printable(
         f"# Knowledge plugin: {knowledge.get('name', 'unnamed')}\n\n"
         f"Method `{manifest['method']}`, {size:,} parameters, for a host with hidden size {manifest['hidden_size']} "
         f"and entity vectors of {manifest['knowledge_dim']} numbers.\n\n"

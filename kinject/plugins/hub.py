@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinject.errors import InputError, first_line
+from kinject.integrity import SEAL
+from kinject.plugins.manifest import PICKLES
 from kinject.plugins.store import load_plugin, read_head
 
 if TYPE_CHECKING:
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
     from kinject.plugins.store import HostIdentity, StoredPlugin
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-ALONE, PARTS = ("plugin.json", "README.md"), ("params", "head")
+ALONE, PARTS = ("plugin.json", "README.md", SEAL), ("params", "head")
 PATTERNS = [*ALONE, *(f"{part}/*" for part in PARTS)]  # the hub's `*` matches `/` too
-PICKLES = (".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 MEND = "check its name, the revision, the network and who you are there (hf auth whoami)"
 
 
@@ -110,15 +111,8 @@ def pull(
 
 
 def check_whole(stored: StoredPlugin) -> None:
-    """Raises InputError for files in `params/` and `head/` that plugin.json does not name, and for a damaged head."""
+    """Raises InputError for a file that may be a pickle, named or not, and for a damaged head."""
     named = set(stored.manifest["files"])
-    for part in PARTS:
-        for path in sorted((stored.folder / part).rglob("*")):
-            name = path.relative_to(stored.folder).as_posix()
-            if path.is_dir() or name in named:
-                continue
-            pickled = " and may be a pickle, which can execute anything" if path.suffix in PICKLES else ""
-            raise InputError(stored.folder / name, f"plugin.json does not name it{pickled}", "remove it")
     for name in named:
         if name.endswith(PICKLES):
             raise InputError(stored.folder / name, "it may be a pickle, which can execute anything", "train it again")

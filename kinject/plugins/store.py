@@ -9,7 +9,6 @@ README.md     its card
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -23,25 +22,17 @@ import numpy as np
 from flax import nnx
 
 from kinject.errors import InputError, first_line
-from kinject.json_file import read_object
+from kinject.integrity import open_sealed, refuse_special, write_seal
 from kinject.models.seams import Plugin
 from kinject.plugins.base import make_plugin
 from kinject.plugins.card import card
+from kinject.plugins.manifest import FORMAT_VERSION, WITH_HEAD, check_files, hash_files, read_plugin_manifest
 from kinject.tree import flatten, unflatten
 
-FORMAT_VERSION, WITH_HEAD = 1, 2  # a folder without a head is what version 1 always was
+OUTSIDE = ("README.md",)  # of a plugin's seal: a card may be edited
 NO_KNOWLEDGE = {"name": "none", "fingerprint": None, "dim": 0, "count": 0}
 """The knowledge base of a plugin that was trained without one; it fits wherever its host does."""
 BESIDE = ("plugin.json", "README.md", "seal.json")  # what a plugin's folder holds beside its arrays
-FIELDS = {
-    "method": str,
-    "method_config": dict,
-    "hidden_size": int,
-    "knowledge_dim": int,
-    "host": dict,
-    "knowledge": dict,
-    "files": dict,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +153,9 @@ def save_plugin(
         manifest["head"] = {**head.facts, "parameters": _described(head.params)}
         _write_arrays(partial / "head", head.params)
     manifest["files"] = hash_files(partial)
-    (partial / "plugin.json").write_text(json.dumps(manifest, indent=2, default=str) + "\n")
+    (partial / "plugin.json").write_text(json.dumps(manifest, indent=2, default=str, allow_nan=False) + "\n")
     (partial / "README.md").write_text(card(manifest))
+    write_seal(partial, OUTSIDE)
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)
@@ -239,16 +231,23 @@ def load_plugin(
     folder = Path(folder).absolute()
     manifest = read_plugin_manifest(folder)
     check_fits(folder, manifest, host, knowledge)
+    refuse_special(folder)
     check_files(folder, manifest["files"])
-    plugin = make_plugin(
-        {"name": manifest["method"], **manifest["method_config"]},
-        hidden_size=manifest["hidden_size"],
-        knowledge_dim=manifest["knowledge_dim"],
-        embedding_size=manifest.get("embedding_size"),
-        where=f"{folder / 'plugin.json'}: method_config",
-    )
-    expected = flatten(nnx.to_pure_dict(nnx.state(plugin, nnx.Param)))
+
+    def make() -> Plugin:
+        return make_plugin(
+            {"name": manifest["method"], **manifest["method_config"]},
+            hidden_size=manifest["hidden_size"],
+            knowledge_dim=manifest["knowledge_dim"],
+            embedding_size=manifest.get("embedding_size"),
+            where=f"{folder / 'plugin.json'}: method_config",
+        )
+
+    shapes = nnx.state(nnx.eval_shape(make), nnx.Param)  # before anything of their size is allocated
+    expected = flatten(nnx.to_pure_dict(shapes))
     params = _read_arrays(folder / "params", _described(expected), manifest["method"])
+    open_sealed(folder, "its plugin.json")
+    plugin = make()
     nnx.update(plugin, unflatten({path: jnp.asarray(leaf) for path, leaf in params.items()}))
     return StoredPlugin(plugin, manifest, folder)
 
@@ -293,6 +292,10 @@ def _read_arrays(folder: Path, expected: Mapping[str, Any], owner: str) -> dict[
         if here != there:
             problem = f"parameter {path} is {here or 'missing'}, {owner} has {there}"
             raise InputError(folder, problem, "the folder is damaged or of another version")
+    for path, array in arrays.items():
+        if not np.isfinite(array).all():
+            problem = f"parameter {path} holds a number that is not finite"
+            raise InputError(folder, problem, "its training went wrong: take another")
     return arrays
 
 
@@ -308,42 +311,6 @@ def processes_apart() -> Any:
     return ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
     )
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of `params/` and `head/`, by its path in the folder."""
-    parts = (folder / "params", folder / "head")
-    files = sorted(path for part in parts for path in part.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def check_files(folder: Path, expected: Mapping[str, str]) -> None:
-    """Raises InputError for the first file that is missing or another: Orbax would not say it in one line."""
-    found = hash_files(folder)
-    for name, digest in expected.items():
-        if found.get(name) != digest:
-            problem = "its content is not what plugin.json was written for" if name in found else "it is missing"
-            raise InputError(folder / name, problem, "the folder is damaged: copy it again, or train it again")
-
-
-def read_plugin_manifest(folder: Path) -> dict[str, Any]:
-    """Reads and checks `plugin.json`."""
-    path = Path(folder) / "plugin.json"
-    if not path.is_file():
-        raise InputError(folder, "there is no plugin here (no plugin.json)", "name a plugin's folder")
-    manifest = read_object(path)
-    version = manifest.get("format_version")  # first: another version may have other fields
-    if version not in (FORMAT_VERSION, WITH_HEAD):
-        mend = "load it with the kinject that wrote it, or a newer one"
-        raise InputError(path, f"format_version is {version!r}, this kinject reads 1 and 2", mend)
-    for key, kind in FIELDS.items():
-        if key not in manifest:
-            raise InputError(path, f"the field {key} is missing")
-        if not isinstance(manifest[key], kind):
-            raise InputError(path, f"the field {key} is {manifest[key]!r}, not of type {kind.__name__}")
-    if (version == WITH_HEAD) != isinstance(manifest.get("head"), dict):
-        raise InputError(path, f"format_version is {version}, and the field head is {manifest.get('head')!r}")
-    return manifest
 
 
 def check_fits(
