@@ -222,9 +222,16 @@ def test_two_devices_equal_one(world, tmp_path):
     assert all(abs(a["loss"] - b["loss"]) <= 1e-5 * abs(a["loss"]) for a, b in losses)
 
 
-def test_batch_that_devices_cannot_share_is_refused(world, tmp_path):
-    with pytest.raises(InputError, match="7 rows cannot be shared by 2 devices"):
-        Setting(world, tmp_path, batch_size=7, devices=2).fit()
+@pytest.mark.parametrize("dropped", [{}, {"dropout": "all", "dropout_rate": 0.3, "micro_batch": 30}])
+def test_a_batch_that_devices_cannot_share_is_filled_up(dropped, world, tmp_path):
+    """7 rows for 2 devices, the seventh in a portion of its own where something is dropped: as on one device."""
+    one = Setting(world, tmp_path / "one", batch_size=7, steps=6, log_every=1, **dropped).fit()
+    two = Setting(world, tmp_path / "two", batch_size=7, steps=6, log_every=1, devices=2, **dropped).fit()
+    assert one.program.batch_rows is None and next(iter(one.iterator))["weights"].tolist() == [1] * 7
+    assert two.program.batch_rows == 7 and next(iter(two.iterator))["weights"].tolist() == [*[1] * 7, 0]
+    chex.assert_trees_all_close(one.run().train, two.run().train, rtol=1e-4, atol=1e-5)
+    losses = zip(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two"), strict=True)
+    assert all(abs(a["loss"] - b["loss"]) <= 1e-5 * abs(a["loss"]) for a, b in losses)
 
 
 def test_frozen_prefix_changes_no_number(world, tmp_path):

@@ -187,34 +187,59 @@ class Feed:
         return batch
 
     def training(
-        self, batch_size: int, seed: int, threads: int = 2, share: np.ndarray | None = None
+        self,
+        batch_size: int,
+        seed: int,
+        threads: int = 2,
+        share: np.ndarray | None = None,
+        rows: int | None = None,
     ) -> grain.IterDataset:
-        """The batches of `order`, dealt by some threads ahead of time; `share` int [n] are the rows of each to make."""
-        return deal(self.order(batch_size, seed, share), threads)
+        """The batches of `order`, dealt by some threads ahead of time."""
+        return deal(self.order(batch_size, seed, share, rows), threads)
 
-    def order(self, batch_size: int, seed: int, share: np.ndarray | None = None) -> grain.MapDataset:
-        """Endless batches of `batch_size` rows by number, buckets mixed in proportion to their sizes.
+    def order(
+        self, batch_size: int, seed: int, share: np.ndarray | None = None, rows: int | None = None
+    ) -> grain.MapDataset:
+        """Endless batches of `batch_size` examples by number, buckets mixed in proportion to their sizes.
 
-        Rows are shuffled in each epoch, unless the examples are `ordered`. Which rows make up a batch depends on the
-        seed and the batch's number alone; with `share` (int [n]) only those of each batch are made, the rest being
-        other processes'. So the position is one number, whoever reads.
+        Examples are shuffled in each epoch, unless they are `ordered`. Which of them make up a batch depends on the
+        seed and the batch's number alone, so the position is one number, whoever reads.
+
+        Args:
+          batch_size: examples of a batch.
+          seed: of the order.
+          share: int [n], which rows of each batch are made; None = all. The rest are other processes'.
+          rows: of a batch; those beyond `batch_size` repeat its last example with weight 0, so that devices can share
+            what does not divide by them. None = `batch_size`.
 
         Raises:
           InputError: ordered examples in several buckets, which have no common order.
         """
         if self.examples.ordered and len(self.examples.buckets) > 1:
             raise InputError("fit.buckets", "examples are dealt in their own order, so they share one length", "set 1")
-        parts = [self._part(number, batch_size, seed, share) for number in range(len(self.examples.buckets))]
+        extra = 0 if rows is None else rows - batch_size
+        parts = [self._part(number, batch_size, seed, share, extra) for number in range(len(self.examples.buckets))]
         weights = [len(bucket["index"]) for bucket in self.examples.buckets]
         return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
 
-    def _part(self, number: int, batch_size: int, seed: int, share: np.ndarray | None) -> grain.MapDataset:
+    def _part(self, number: int, batch_size: int, seed: int, share: np.ndarray | None, extra: int) -> grain.MapDataset:
         rows = grain.MapDataset.range(len(self.examples.buckets[number]["index"])).seed(seed + number)
         rows = (rows if self.examples.ordered else rows.shuffle()).repeat()
+
+        def mine(batch: np.ndarray) -> np.ndarray:
+            filled = np.pad(batch, [(0, extra), *[(0, 0)] * (batch.ndim - 1)], mode="edge")
+            return filled if share is None else filled[share]
+
+        def weighed(batch: Batch) -> Batch:
+            if not extra:
+                return batch
+            numbers = np.arange(batch_size + extra) if share is None else share
+            return _weighed(batch, numbers < batch_size)
+
         if self.examples.redraw is None:
-            return rows.batch(batch_size).map(lambda rows: self.batch(number, _shared(rows, share)))
+            return rows.batch(batch_size).map(lambda rows: weighed(self.batch(number, mine(rows))))
         drawn = rows.random_map(lambda row, generator: np.array([row, generator.integers(2**62)]))
-        return drawn.batch(batch_size).map(lambda pairs: self.batch(number, *_shared(pairs, share).T))
+        return drawn.batch(batch_size).map(lambda pairs: weighed(self.batch(number, *mine(pairs).T)))
 
     def evaluation(self, batch_size: int, share: np.ndarray | None = None) -> Iterator[Batch]:
         """Every example once, in a fixed order; the last batch of a bucket is filled up with rows of weight 0.
@@ -224,20 +249,19 @@ class Feed:
         for number, bucket in enumerate(self.examples.buckets):
             size = len(bucket["index"])
             for start in range(0, size, batch_size):
-                rows = _shared(np.arange(start, start + batch_size), share)
-                batch = self.batch(number, np.minimum(rows, size - 1))
-                filled = (rows < size).astype(np.float32)
-                weights = batch["weights"]
-                batch["weights"] = weights * filled.reshape(-1, *[1] * (weights.ndim - 1))
-                yield batch
+                rows = np.arange(start, start + batch_size)
+                rows = rows if share is None else rows[share]
+                yield _weighed(self.batch(number, np.minimum(rows, size - 1)), rows < size)
 
     def with_examples(self, examples: Examples) -> Feed:
         """The same feed of other examples."""
         return replace(self, examples=examples)
 
 
-def _shared(rows: np.ndarray, share: np.ndarray | None) -> np.ndarray:
-    return rows if share is None else rows[share]
+def _weighed(batch: Batch, real: np.ndarray) -> Batch:
+    """The batch [B, …], whose rows that are not `real` (bool [B]) count for nothing."""
+    weights = batch["weights"]
+    return {**batch, "weights": weights * real.astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))}
 
 
 TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # their last axis is L

@@ -49,6 +49,7 @@ class Program:
       precision: how the host's matrices are multiplied.
       micro_batch: how many tokens are computed at a time (see `map_microbatches`).
       row_parts: how many devices share the rows of a batch.
+      batch_rows: how many rows of a training batch are examples, where it is filled up for the devices; None = all.
       vectors: how entity vectors are looked up in a table on the devices; None = the batch brings them.
     """
 
@@ -60,6 +61,7 @@ class Program:
     precision: Precision = "float32"
     micro_batch: MicroBatch = "auto"
     row_parts: int = 1
+    batch_rows: int | None = None
     vectors: LookUp | None = None
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
@@ -168,7 +170,7 @@ def make_evaluation_step(
     return jax.jit(step, compiler_options=options(program.row_parts))
 
 
-def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch, row_parts: int = 1) -> int:
+def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch, row_parts: int = 1, rows: int | None = None) -> int:
     """Into how many portions a batch is cut: the least that divides its rows and leaves no more than `size` tokens.
 
     A portion is one row a device at least, however long that is.
@@ -177,12 +179,15 @@ def portion_count(batch: Mapping[str, jax.Array], size: MicroBatch, row_parts: i
       batch: any that has `token_ids`, padding included, first axis = rows.
       size: tokens; "auto" is 2048 for each of `row_parts` on a CPU, and elsewhere, as "whole", no limit.
       row_parts: how many devices share the rows, each as many of every portion.
+      rows: how many of the rows count, None = all.
     """
     if size == "auto":
         size = CPU_TOKENS * row_parts if jax.default_backend() == "cpu" else "whole"
     if size == "whole":
         return 1
-    rows, tokens = batch["token_ids"].shape[0], batch["token_ids"].size
+    held, tokens = batch["token_ids"].shape[0], batch["token_ids"].size
+    rows = rows or held
+    tokens = tokens // held * rows
     most = max(rows // row_parts, 1)
     dividing = (count for count in range(1, most + 1) if most % count == 0)
     return next(count for count in dividing if tokens <= size * count or count == most)
@@ -212,13 +217,19 @@ def accumulate_microbatches(
     key: jax.Array | None,
     size: MicroBatch,
     row_parts: int = 1,
+    rows: int | None = None,
 ) -> Any:
     """The sum over portions of what `compute(portion, key)` yields, a tree of arrays.
 
     A portion's dropout key is its own; a batch that is not cut has the step's. With a key the portions are those of one
-    device whatever `row_parts` is, so that the same is dropped on any number of devices.
+    device whatever `row_parts` is, so that the same is dropped on any number of devices; then `rows` says how many rows
+    that device would have, where the batch was filled up with rows of weight 0 (None = all).
     """
-    count = portion_count(batch, size, row_parts if key is None else 1)
+    if key is None:
+        count = portion_count(batch, size, row_parts)
+    else:
+        count = portion_count(batch, size, 1, rows)
+        batch = _whole_portions(batch, count)
     if count == 1:
         return compute(batch, key)
 
@@ -231,6 +242,16 @@ def accumulate_microbatches(
     like = jax.eval_shape(lambda portion: compute(portion, key), jax.tree.map(lambda leaf: leaf[0], parts))
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     return lax.scan(add, nothing, (jnp.arange(count), parts))[0]
+
+
+def _whole_portions(batch: Mapping[str, jax.Array], count: int) -> Mapping[str, jax.Array]:
+    """The batch, whose last row (filled up, of weight 0) is repeated until `count` divides the rows."""
+    missing = -batch["token_ids"].shape[0] % count
+    if not missing:
+        return batch
+    return {
+        name: jnp.pad(rows, [(0, missing), *[(0, 0)] * (rows.ndim - 1)], mode="edge") for name, rows in batch.items()
+    }
 
 
 def _cut(batch: Mapping[str, jax.Array], count: int) -> dict[str, jax.Array]:

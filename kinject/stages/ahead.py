@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from kinject.errors import InputError
 from kinject.inference.mesh import ONE_AXIS, MeshConfig, Placement
 from kinject.inference.vectors import choose
@@ -53,10 +55,8 @@ def compile_ahead(
 def compile_abstract(one: AbstractModel, where: Target, mesh: MeshConfig = ONE_AXIS) -> Cost:
     """Compiles a stage's step for a slice, its devices arranged as the config's section `mesh` says."""
     place = Placement.over(None, mesh, where.devices)
-    rows = one.fit.batch_size
-    if rows % place.row_parts:
-        field, mend = f"stages.{one.name}.fit.batch_size", f"give a multiple of {place.row_parts}"
-        raise InputError(field, f"{rows} rows cannot be shared by {place.row_parts} devices", mend)
+    rows = place.round_up(one.fit.batch_size)
+    batch = {name: jax.ShapeDtypeStruct((rows, *one.shape[1:]), one.dtype) for name, one in one.batch.items()}
     table = one.table
     if table is not None and choose(one.vectors, table, place, _device_memory(where)).on == "host":
         table = None
@@ -65,7 +65,7 @@ def compile_abstract(one: AbstractModel, where: Target, mesh: MeshConfig = ONE_A
         one.params,
         list(one.rules),
         one.fit,
-        one.batch,
+        batch,
         place,
         where=f"stages.{one.name}.train",
         table=table,
@@ -81,7 +81,7 @@ def row_of(one: AbstractModel, where: Target, cost: Cost) -> dict[str, Any]:
 
     The two times are those at the chip's published peaks, each by itself: a model, of which a run reaches a part.
     """
-    rows, length = one.batch["token_ids"].shape[0], one.batch["token_ids"].shape[-1]
+    rows, length = one.fit.batch_size, one.batch["token_ids"].shape[-1]
     share = len(where.devices) / where.chips  # on TPU v4 a chip is two devices
     return {
         "stage": one.name,

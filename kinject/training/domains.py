@@ -107,9 +107,14 @@ class DomainFeeds:
     feeds: tuple[Feed, ...]
     buckets: int = 1
 
-    def training(self, batch_size: int, seeds: Sequence[int], threads: int = 2) -> grain.IterDataset:
-        """Endless batches, every array [D, batch_size, …], each domain's rows in an order of its own seed."""
-        orders = [feed.order(batch_size, seed) for feed, seed in zip(self.feeds, seeds, strict=True)]
+    def training(
+        self, batch_size: int, seeds: Sequence[int], rows: int | None = None, threads: int = 2
+    ) -> grain.IterDataset:
+        """Endless batches, every array [D, rows, …], each domain's examples in an order of its own seed.
+
+        Rows beyond `batch_size` have weight 0; without `rows` there are none.
+        """
+        orders = [feed.order(batch_size, seed, rows=rows) for feed, seed in zip(self.feeds, seeds, strict=True)]
         numbers = grain.MapDataset.range(LAST_BATCH)
         return deal(numbers.map(lambda number: self.join([order[int(number)] for order in orders])), threads)
 
@@ -305,7 +310,7 @@ class DomainFit(Fit):
             return state, by_name(logged)
 
         self.train_step = step
-        self.iterator = iter(self.stacked_feed.training(self.config.batch_size, self.seeds))
+        self.iterator = iter(self.stacked_feed.training(self.config.batch_size, self.seeds, self.rows))
 
     def _refreshing(self, train: Flat) -> tuple[int, Any]:
         _, plugin = self.program.abstract(one_domain({**self.frozen, **train}, 0))

@@ -84,12 +84,13 @@ class Fit:
         self.name, self.config, self.seed, self.reporter = name, config, seed, reporter
         self.train_feed, self.dev_feed = train_feed, dev_feed
         self.place = placement or Placement.single()
-        self._check_batch_size()
+        self.rows = self.place.round_up(config.batch_size)  # those beyond its examples have weight 0
         self.program = replace(
             program,
             precision=config.compute_dtype,
             micro_batch=config.micro_batch,
             row_parts=self.place.row_parts,
+            batch_rows=None if self.rows == config.batch_size else config.batch_size,
         )
 
         self.labels = label_parameters(params, rules, f"{name}.train", program.tables)
@@ -145,7 +146,7 @@ class Fit:
             for path, new in tables.items():
                 place = self.place.parameter(path, new.shape, frozen=True)  # None stays None: it would compile again
                 self.frozen[path] = new if place is None else jax.device_put(new, place)
-        return self.place.batch(self.timing.next(self.iterator), self.config.batch_size)
+        return self.place.batch(self.timing.next(self.iterator), self.rows)
 
     def advance(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
         """Takes over what a step computed, logs and evaluates when due; `save_if_due` comes next.
@@ -204,11 +205,6 @@ class Fit:
 
     # the parts of the constructor
 
-    def _check_batch_size(self) -> None:
-        rows, parts = self.config.batch_size, self.place.row_parts
-        if rows % parts:
-            raise InputError(f"{self.name}.fit.batch_size", f"{rows} rows cannot be shared by {parts} devices")
-
     def _total_steps(self) -> int:
         return self.config.total_steps(self.train_feed.examples.size)
 
@@ -230,8 +226,8 @@ class Fit:
             dropout=self.config.dropout != "none",
             shardings=self.place.shardings(self.state),
         )
-        part = self.place.share(self.config.batch_size)
-        self.iterator = iter(self.train_feed.training(self.config.batch_size, self.seed, share=part))
+        feed, part = self.train_feed, self.place.share(self.rows)
+        self.iterator = iter(feed.training(self.config.batch_size, self.seed, share=part, rows=self.rows))
 
     def _refreshing(self, train: Flat) -> tuple[int, Any]:
         """How often the plugin's tables are made anew, and what makes them of all parameters.

@@ -75,7 +75,9 @@ def step_function(
             return jnp.sum(losses * weights), jnp.sum(weights)
 
         slope = partial(jax.value_and_grad(sums, has_aux=True), state.train)
-        (loss, weight), gradients = accumulate_microbatches(slope, batch, key, program.micro_batch, program.row_parts)
+        (loss, weight), gradients = accumulate_microbatches(
+            slope, batch, key, program.micro_batch, program.row_parts, program.batch_rows
+        )
         weight = jnp.maximum(weight, 1e-6)  # all of them may be 0
         loss, gradients = loss / weight, jax.tree.map(lambda leaf: leaf / weight, gradients)
         updates, optimizer_state = optimizer.update(
