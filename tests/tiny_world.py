@@ -134,6 +134,7 @@ def plugin_stage(world: Path, **changes) -> dict:
         "host": str(world / "host"),
         "knowledge": str(world / "knowledge"),
         "data": (str(world / "train.jsonl"),),
+        "initialise": "random",
         "fit": fit,
         **changes,
     }

@@ -35,6 +35,7 @@ CONFIG = """
 def get_config():
     fit = {"batch_size": 8, "steps": STEPS, "log_every": 1, "evaluate_every": STEPS}
     plugin = {"kind": "plugin", "task": "cloze", "host": "host", "knowledge": "knowledge", "fit": fit}
+    plugin["initialise"] = "random"
     plugin |= {"data": ("train.jsonl",), "dev_data": ("dev.jsonl",)}
     domain = {"knowledge": "knowledge", "data": ("test.jsonl",), "plugins": {"plugin": "@plugin"}}
     evaluate = {"kind": "evaluate", "task": "cloze", "host": "host", "domains": {"cities": domain}}

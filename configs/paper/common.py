@@ -206,6 +206,7 @@ def mention_masked(settings, references, dropout, epochs, learning_rate, bare_sl
         "knowledge": reference(settings, "knowledge"),
         "data": references,
         "max_length": max_length,
+        "initialise": "random",  # as torch's Linear: the authors'
         "dropout": dropout / 100 if dropout else None,
         "fit": {
             "batch_size": 64,

@@ -50,6 +50,7 @@ def get_config(arg=""):
         "data": pubmed(settings, "train"),
         "dev_data": pubmed(settings, "dev"),
         "max_length": 512,
+        "initialise": "random",
         "fit": fewrel_fit(hf_adamw(5e-4)),
     }
     domain = {"data": pubmed(settings, "test"), "plugins": {"plugin": "@plugin"}}

@@ -151,6 +151,21 @@ DRAWN, FITTED = ("zero", "normal"), ("ridge_label", "ridge_mention")
 DEVIATION = 0.02  # of "normal": what BERT's own weights are drawn with
 
 
+def suited_start(plugin: Plugin, preferred: str, feed: Feed) -> str:
+    """What "auto" stands for: the closed form that a task prefers, or that of the mentions, or "zero".
+
+    Anything but an affine map of `map_tuning` starts as its method draws it ("random"), the identity map as itself.
+    """
+    if plugin.name != MapTuning.name or not isinstance(plugin, MapTuning) or plugin.config.mapper == "identity":
+        return "random"
+    buckets = [bucket for bucket in feed.examples.buckets if bucket["entity_ids"].shape[1]]
+    if feed.gather is None or not buckets or sum((bucket["entity_ids"][:, 0] >= 0).sum() for bucket in buckets) < 2:
+        return "zero"
+    needs = {"ridge_label": "labels", "ridge_mention": "mention_spans"}
+    allowed = (start for start in (preferred, "ridge_mention") if all(needs[start] in bucket for bucket in buckets))
+    return next(allowed, "zero")
+
+
 def is_start(name: str) -> bool:
     """Whether it is, or is meant as, a start that `initialise` knows; anything else names a plugin's folder."""
     return name in DRAWN or name.startswith("ridge_")
@@ -176,7 +191,7 @@ def initialise(
       InputError: an unknown start, another method, or examples without what a regression aims at.
     """
     if start not in (*DRAWN, *FITTED):
-        raise InputError(where, f"unknown start {start!r}", did_you_mean(start, ("random", *DRAWN, *FITTED)))
+        raise InputError(where, f"unknown start {start!r}", did_you_mean(start, ("auto", "random", *DRAWN, *FITTED)))
     if not isinstance(plugin, MapTuning):
         raise InputError(where, f"{start} is a start of map_tuning, not of {plugin.name}", "use random")
     mapper = plugin.mapper

@@ -54,6 +54,7 @@ STAGES: dict[str, type[Stage]] = {
     "compare": CompareStage,
     "pairs": PairsStage,
 }
+START = "initialise"  # of a plugin
 TOP = ("name", "seed", "stages", "published", "mesh")
 RESERVED = (
     "checkpoints",
@@ -95,11 +96,11 @@ class Experiment:
         Raises:
           InputError: a bad config, or a workdir that holds the run of another config.
         """
-        stages = read_stages(config)
+        workdir = Path(workdir).expanduser().absolute()
+        stages = read_stages(with_starts_of(workdir, config))
         seed = config.get("seed", 0)
         if type(seed) is not int or seed < 0:  # True is an int to isinstance
             raise InputError("config.seed", f"it must be a whole number from 0, got {seed!r}")
-        workdir = Path(workdir).expanduser().absolute()
         reporter = Reporter(quiet=quiet or not first())
         run = Run(workdir, seed, reporter, Placement.over(devices, read_mesh(config)), stages, given=given or {})
         settled = {
@@ -264,6 +265,24 @@ def check_workdir(workdir: Path, config: Mapping[str, Any]) -> bool:
             "choose another --workdir, or give the config as it was",
         )
     return True
+
+
+def with_starts_of(workdir: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with the start of a run that has begun, for each plugin whose `initialise` it leaves to the default.
+
+    That default was "random" once; such a run goes on as it began.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        return config
+
+    def filled(now: Any, before: Any) -> Any:
+        if not isinstance(now, Mapping) or not isinstance(before, Mapping):
+            return now
+        begun = {START: before[START]} if START in before and START not in now else {}
+        return {**{key: filled(value, before.get(key)) for key, value in now.items()}, **begun}
+
+    return filled(config, read_object(path, "choose another --workdir"))
 
 
 def with_new_options(config: dict[str, Any]) -> dict[str, Any]:

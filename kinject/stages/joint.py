@@ -49,7 +49,7 @@ class DomainPluginConfig(Section):
     knowledge: str | None = None
     data: tuple[str, ...] = Field(min_length=1)
     dev_data: tuple[str, ...] = ()
-    initialise: str = "random"
+    initialise: str = "auto"
 
 
 class PluginsConfig(JointConfig):

@@ -37,7 +37,7 @@ from kinject.models.seams import Plugin
 from kinject.models.tuning import make_tuning
 from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.map_files import load_released_affine
-from kinject.plugins.map_tuning import initialise, is_start
+from kinject.plugins.map_tuning import initialise, is_start, suited_start
 from kinject.plugins.store import StoredPlugin, load_plugin, save_plugin
 from kinject.stages.base import Rules, Run, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
 from kinject.tasks.base import Task, make_task
@@ -52,9 +52,11 @@ class PluginConfig(TrainingConfig):
     `method` is `{"name": …, **its settings}`. `initialise` is "random" (the method's own), "zero", "normal", a
     closed-form start ("ridge_label": towards the word vector of the answer, which uses the training labels;
     "ridge_mention": towards the mean word vector of the mention; `ridge_penalty` is that of the regression), or the
-    folder of a plugin, or an authors' `Affine_*.bin`. `dropout` replaces the host's own rates in training. `parts` are
-    the folders of the plugins that the method is made of, by name, where it is made of others. `fresh_head` puts a new
-    head for the task on a host that has none; rules must train it.
+    folder of a plugin, or an authors' `Affine_*.bin`. "auto" is, for map-tuning, the closed form that suits the task
+    ("zero" where none does), and "random" for every other method; the plugin's settings say which it was. `dropout`
+    replaces the host's own rates in training. `parts` are the folders of the plugins that the method is made of, by
+    name, where it is made of others. `fresh_head` puts a new head for the task on a host that has none; rules must
+    train it.
 
     `vectors` says where entity vectors come from: gathered on the host with each batch, or looked up on the devices in
     a table whose rows are split over them ("auto": where it takes less than a quarter of each one's memory). As `mesh`,
@@ -65,7 +67,7 @@ class PluginConfig(TrainingConfig):
     host: str
     knowledge: str | None = None
     method: dict[str, Any] = {"name": "map_tuning"}
-    initialise: str = "random"
+    initialise: str = "auto"
     ridge_penalty: float = Field(0.1, ge=0)
     dropout: float | None = None
     parts: dict[str, str] = {}
@@ -80,6 +82,7 @@ class Loaded:
 
     Attributes:
       plugin: at the start that the config names.
+      start: which that is.
       feeds: training data, and development data where there are any.
       vectors: where the entity vectors are; None where that was not asked.
       table: they themselves, where they are on the devices.
@@ -89,6 +92,7 @@ class Loaded:
     host: HostBundle
     knowledge: KnowledgeBase | None
     plugin: Plugin
+    start: str
     feeds: tuple[Feed, Feed | None]
     vectors: Choice | None = None
     table: VectorTable | None = None
@@ -123,7 +127,7 @@ class PluginStage(TrainingStage):
             raise InputError(f"{self.where}.knowledge", "it is missing", f"{cls.name} reads entity vectors: name it")
         check_read(self.config.vectors, cls, f"{self.where}.vectors")
         start = self.config.initialise
-        if start != "random" and not is_start(start):
+        if start not in ("auto", "random") and not is_start(start):
             self.run.check(start, f"{self.where}.initialise")
         for name, reference in self.config.parts.items():
             self.run.check(reference, f"{self.where}.parts.{name}")
@@ -149,8 +153,8 @@ class PluginStage(TrainingStage):
         knowledge = self.knowledge()
         plugin = self.fresh_plugin(host, knowledge)
         feeds = self.feeds(task, host, knowledge, plugin)
-        self.initialise(plugin, host, knowledge, feeds[0])
-        return Loaded(task=task, host=host, knowledge=knowledge, plugin=plugin, feeds=feeds)
+        start = self.initialise(plugin, host, knowledge, feeds[0], task.start)
+        return Loaded(task=task, host=host, knowledge=knowledge, plugin=plugin, start=start, feeds=feeds)
 
     def prepare(self, beside: Sequence[Loaded] = ()) -> Prepared:
         """Loads and makes all that the training needs; of those `beside` encoder and table of vectors are taken."""
@@ -192,7 +196,7 @@ class PluginStage(TrainingStage):
             made.plugin,
             host=(as_it_is(host) if tuned else host).identity,
             knowledge=knowledge_identity(made.knowledge),
-            config=config.model_dump(mode="json"),
+            config=config.model_dump(mode="json") | {"initialise": made.start},
             metrics=result.metrics,
             head=trained_head(host.loaded.host, **facts) if head else None,
             replace=True,
@@ -250,19 +254,25 @@ class PluginStage(TrainingStage):
             return None
         return self.run.knowledge(self.config.knowledge, f"{self.where}.knowledge")
 
-    def initialise(self, plugin: Plugin, host: HostBundle, knowledge: KnowledgeBase | None, feed: Feed) -> None:
-        """Sets a fresh plugin to the start that the config names."""
-        config, where = self.config, f"{self.where}.initialise"
-        if config.initialise == "random":
-            return
-        if is_start(config.initialise):
-            initialise(plugin, config.initialise, feed, host.loaded.host, config.ridge_penalty, where, self.seed)
-            return
-        path = self.run.path(config.initialise, where)
-        if config.initialise.endswith(".bin"):
+    def initialise(
+        self, plugin: Plugin, host: HostBundle, knowledge: KnowledgeBase | None, feed: Feed, preferred: str
+    ) -> str:
+        """Sets a fresh plugin to the start that the config names, and returns which that is."""
+        config, where, start = self.config, f"{self.where}.initialise", self.config.initialise
+        if start == "auto":
+            start = suited_start(plugin, preferred, feed)
+            self.run.reporter.say(f"{self.name}: it starts from {start}")
+        if start == "random":
+            return start
+        if is_start(start):
+            initialise(plugin, start, feed, host.loaded.host, config.ridge_penalty, where, self.seed)
+            return start
+        path = self.run.path(start, where)
+        if start.endswith(".bin"):
             load_released_affine(path, plugin, where)
         else:
             take_over(plugin, load_plugin(path, host=host.identity, knowledge=knowledge_identity(knowledge)), where)
+        return start
 
 
 def take_over(plugin: Plugin, stored: StoredPlugin, where: str) -> None:

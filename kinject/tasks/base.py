@@ -128,6 +128,7 @@ class Task(ABC):
       labels: names of the head's outputs, in their order; None for tasks whose outputs have no names.
       made_as: the registered name and the options that `make_task` made it of.
       multi_label: whether an example may have several answers at once, each for itself (see `choices`).
+      start: the closed form from which map-tuning on this task starts best, see plugins/map_tuning.py.
       scores: what makes scores of `choices`: a "softmax" over them, a "sigmoid" of each, or nothing ("raw").
     """
 
@@ -137,6 +138,7 @@ class Task(ABC):
     labels: tuple[str, ...] | None = None
     made_as: tuple[str, Mapping[str, Any]] = ("", {})
     multi_label: ClassVar[bool] = False
+    start: ClassVar[str] = "ridge_mention"
     scores: Literal["softmax", "sigmoid", "raw"] = "softmax"
 
     @property

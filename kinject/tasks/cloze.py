@@ -32,6 +32,7 @@ class Cloze(Task):
 
     head = "masked_lm"
     required: ClassVar[tuple[str, ...]] = ("label",)
+    start = "ridge_label"
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
