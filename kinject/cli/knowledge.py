@@ -32,6 +32,7 @@ examples:
   kinject knowledge build --entities export.csv --columns id=qid,label=name,aliases=also --out kb
   kinject knowledge build --entities things.jsonl --vectors things.npy --out kb
   kinject knowledge build --entities things.csv --vectors enwiki.txt.gz --vectors-format wikipedia2vec --out kb
+  kinject knowledge build --from-text linked.jsonl --host runs/quickstart/host --out kb
   kinject knowledge build --vectors vectors=transe.npy --vectors entities=entity2id.txt --vectors-format openke --out kb
 
 A table of entities is CSV, TSV or JSON lines (each also .gz) with the columns id, label, aliases, description, vector
@@ -41,6 +42,10 @@ a vector is numbers with spaces between; in JSON all are lists. --triples is a T
 Vectors that are not given are made. Of triples: a graph embedding (TransE; or RotatE, DistMult), trained here. Of
 descriptions: TF-IDF and a truncated SVD from scikit-learn (latent semantic analysis), which need no model and no
 download. "both" puts them side by side. knowledge.json tells how the vectors of a folder were made.
+
+--from-text makes vectors of what a masked language model itself says where an entity's name is hidden (PELT), over
+texts with linked mentions: JSON lines as `kinject link` writes them. The corpus is streamed; a command that was
+interrupted goes on where it stopped when it is repeated.
 
 A line that cannot be used ends the command with its file, line and field. Nothing is ever overwritten.
 """
@@ -88,6 +93,12 @@ def _add_build(commands: Any) -> None:
         default="auto",
         help="what vectors are made of (default: triples if there are any, else descriptions)",
     )
+    build.add_argument(
+        "--from-text", nargs="+", type=Path, metavar="FILE", help="linked texts to make vectors of, through --host"
+    )
+    build.add_argument("--host", metavar="HOST", help="masked language model for --from-text")
+    build.add_argument("--most", type=int, default=256, metavar="N", help="occurrences of an entity (default 256)")
+    build.add_argument("--max-length", type=int, default=64, metavar="N", help="pieces of a text (default 64)")
     build.add_argument("--dim", type=int, default=64, metavar="K", help="numbers in a vector, of each (default 64)")
     build.add_argument("--method", choices=("transe", "rotate", "distmult"), default="transe", help="for triples")
     build.add_argument("--epochs", type=int, metavar="N", help="over the triples (default: by their number)")
@@ -115,6 +126,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
+    if arguments.from_text is not None:
+        _build_from_text(arguments)
+        return
     from kinject.knowledge.base import KnowledgeBase
     from kinject.knowledge.build import Given, Making, build_knowledge
     from kinject.knowledge.summary import summarise
@@ -142,7 +156,7 @@ def _build(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         cut=None if arguments.tokenizer_of is None else _pieces_of(arguments.tokenizer_of),
     )
-    about = {name: getattr(arguments, name) for name in ("name", "source", "license") if getattr(arguments, name)}
+    about = _about(arguments)
     reporter = Reporter(quiet=arguments.quiet)
     updates: list[Any] = []
     with ExitStack() as stack:
@@ -154,6 +168,46 @@ def _build(arguments: argparse.Namespace) -> None:
 
         try:
             folder = build_knowledge(arguments.out, given, making, progress=progress, **about)
+        except OSError as error:
+            where = error.filename or arguments.out
+            raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
+    if not arguments.quiet:
+        print("\n".join(_lines(summarise(KnowledgeBase.open(folder)))))
+        print(f"written: {folder}")
+
+
+def _about(arguments: argparse.Namespace) -> dict[str, str]:
+    return {name: getattr(arguments, name) for name in ("name", "source", "license") if getattr(arguments, name)}
+
+
+def _build_from_text(arguments: argparse.Namespace) -> None:
+    from kinject.inference.host import open_host
+    from kinject.inference.occurrences import Reading, build_from_text
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.knowledge.summary import summarise
+    from kinject.reports.console import Reporter
+
+    if arguments.host is None:
+        raise InputError("--host", "it is missing", "name the masked language model that reads the texts")
+    for name in ("vectors", "triples"):
+        if getattr(arguments, name):
+            raise InputError(f"--{name}", "vectors are made of texts here", f"leave --{name} or --from-text out")
+    reading = Reading(most=arguments.most, max_length=arguments.max_length, seed=arguments.seed)
+    host = open_host(arguments.host, head="masked_lm")
+    columns = None if arguments.columns is None else _pairs(arguments.columns)
+    with ExitStack() as stack:
+        bars: list[Any] = []
+
+        def progress(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(Reporter(quiet=arguments.quiet).bar("texts", total)))
+            bars[0](done)
+
+        table = (arguments.entities, columns, arguments.separator) if arguments.entities else None
+        try:
+            folder = build_from_text(
+                arguments.out, host, arguments.from_text, reading, table, progress, **_about(arguments)
+            )
         except OSError as error:
             where = error.filename or arguments.out
             raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None

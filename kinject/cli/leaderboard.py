@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
     knowledge = None if arguments.knowledge is None else KnowledgeBase.open(arguments.knowledge)
     plugin = None if arguments.plugin is None else _plugin(arguments.plugin, host, knowledge)
     slots = knowledge if plugin is not None and plugin.reads_slots else None
-    examples = task.questions(arguments.questions, host.encoder(arguments.max_length), slots)
+    encoder = host.encoder(arguments.max_length, "before" if plugin is None else plugin.slot_form)
+    examples = task.questions(arguments.questions, encoder, slots)
     program, params = split_program(host.loaded.host, plugin, task)
     feed = Feed(examples, None if slots is None else slots.gather)
     _, predictions = evaluate(program, params, feed, arguments.batch_size)

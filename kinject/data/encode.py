@@ -16,13 +16,27 @@ The slot holds the host's unknown-word id, whose embedding the plugin replaces: 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from kinject.data.passage import Passage, Run, Side, Text, Truncate, cut_into_pieces, doomed_pieces, sides_of
+from kinject.data.passage import (
+    Insertion,
+    Passage,
+    Rows,
+    Run,
+    Side,
+    SlotForm,
+    Spelling,
+    Text,
+    Truncate,
+    cut_into_pieces,
+    doomed_pieces,
+    known_rows,
+    sides_of,
+)
 from kinject.data.records import Mention
 from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
@@ -31,8 +45,6 @@ if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
 
 __all__ = ["Encoded", "EntityEncoder", "Mention", "Passage", "Rows", "origins_of", "rows_with_vector"]
-
-Rows = Callable[[list[str]], np.ndarray]  # ids of entities -> int32 rows of the knowledge base, -1 = no vector
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +111,7 @@ class EntityEncoder:
       joined: spell slots and markers as a byte-level BPE does where they stand in one string with the text, and a slot
         takes the space behind it: the slash has none before it, a marker that begins the text neither, and the mention
         behind one has. (For other tokenizers it changes nothing.)
+      form: where slots stand; `[ENTITY] / mention` is "before".
 
     Raises:
       InputError: a length the host does not have, a separator it cannot spell.
@@ -112,22 +125,29 @@ class EntityEncoder:
         max_entities: int | None = None,
         truncate: Truncate | None = None,
         joined: bool = False,
+        form: SlotForm = "before",
     ):
         self.tokenizer = tokenizer
-        self.joined = joined and tokenizer.family == "bpe"
+        self.spelling = Spelling(tokenizer, separator, form, joined)
         self.separator = separator
         self.shortened: set[str] = set()  # `where` of the passages that lost pieces so far
         self.truncate = truncate or partial(doomed_pieces, left=tokenizer.cut_left)
         self.max_length = tokenizer.max_length if max_length is None else max_length
         least = len(tokenizer.before) + len(tokenizer.between) + len(tokenizer.after) + 1
         if not least <= self.max_length <= tokenizer.max_length:
-            mend = f"choose from {least} to {tokenizer.max_length}"
-            raise InputError("max_length", f"{self.max_length} is not a length of this host", mend)
+            problem = f"{self.max_length} is not a length of this host"
+            raise InputError("max_length", problem, f"choose from {least} to {tokenizer.max_length}")
         if max_entities is not None and max_entities < 0:
             raise InputError("max_entities", f"{max_entities} is negative", "give 0 or more")
         self.max_entities = max_entities
-        self._words: dict[tuple[str, bool], tuple[int, ...]] = {}
-        self._slot_ids = (tokenizer.unk_id, *self._word(separator, lone=self.joined))
+
+    def like(self, **changes: Any) -> EntityEncoder:
+        """The same encoder but for some of its arguments; both tell of the same shortened passages."""
+        names = ("tokenizer", "max_length", "separator", "max_entities", "truncate")
+        own = {name: getattr(self, name) for name in names}
+        made = EntityEncoder(**{**own, "joined": self.spelling.joined, "form": self.spelling.form, **changes})
+        made.shortened = self.shortened
+        return made
 
     def encode(
         self,
@@ -191,8 +211,8 @@ class EntityEncoder:
         """
         sides = [sides_of(passage) for passage in passages]
         flat = [side for group in sides for side in group]
-        known = _known_rows(flat, rows, bare_slots)
-        cut_into_pieces(flat, self.tokenizer, [self.joined and side.inserts_first(known) for side in flat])
+        known = known_rows(flat, rows, bare_slots)
+        cut_into_pieces(flat, self.tokenizer, [self.spelling.joined and side.inserts_first(known) for side in flat])
         for passage, group in zip(passages, sides, strict=True):
             for side in group:
                 side.locate(self.tokenizer, passage.where)
@@ -239,16 +259,10 @@ class EntityEncoder:
             batch["entity_ids"][row, :number] = one.entity_rows
         return batch
 
-    def _word(self, word: str, lone: bool = False) -> tuple[int, ...]:
-        """Ids of a marker or of the separator, inside a text or (`lone`) with nothing before it; of "" none."""
-        if (word, lone) not in self._words:
-            self._words[word, lone] = self.tokenizer.word(word, lone) if word else ()
-        return self._words[word, lone]
-
     def _finish(
         self, passage: Passage, sides: list[Side], known: dict[str, int], skip_overlong: bool, origins: bool
     ) -> Encoded | None:
-        draft = _Draft(self, known)
+        draft = _Draft(self.spelling, self.max_entities, known)
         plan = [draft.insertions(side) for side in sides]
         fixed = len(self.tokenizer.before) + len(self.tokenizer.after)
         fixed += len(self.tokenizer.between) * (len(sides) - 1)
@@ -268,22 +282,11 @@ class EntityEncoder:
         return dataclasses.replace(encoded, origins=draft.origins(sides)) if origins else encoded
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Insertion:
-    """What goes around one mention: marker ids before it, which entity's slot (-1: none), marker ids behind it."""
-
-    opening: tuple[int, ...]
-    slot: int
-    closing: tuple[int, ...]
-    size: int
-
-
 class _Draft:
     """Writes one passage, position by position."""
 
-    def __init__(self, encoder: EntityEncoder, known: dict[str, int]):
-        self.encoder = encoder
-        self.known = known
+    def __init__(self, spelling: Spelling, limit: int | None, known: dict[str, int]):
+        self.spelling, self.limit, self.known = spelling, limit, known
         self.entities: dict[str, int] = {}
         self.ids: list[int] = []
         self.slots: list[tuple[int, int]] = []
@@ -291,19 +294,14 @@ class _Draft:
         self.masked: list[int] = []
         self.labels: list[int] = []
 
-    def insertions(self, side: Side) -> list[_Insertion]:
+    def insertions(self, side: Side) -> list[Insertion]:
         """What goes around each mention of a text."""
-        firsts = [self.encoder.joined and low == 0 for low, _ in side.runs]
-        return [self._insertion(side.mentions[i], first) for i, first in zip(side.order, firsts, strict=True)]
+        mentions = [side.mentions[i] for i in side.order]
+        slots = [self._entity(one.entity) if one.slot and one.entity in self.known else -1 for one in mentions]
+        return [self.spelling.around(*each) for each in zip(mentions, slots, side.runs, strict=True)]
 
-    def _insertion(self, mention: Mention, lone: bool) -> _Insertion:
-        opening, closing = self.encoder._word(mention.opening, lone), self.encoder._word(mention.closing)
-        slot = self._entity(mention.entity) if mention.slot and mention.entity in self.known else -1
-        size = len(opening) + len(closing) + (len(self.encoder._slot_ids) if slot >= 0 else 0)
-        return _Insertion(opening, slot, closing, size)
-
-    def write(self, sides: list[Side], plan: list[list[_Insertion]]) -> Encoded:
-        tokenizer = self.encoder.tokenizer
+    def write(self, sides: list[Side], plan: list[list[Insertion]]) -> Encoded:
+        tokenizer = self.spelling.tokenizer
         self.ids += tokenizer.before
         spans, markers = self._side(0, sides[0], plan[0])
         seconds = []
@@ -324,9 +322,9 @@ class _Draft:
                 found[position : position + high - low, 1:] = sides[text].pieces.offsets[low:high]
         return found
 
-    def _side(self, text: int, side: Side, plan: list[_Insertion]) -> tuple[list, list]:
+    def _side(self, text: int, side: Side, plan: list[Insertion]) -> tuple[list, list]:
         """Writes one text; returns spans and marker positions of its mentions in the order they were given."""
-        ids, pieces, slot_ids = self.ids, side.pieces.ids, self.encoder._slot_ids
+        ids, pieces = self.ids, side.pieces.ids
         spans: list = [None] * len(plan)
         markers: list = [None] * len(plan)
         done = 0
@@ -335,12 +333,7 @@ class _Draft:
             ids += pieces[done:low]
             opening = len(ids) if insertion.opening else -1
             ids += insertion.opening
-            if insertion.slot >= 0:
-                self.slots.append((len(ids), insertion.slot))
-                ids += slot_ids
-            spans[number] = (len(ids), len(ids) + high - low)
-            self.copied.append((len(ids), text, (low, high)))
-            self._mention(pieces[low:high], side.mentions[number].masked)
+            spans[number] = self._mention(text, pieces, (low, high), side.mentions[number], insertion.slot)
             markers[number] = (opening, len(ids) if insertion.closing else -1)
             ids += insertion.closing
             done = high
@@ -348,9 +341,25 @@ class _Draft:
         ids += pieces[done:]
         return spans, markers
 
-    def _mention(self, pieces: list[int], masked: bool) -> None:
+    def _mention(self, text: int, pieces: list[int], run: Run, mention: Mention, slot: int) -> Run:
+        """Writes a mention and its slot, if any; returns where its pieces stand, or the slot in their place."""
+        ids, spelling, (low, high) = self.ids, self.spelling, run
+        if slot >= 0 and spelling.ahead:
+            self.slots.append((len(ids), slot))
+            ids += spelling.ahead
+            if spelling.replaces(mention):
+                return len(ids) - 1, len(ids)
+        span = (len(ids), len(ids) + high - low)
+        self.copied.append((len(ids), text, run))
+        self._pieces(pieces[low:high], mention.masked)
+        if slot >= 0 and spelling.behind:
+            self.slots.append((len(ids) + spelling.at, slot))
+            ids += spelling.behind
+        return span
+
+    def _pieces(self, pieces: list[int], masked: bool) -> None:
         if masked:
-            mask = self.encoder.tokenizer.mask_id
+            mask = self.spelling.tokenizer.mask_id
             hidden = [(len(self.ids) + i, piece) for i, piece in enumerate(pieces) if piece != mask]
             self.masked += [position for position, _ in hidden]
             self.labels += [piece for _, piece in hidden]
@@ -358,13 +367,12 @@ class _Draft:
         self.ids += pieces
 
     def _entity(self, entity: str) -> int:
-        limit = self.encoder.max_entities
-        if entity not in self.entities and limit is not None and len(self.entities) >= limit:
+        if entity not in self.entities and self.limit is not None and len(self.entities) >= self.limit:
             return -1
         return self.entities.setdefault(entity, len(self.entities))
 
     def _encoded(self, spans: list, markers: list, second: int) -> Encoded:
-        tokenizer = self.encoder.tokenizer
+        tokenizer = self.spelling.tokenizer
         ids = np.array(self.ids, np.int32)
         types = np.zeros(len(ids), np.int32)
         types[second:] = tokenizer.pair_type
@@ -386,15 +394,3 @@ class _Draft:
             label_ids=np.array(self.labels, np.int32),
             blanks=blanks.astype(np.int32),
         )
-
-
-def _known_rows(sides: list[Side], rows: Rows | None, bare_slots: bool) -> dict[str, int]:
-    """Returns the row of every entity of a batch that gets a slot; -1 for those without a vector (`bare_slots`)."""
-    if rows is None:
-        return {}
-    mentions = (mention for side in sides for mention in side.mentions if mention.slot)
-    entities = list(dict.fromkeys(mention.entity for mention in mentions if mention.entity is not None))
-    if not entities:
-        return {}
-    found = np.asarray(rows(entities)).tolist()
-    return {entity: row for entity, row in zip(entities, found, strict=True) if row >= 0 or bare_slots}

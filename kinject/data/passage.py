@@ -11,12 +11,16 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Sequence
 from itertools import accumulate, pairwise
+from typing import Literal, get_args
+
+import numpy as np
 
 from kinject.data.records import Mention, check_mentions
 from kinject.data.tokenizer import HostTokenizer, Pieces
 from kinject.errors import InputError
 
 Text = str | Sequence[str]
+Rows = Callable[[list[str]], np.ndarray]  # ids of entities -> int32 rows of the knowledge base, -1 = no vector
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -36,6 +40,69 @@ class TextInput:
 
 
 Passage = TextInput  # its public name; a passage of a memory is kinject.memory.Passage
+
+
+SlotForm = Literal["before", "instead", "behind"]
+"""`[ENTITY] / mention` (map-tuning, E-BERT "concat"), `[ENTITY]` (E-BERT "replace"), `mention ( [ENTITY] )` (PELT)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Insertion:
+    """What goes around one mention: marker ids before it, which entity's slot (-1: none), marker ids behind it.
+
+    `size` is how many positions the passage grows by.
+    """
+
+    opening: tuple[int, ...]
+    slot: int
+    closing: tuple[int, ...]
+    size: int
+
+
+class Spelling:
+    """How a tokenizer spells what stands around mentions.
+
+    Args:
+      tokenizer: the host's.
+      separator: what stands between a slot and the mention behind it.
+      form: where slots stand.
+      joined: as a byte-level BPE spells them in one string with the text; see `EntityEncoder`.
+
+    Attributes:
+      ahead, behind: ids before and behind a mention with a slot; the slot's own is the unknown word's.
+      at: place of the slot in whichever of the two has it.
+    """
+
+    def __init__(self, tokenizer: HostTokenizer, separator: str, form: SlotForm, joined: bool):
+        if form not in get_args(SlotForm):
+            raise InputError("form", f"{form!r} is no form of a slot", f"choose from {', '.join(get_args(SlotForm))}")
+        self.tokenizer, self.form, self.joined = tokenizer, form, joined and tokenizer.family == "bpe"
+        self._words: dict[tuple[str, bool], tuple[int, ...]] = {}
+        slot = (tokenizer.unk_id,)
+        opening = self.word("(") if form == "behind" else ()
+        self.ahead = {"before": (*slot, *self.word(separator, lone=self.joined)), "instead": slot, "behind": ()}[form]
+        self.behind = (*opening, *slot, *self.word(")")) if form == "behind" else ()
+        self.at = len(opening)
+
+    def word(self, word: str, lone: bool = False) -> tuple[int, ...]:
+        """Ids of a marker or separator, inside a text or (`lone`) with nothing before it; of "" none."""
+        if (word, lone) not in self._words:
+            self._words[word, lone] = self.tokenizer.word(word, lone) if word else ()
+        return self._words[word, lone]
+
+    def around(self, mention: Mention, slot: int, run: Run) -> Insertion:
+        """What goes around a mention that stands at pieces [low, high) and has the slot (-1: none)."""
+        low, high = run
+        opening = self.word(mention.opening, lone=self.joined and low == 0)
+        closing = self.word(mention.closing)
+        size = len(opening) + len(closing)
+        if slot >= 0:
+            size += len(self.ahead) + len(self.behind) - (high - low if self.replaces(mention) else 0)
+        return Insertion(opening, slot, closing, size)
+
+    def replaces(self, mention: Mention) -> bool:
+        """Whether the mention's pieces go where it has a slot; those that are asked for stay."""
+        return self.form == "instead" and not mention.masked
 
 
 class Side:
@@ -106,6 +173,18 @@ def sides_of(passage: TextInput) -> list[Side]:
     elif passage.pair_mentions:
         raise InputError(passage.where, "pair_mentions without a pair", "give the second text")
     return [*sides, *(Side(text, (), passage.where, "") for text in passage.further)]
+
+
+def known_rows(sides: list[Side], rows: Rows | None, bare_slots: bool) -> dict[str, int]:
+    """Returns the row of every entity of a batch that gets a slot; -1 for those without a vector (`bare_slots`)."""
+    if rows is None:
+        return {}
+    mentions = (mention for side in sides for mention in side.mentions if mention.slot)
+    entities = list(dict.fromkeys(mention.entity for mention in mentions if mention.entity is not None))
+    if not entities:
+        return {}
+    found = np.asarray(rows(entities)).tolist()
+    return {entity: row for entity, row in zip(entities, found, strict=True) if row >= 0 or bare_slots}
 
 
 def cut_into_pieces(sides: Sequence[Side], tokenizer: HostTokenizer, spaced: Sequence[bool]) -> None:

@@ -18,6 +18,7 @@ from flax import nnx
 
 from kinject.data.encode import EntityEncoder
 from kinject.data.former_reading import changed_reading
+from kinject.data.passage import SlotForm
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
@@ -70,9 +71,9 @@ class HostBundle:
     def _changed_reading(self) -> str | None:
         return changed_reading(self.tokenizer, self.loaded.folder)
 
-    def encoder(self, max_length: int | None) -> EntityEncoder:
+    def encoder(self, max_length: int | None, form: SlotForm = "before") -> EntityEncoder:
         """Encodes texts for this host, of at most so many tokens; None = as many as it has positions."""
-        return EntityEncoder(self.tokenizer, max_length)
+        return EntityEncoder(self.tokenizer, max_length, form=form)
 
 
 def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def task_examples(
 
     `encoder` is the host's for texts of `max_length`, given by whoever wants to know afterwards which it shortened.
     """
-    encoder = encoder or host.encoder(max_length)
+    encoder = encoder or host.encoder(max_length, "before" if plugin is None else plugin.slot_form)
     make = task.examples if plugin is not None and plugin.reads_slots else task.bare_examples
     return task.prepare(make(records, encoder, knowledge, buckets=buckets), records, host, max_length)
 

@@ -14,6 +14,7 @@ from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
 
 if TYPE_CHECKING:
+    from kinject.data.passage import SlotForm
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.data.tokenizer import HostTokenizer
@@ -90,6 +91,7 @@ class Plugin(nnx.Module):
         overrides `feed_forward` or `outputs`.
       reads_slots: whether entities with a vector get a slot in its examples. Where a subclass does not say, it is True
         exactly when it overrides `embed`.
+      slot_form: where the slots of its examples stand, see `kinject.data.passage.SlotForm`.
       refresh_every: training steps from one `refresh` to the next; 0 = its tables depend on nothing that is trained.
     """
 
@@ -100,6 +102,7 @@ class Plugin(nnx.Module):
     name: ClassVar[str] = "identity"
     reads_sequence: ClassVar[bool] = False
     reads_slots: ClassVar[bool] = False
+    slot_form: SlotForm = "before"
     refresh_every: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -16,6 +16,7 @@ from inspect import signature
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from kinject.config import build_dataclass
@@ -25,6 +26,7 @@ from kinject.models.seams import Plugin, Table
 __all__ = [
     "Plugin",
     "Table",
+    "fill_slots",
     "make_plugin",
     "method_without_parameters",
     "plugin_class",
@@ -97,6 +99,13 @@ def _package() -> str:
 
 def _our_modules() -> list[str]:
     return [module.name for module in pkgutil.iter_modules(sys.modules[_package()].__path__)]
+
+
+def fill_slots(embeddings: jax.Array, batch: Mapping[str, Any], vectors: jax.Array) -> jax.Array:
+    """Word embeddings [B, L, E] with vectors [B, M, E] of the batch's entities in their slots, `entity_slot` [B, L]."""
+    slot = batch["entity_slot"]
+    here = jnp.take_along_axis(vectors, jnp.maximum(slot, 0)[:, :, None], axis=1)
+    return jnp.where((slot >= 0)[:, :, None], here.astype(embeddings.dtype), embeddings)
 
 
 def make_plugin(

@@ -141,7 +141,8 @@ class Engine:
         """Gives records to the devices; `explained` int [n] goes along into the batches."""
         if not records:
             return Asked([], {})
-        encoder = self.host(active).encoder(self.max_length)
+        form = "before" if active.plugin is None else active.plugin.slot_form
+        encoder = self.host(active).encoder(self.max_length, form)
         examples, numbers, refused = sift(lambda some: self.examples(some, active, encoder), records)
         results = []
         if examples is not None:

@@ -327,6 +327,12 @@ def check_together(plugins: Mapping[str, Plugged]) -> None:
             problem = f"it reads the same knowledge base as {seen[base.fingerprint]}, so no entity would be its own"
             raise InputError(f"plugin {name}", problem, "plug in one of them")
         seen[base.fingerprint] = name
+        first = next(iter(plugins.values()))
+        if plugin.slot_form != first.plugin.slot_form:
+            problem = (
+                f"its slots stand {plugin.slot_form} the mention, those of {first.name} {first.plugin.slot_form} it"
+            )
+            raise InputError(f"plugin {name}", problem, "plug in one of them")
 
 
 def _tag(members: Sequence[Plugged]) -> str:

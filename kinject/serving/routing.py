@@ -77,6 +77,7 @@ class Routed(Plugin):
     def __init__(self, members: Sequence[Plugin], starts: np.ndarray):
         super().__init__(hidden_size=members[0].hidden_size, knowledge_dim=max(one.knowledge_dim for one in members))
         self.members = nnx.List(list(members))
+        self.slot_form = members[0].slot_form  # all have the same
         self.starts = Table(jnp.asarray(starts, jnp.int32))
 
     def embed(self, embeddings: jax.Array, batch: Mapping[str, Any], key: jax.Array | None = None) -> jax.Array:

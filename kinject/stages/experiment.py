@@ -27,6 +27,7 @@ from kinject.reports.results import PROVENANCE
 from kinject.stages.base import Run, Stage, StageConfig
 from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
+from kinject.stages.e_bert import EBertStage
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.host import HostStage
 from kinject.stages.joint import PluginsStage, TogetherStage
@@ -43,6 +44,7 @@ STAGES: dict[str, type[Stage]] = {
     "corpus": CorpusStage,
     "host": HostStage,
     "plugin": PluginStage,
+    "e_bert": EBertStage,
     "plugins": PluginsStage,
     "together": TogetherStage,
     "passages": PassagesStage,

@@ -12,16 +12,16 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinject.data.encode import EntityEncoder
+from kinject.data.encode import Encoded, EntityEncoder
 from kinject.data.tokenizer import HostTokenizer, load_tokenizer
 from kinject.errors import InputError
-from kinject.tasks.base import Extent, Shapes, Task, register_task
+from kinject.tasks.base import Extent, Shapes, Task, plain_passages, register_task
 from kinject.tasks.cloze import Cloze
 from kinject.tasks.fields import single_pieces, some_word
 
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.heads import HostModel
     from kinject.models.pretrained import LoadedHost
+    from kinject.models.seams import Plugin
 
 AT = (1, 10)
+PLAIN = "plain_"  # what the arrays of an ensemble's plain arm are called before their name
 
 
 @register_task("lama")
@@ -43,12 +46,17 @@ class Lama(Cloze):
     Args:
       candidates: a file of words, one a line, that alone are answers (LAMA's common_vocab_cased.txt); None = all pieces
         of the host's vocabulary.
+      ensemble: E-BERT's, of the text with slots and the plain text, both read by the host: "mean" of their
+        log-probabilities, or "max", the arm whose best answer is the more probable. None = the text with slots alone.
     """
 
     required = ("label", "relation")
     metric = "p_at_1"
 
-    def __init__(self, candidates: str | Path | None = None):
+    def __init__(self, candidates: str | Path | None = None, ensemble: Literal["mean", "max"] | None = None):
+        if ensemble not in (None, "mean", "max"):
+            raise InputError("task_options.ensemble", f"it is {ensemble!r}", "choose mean or max, or leave it out")
+        self.ensemble = ensemble
         self.file = None if candidates is None else Path(candidates).expanduser()
         if self.file is not None and not self.file.is_file():
             raise InputError("task_options.candidates", f"there is no file {self.file}", "name a file of words")
@@ -79,6 +87,9 @@ class Lama(Cloze):
         names = sorted({record.fields["relation"] for record in kept})
         numbers = np.array([names.index(record.fields["relation"]) for record in kept], np.int32)
         made = made.with_arrays(lambda bucket: {"relation": numbers[bucket["index"]]})
+        if self.ensemble is not None:
+            plain = encoder.encode_batch(plain_passages(kept))
+            made = made.with_arrays(lambda bucket: _plain([plain[i] for i in bucket["index"]], encoder))
         if len(kept) == len(records):
             return made
         dropped = {"dropped: the answer is no candidate of one piece": len(records) - len(kept)}
@@ -91,6 +102,20 @@ class Lama(Cloze):
 
     def batch_shapes(self, extent: Extent) -> Shapes:
         return {**super().batch_shapes(extent), "relation": extent.whole()}
+
+    def outputs(
+        self,
+        host: HostModel,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> jax.Array:
+        scores = super().outputs(host, plugin, batch, key, start)
+        if self.ensemble is None:
+            return scores
+        plain = {name.removeprefix(PLAIN): values for name, values in batch.items() if name.startswith(PLAIN)}
+        return together(scores, super().outputs(host, None, plain, key), self.candidates, self.ensemble)
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The best candidate, and how many candidates are better than the right one."""
@@ -115,6 +140,30 @@ class Lama(Cloze):
             metrics[f"p_at_{most}"] = float(np.mean([hits[relations == one].mean() for one in np.unique(relations)]))
             metrics[f"weighted_p_at_{most}"] = float(hits.mean())
         return metrics
+
+
+def together(one: jax.Array, other: jax.Array, candidates: np.ndarray | None, how: str) -> jax.Array:
+    """E-BERT's ensembles (Poerner et al. 2020, section 4.1): log-probabilities [..., V] of two arms as one.
+
+    Args:
+      one: scores [..., V].
+      other: the same of the other arm.
+      candidates: bool [V] of the words between which is chosen; None = all.
+      how: "mean" of the log-probabilities, or "max", those of the arm whose best word is the more probable.
+    """
+    if candidates is not None:
+        one, other = (jnp.where(jnp.asarray(candidates), scores, -1e9) for scores in (one, other))
+    one, other = jax.nn.log_softmax(one), jax.nn.log_softmax(other)
+    if how == "mean":
+        return (one + other) / 2
+    return jnp.where(one.max(-1, keepdims=True) >= other.max(-1, keepdims=True), one, other)
+
+
+def _plain(rows: Sequence[Encoded], encoder: EntityEncoder) -> dict[str, np.ndarray]:
+    """The arrays of plain texts, under names of their own."""
+    batch = encoder.pad(rows, max(map(len, rows)), 0)
+    batch["positions"] = np.stack([one.blanks for one in rows])
+    return {f"{PLAIN}{name}": values for name, values in batch.items() if name not in ("entity_ids",)}
 
 
 def read_candidates(file: Path, tokenizer: HostTokenizer) -> np.ndarray:

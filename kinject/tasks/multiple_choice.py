@@ -172,7 +172,7 @@ def pad_groups(
 def single_separators(encoder: EntityEncoder) -> EntityEncoder:
     """The encoder with one separator between texts, also for RoBERTa, whose tokenizer puts two there."""
     tokenizer = replace(encoder.tokenizer, between=(encoder.tokenizer.sep_id,))
-    return EntityEncoder(tokenizer, encoder.max_length, encoder.separator, encoder.max_entities, doomed_in_turn)
+    return encoder.like(tokenizer=tokenizer, truncate=doomed_in_turn)
 
 
 def prefixed(

@@ -68,8 +68,7 @@ class Thunlp(Protocol):
         return tuple(token.lower() for token in source)
 
     def spelled(self, encoder: EntityEncoder) -> EntityEncoder:
-        one = encoder
-        return EntityEncoder(one.tokenizer, one.max_length, one.separator, one.max_entities, one.truncate, joined=True)
+        return encoder.like(joined=True)
 
     def encode(
         self, passages: Sequence[Passage], encoder: EntityEncoder, knowledge: KnowledgeBase | None
@@ -85,11 +84,8 @@ class Thunlp(Protocol):
         if len(tokenizer.between) > 1:  # RoBERTa's two
             tokenizer = replace(tokenizer, between=(tokenizer.sep_id,))
         markers = frozenset(piece for word in (HEAD_MARKER, TAIL_MARKER) for piece in tokenizer.word(word))
-        return EntityEncoder(
-            tokenizer,
-            encoder.max_length,
-            encoder.separator,
-            encoder.max_entities,
+        return encoder.like(
+            tokenizer=tokenizer,
             truncate=lambda sides, excess, _: support_first(sides, excess, markers),
             joined=True,
         )
@@ -108,7 +104,7 @@ def protocol_named(name: str) -> Protocol:
 def untruncated(encoder: EntityEncoder) -> EntityEncoder:
     """The same encoder without a limit of length."""
     tokenizer = replace(encoder.tokenizer, max_length=ENDLESS)
-    return EntityEncoder(tokenizer, ENDLESS, encoder.separator, encoder.max_entities, encoder.truncate, encoder.joined)
+    return encoder.like(tokenizer=tokenizer, max_length=ENDLESS)
 
 
 def cut_right(one: Encoded, encoder: EntityEncoder) -> Encoded:
