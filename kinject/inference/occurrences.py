@@ -34,6 +34,7 @@ from kinject.knowledge.manifest import refuse_existing
 from kinject.knowledge.vectors import Vectors
 from kinject.knowledge.write import Entries, write_entries
 from kinject.models.heads import MaskedLMHead, read_hidden
+from kinject.tasks.base import head_of
 
 STEP = 16  # texts are padded to a multiple of so many positions: few programs, little padding
 Progress = Callable[[int, int], None]
@@ -150,7 +151,11 @@ class MaskReader:
 
         def run(state: Any, batch: dict[str, jax.Array]) -> jax.Array:
             model = nnx.merge(graph, state)
-            return model.head.hidden(read_hidden(model, batch, batch["positions"]))[:, 0].astype(np.float32)
+            return (
+                head_of(model, MaskedLMHead)
+                .hidden(read_hidden(model, batch, batch["positions"]))[:, 0]
+                .astype(np.float32)
+            )
 
         self._run = jax.jit(run)
 
