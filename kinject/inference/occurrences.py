@@ -67,7 +67,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Counted:
+class Corpus:
     """What the first pass finds.
 
     Attributes:
@@ -83,7 +83,7 @@ class Counted:
     records: int
 
 
-def count_occurrences(records: Iterator[Record], reading: Reading, known: Sequence[str] | None = None) -> Counted:
+def count_occurrences(records: Iterator[Record], reading: Reading, known: Sequence[str] | None = None) -> Corpus:
     """Counts the occurrences of entities; with `known` of these only.
 
     Raises:
@@ -105,10 +105,10 @@ def count_occurrences(records: Iterator[Record], reading: Reading, known: Sequen
                 counts.append(0)
             counts[row] += 1
             names[row] = names[row] or _name(record, mention.start, mention.end)
-    return Counted(list(row_of), names, np.array(counts, np.int64), texts)
+    return Corpus(list(row_of), names, np.array(counts, np.int64), texts)
 
 
-def occurrences(records: Iterator[Record], counted: Counted, reading: Reading) -> Iterator[tuple[int, int, Passage]]:
+def occurrences(records: Iterator[Record], counted: Corpus, reading: Reading) -> Iterator[tuple[int, int, Passage]]:
     """Yields (number of the record, the entity's row, the text with a mask for its name) of the occurrences drawn.
 
     Of an entity's n occurrences `most` are drawn, every set of so many equally likely (Knuth, algorithm S).
@@ -239,7 +239,7 @@ def sum_outputs(
     reading: Reading,
     known: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> tuple[Counted, Sums]:
+) -> tuple[Corpus, Sums]:
     """Sums the host's outputs over a corpus, or goes on with an interrupted run in `work`.
 
     Args:
