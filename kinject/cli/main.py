@@ -33,6 +33,8 @@ VERBS: dict[str, Verb] = {
     "leaderboard": Verb("kinject.cli.leaderboard", "answer the questions of a FewRel leaderboard"),
     "knowledge": Verb("kinject.cli.knowledge", "build a knowledge base of tables, triples or vectors; inspect one"),
     "link": Verb("kinject.cli.link", "find the entities of a knowledge base in raw text"),
+    "verify": Verb("kinject.cli.verify", "check hosts, knowledge bases, plugins and memories, every byte of them"),
+    "seal": Verb("kinject.cli.seal", "write seals, so that whatever is changed later is refused"),
     "data": Verb("kinject.cli.data", "prepare data sets from their published files"),
 }
 

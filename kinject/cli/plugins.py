@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kinject.cli.parser import Parser, exit_code
-from kinject.errors import InputError
+from kinject.errors import InputError, printable
 
 COLUMNS = ("folder", "method", "knowledge", "parameters", "host encoder", "head", "metrics")
 EXAMPLES = """\
@@ -107,7 +107,7 @@ def show_list(arguments: argparse.Namespace) -> None:
     whole = [row for row in rows if len(row) == len(COLUMNS)]
     widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
     for row in rows:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)).rstrip())
+        print("  ".join(f"{printable(cell):{width}}" for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
 def about(folder: Path) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
     """What a plugin is pinned to, and what its card says of the knowledge base; None for one that reads none."""
     if base is None:
         return dict(NO_KNOWLEDGE)
+    base.check_claim()
     return {
         "name": base.name,
         "fingerprint": base.fingerprint,

@@ -43,8 +43,8 @@ class LiveSeal(Seal):
             return super().check_blocks(name, blocks)
 
 
-def open_memory_seal(folder: Path) -> LiveSeal | None:
-    """The seal of a memory; None where it has none, which one line says.
+def open_memory_seal(folder: Path, *, tell: bool = True) -> LiveSeal | None:
+    """The seal of a memory; None where it has none, which one line says if it shall `tell`.
 
     Raises:
       InputError: as `integrity.read_seal`.
@@ -60,7 +60,8 @@ def open_memory_seal(folder: Path) -> LiveSeal | None:
             raise
         break
     if seal is None:
-        tell_unsealed(folder, "its passages and arrays")
+        if tell:
+            tell_unsealed(folder, "its passages and arrays")
         return None
     if edited:
         log.warning("%s is being edited, or an edit was cut short: its arrays could not be checked", folder)

@@ -196,7 +196,7 @@ class PassageMemory:
                 raise InputError(path, problem, AGAIN)
         if not (folder / TEXTS).exists():
             raise InputError(folder / TEXTS, "it is missing", AGAIN)
-        seal = open_memory_seal(folder)
+        seal = open_memory_seal(folder, tell=not write)
         if seal is not None and not write:
             arrays = {name: seal.array(f"{name}.npy", array) for name, array in arrays.items()}
         return cls(folder, manifest, arrays, lock, seal)

@@ -243,8 +243,11 @@ def load_plugin(
             where=f"{folder / 'plugin.json'}: method_config",
         )
 
-    shapes = nnx.state(nnx.eval_shape(make), nnx.Param)  # before anything of their size is allocated
-    expected = flatten(nnx.to_pure_dict(shapes))
+    try:
+        made = nnx.eval_shape(make)  # before anything of their size is allocated
+    except jax.errors.ConcretizationTypeError:  # a method that looks at its fresh numbers as it is made
+        made = make()
+    expected = flatten(nnx.to_pure_dict(nnx.state(made, nnx.Param)))
     params = _read_arrays(folder / "params", _described(expected), manifest["method"])
     open_sealed(folder, "its plugin.json")
     plugin = make()

@@ -4,16 +4,18 @@ Frozen parameters are never saved here. The data position is one number, the sam
 leaves are read whole whatever mesh they came from, so a run goes on elsewhere. All processes save, each what it alone
 holds, and process 0 what all hold; each reads for itself the checkpoint that process 0 has chosen.
 
-Loading is strict both ways: the names, shapes and dtypes on disk must be exactly those that the run expects, and the
-leaves must hash to what was saved; a checkpoint that is damaged is skipped with a warning and the one before it is
-taken.
+Loading is strict both ways: the names, shapes and dtypes on disk must be exactly those that the run expects, leaves and
+JSON must hash to what was saved, and the files must be those that were sealed; a checkpoint that is damaged, or whose
+best one is, is skipped with a warning and the one before it is taken.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,14 @@ import orbax.checkpoint as ocp
 
 from kinject.errors import InputError, first_line
 from kinject.inference.mesh import fetch, is_split, put
-from kinject.inference.processes import on_first
+from kinject.inference.processes import first, on_first
+from kinject.integrity import SEAL, read_seal, refuse_special, write_seal
 from kinject.plugins.store import processes_apart
+from kinject.training.finite import check_arrays
 from kinject.tree import digest
 
 log = logging.getLogger("kinject")
+META_DIGEST = "meta_digest"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,12 @@ def name_leaves(tree: Any) -> dict[str, Any]:
 def specification(leaves: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Shape and dtype of every leaf, as JSON holds them."""
     return {name: [list(leaf.shape), str(np.dtype(leaf.dtype))] for name, leaf in leaves.items()}
+
+
+def meta_digest(meta: Mapping[str, Any]) -> str:
+    """SHA-256 of the JSON beside the leaves, without the digest itself."""
+    plain = json.loads(json.dumps({key: value for key, value in meta.items() if key != META_DIGEST}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:
@@ -81,15 +92,24 @@ class Checkpoints:
         """Saves asynchronously; `wait` or `close` before the process may end."""
         leaves = name_leaves(state)
         fetched = {name: np.asarray(leaf) for name, leaf in fetch(leaves).items()}
+        check_arrays(self.folder.parent.name, step, fetched)
         described = {**meta, "step": step, "digest": digest(fetched), "leaves": specification(fetched)}
         if iterator is not None:
             described["data"] = iterator.get_state()
+        described[META_DIGEST] = meta_digest(described)
         split = {name: leaf for name, leaf in leaves.items() if is_split(leaf)}
         items = {"state": ocp.args.StandardSave({**fetched, **split}), "meta": ocp.args.JsonSave(described)}
         self.manager.save(step, args=ocp.args.Composite(**items))
 
-    def restore(self, template: Any, iterator: grain.DatasetIterator | None = None) -> Restored | None:
+    def restore(
+        self,
+        template: Any,
+        iterator: grain.DatasetIterator | None = None,
+        accept: Callable[[Mapping[str, Any]], str] | None = None,
+    ) -> Restored | None:
         """The newest checkpoint that is whole, in the structure of `template`; None when there is none.
+
+        `accept` gets the JSON of one that is whole, and says why it will not do, or "".
 
         Sets `iterator` to the position saved with it and deletes newer, damaged checkpoints, whose steps will be
         trained again.
@@ -104,6 +124,8 @@ class Checkpoints:
             for step in steps:
                 try:
                     found = self._read(step, template)
+                    if accept is not None and (why := accept(found[1])):
+                        raise ValueError(why)
                 except InputError:
                     raise
                 except Exception as error:
@@ -125,9 +147,19 @@ class Checkpoints:
         placed = [put(leaves[jax.tree_util.keystr(path)], getattr(like, "sharding", None)) for path, like in flat]
         return Restored(chosen, jax.tree.unflatten(structure, placed), meta)
 
+    def is_whole(self, step: int, template: Any) -> bool:
+        """Whether the checkpoint of a step is there, and as it was saved."""
+        try:
+            self._read(step, template)
+        except Exception as error:  # Orbax raises whatever tensorstore does
+            log.warning("damaged checkpoint %s: %s", self.folder / str(step), first_line(error))
+            return False
+        return True
+
     def _read(self, step: int, template: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The leaves by name and the JSON of one checkpoint; raises where it is not whole. No process waits here."""
         expected = name_leaves(template)
+        _check_seal(self.folder / str(step))
         apart = processes_apart()
         options = {"multiprocessing_options": apart}
         handler = ocp.CompositeCheckpointHandler(
@@ -138,6 +170,8 @@ class Checkpoints:
         with ocp.Checkpointer(handler, **options) as reader:
             folder = self.folder / str(step)
             meta = reader.restore(folder, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            if meta.get(META_DIGEST, "") not in ("", meta_digest(meta)):
+                raise ValueError("its JSON does not have the digest that was saved with it")
             self._check(step, meta["leaves"], specification(expected))
             shapes = {name: np.empty(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
             leaves = reader.restore(folder, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
@@ -168,7 +202,28 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when what was saved last is on disk."""
         self.manager.wait_until_finished()
+        self._seal()
 
     def close(self) -> None:
         """Waits for what is being saved and lets the folder go."""
+        self.wait()
         self.manager.close()
+
+    def _seal(self) -> None:
+        """Seals the checkpoints that were finished since the last time."""
+        for step in self.manager.all_steps() if first() else ():
+            folder = self.folder / str(step)
+            if (folder / "_CHECKPOINT_METADATA").exists() and not (folder / SEAL).exists():
+                write_seal(folder)
+
+
+def _check_seal(folder: Path) -> None:
+    """Raises ValueError for a checkpoint whose files are not those that were sealed, or no plain files."""
+    try:
+        refuse_special(folder)
+        seal = read_seal(folder)
+        if seal is not None:
+            seal.verify()
+    except InputError as error:
+        where = str(error.where).removeprefix(f"{folder}/")
+        raise ValueError(f"{where}: {error.problem}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
 from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
+from kinject.training.finite import LARGEST, check_arrays, check_losses, check_metrics
 from kinject.training.metrics import MetricsFile, Profiler, Progress, Timing
 from kinject.training.partition import label_parameters, split
 from kinject.training.prefix import attach_prefix, check_disk, plan_prefix
@@ -172,7 +172,7 @@ class Fit:
         """Makes a checkpoint of the step that was taken, where one is due, or where it is the last for now (`stop`)."""
         stop = stop and (not self.refresh_every or self.step % self.refresh_every == 0)  # a rerun starts on a refresh
         if stop or self.done or self.step % self.config.checkpoint_every == 0:
-            self.progress.log_later(self.losses)
+            self._log_later(self.step, self.losses)
             self.losses = []
             self._save(self.step)
 
@@ -194,6 +194,7 @@ class Fit:
             metrics |= {f"dev_{name}": value for name, value in best.meta["metrics"].items()}
             metrics["best_step"] = best.step
         fetched = {path: np.asarray(leaf) for path, leaf in fetch(train).items()}
+        check_arrays(self.name, self.step, fetched, LARGEST)
         self._close()
         return FitResult(fetched, metrics, self.step, self.progress.seconds, self.labels)
 
@@ -281,7 +282,7 @@ class Fit:
     # the parts of a step
 
     def _resume(self) -> int:
-        restored = self.checkpoints.restore(self.state, self.iterator)
+        restored = self.checkpoints.restore(self.state, self.iterator, self._best_is_there)
         if restored is None:
             self.metrics.rewind(self.name, 0)
             self.best.drop_after(-1)
@@ -294,17 +295,24 @@ class Fit:
             self.reporter.say(f"{self.name}: resuming at step {restored.step} of {self.total}")
         return restored.step
 
+    def _best_is_there(self, meta: Mapping[str, Any]) -> str:
+        """Why the best checkpoint that another one's JSON speaks of will not do; "" where it is whole, or none is."""
+        best = type(self.progress).from_json(meta).best_step
+        if best < 0 or self.best.is_whole(best, self.state.train):
+            return ""
+        return f"the best checkpoint, step {best}, is damaged; what made it is trained again"
+
     def _log(self, step: int, losses: list[Any]) -> dict[str, float]:
-        self.progress.log_later(losses)
+        self._log_later(step, losses)
         means = self.progress.log()
-        if not math.isfinite(means["loss"]):
-            raise InputError(
-                f"{self.name}, step {step}", f"the loss is {means['loss']}", "lower the learning rate, or set a clip"
-            )
         self.progress.note(means)
         self.metrics.write(self.name, step, means)
         self.timing.log(self.name, step)
         return {"loss": means["loss"]}
+
+    def _log_later(self, step: int, losses: list[Any]) -> None:
+        check_losses(self.name, step, jax.device_get(losses), self.train_feed, self.config.batch_size, self.seed)
+        self.progress.log_later(losses)
 
     def _maybe_evaluate(self, step: int) -> None:
         every = self.config.evaluation_steps(self.train_feed.examples.size)
@@ -314,6 +322,7 @@ class Fit:
         found, _ = evaluate(
             self.program, params, self.dev_feed, self.config.evaluation_batch_size, self.place, self.evaluation_step
         )
+        check_metrics(self.name, step, found)
         self.metrics.write(self.name, step, {f"dev_{name}": value for name, value in found.items()})
         if found[self.program.task.metric] > self.progress.best_metric:
             self.progress.best_step, self.progress.best_metric = step, found[self.program.task.metric]
@@ -334,7 +343,8 @@ class Fit:
         """The best evaluation's leaves, of which the progress speaks."""
         best = self.best.restore(template)
         if best is None or best.step != self.progress.best_step:
-            raise InputError(self.best.folder, f"the best checkpoint, step {self.progress.best_step}, is gone")
+            problem = f"the best checkpoint, step {self.progress.best_step}, is gone or damaged"
+            raise InputError(self.best.folder, problem, "run the command again: what made it is trained again")
         return best
 
 

@@ -1,0 +1,65 @@
+"""Seals artefacts that have no seal, or that were changed on purpose: `kinject seal FOLDER…`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kinject.cli.parser import Parser, exit_code
+from kinject.cli.verify import kind_of
+
+EXAMPLES = """\
+examples:
+  kinject seal my/bert-base-uncased
+  kinject seal runs/old/geography_plugin runs/old/geography/knowledge
+
+Reads a host, knowledge base, plugin or passage memory strictly and whole, as kinject verify does but for the seal, and
+writes seal.json: the size and hashes of every file. From then on whatever is changed, cut, added or removed is refused.
+A seal that is there is written anew. Exit codes: 0 sealed, 2 something is wrong with it (nothing was changed).
+"""
+
+
+def seal(folder: Path) -> str:
+    """Checks an artefact and seals it; returns a line about it. What is wrong leaves everything as it was.
+
+    Raises:
+      InputError: it cannot be read as what it is.
+    """
+    from kinject.integrity import SEAL, write_seal
+
+    kind, old = kind_of(folder), folder / SEAL
+    aside = folder / f".{SEAL}.old"
+    if old.exists():
+        old.replace(aside)
+    try:
+        kind.read(folder)
+        hash = write_seal(folder, kind.outside)
+    except BaseException:
+        if aside.exists():
+            aside.replace(old)
+        raise
+    aside.unlink(missing_ok=True)
+    return f"{folder}: {kind.name}, sealed as {hash}"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of the command line, checked; raises InputError for any that is wrong."""
+    parser = Parser(prog="kinject seal", description="Write seals: what is changed later is refused.", epilog=EXAMPLES)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+
+    def run() -> None:
+        for folder in parse(argv).folders:
+            print(seal(folder))
+
+    return exit_code(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Damaged checkpoints, latest or best, are named, passed over and trained again: the same bits come out."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from fault_world import edit_json, flip, plugin_params, write_fault_world
+from tiny_world import plugin_stage, run_experiment
+
+from kinject.errors import InputError
+from kinject.plugins.store import load_plugin
+
+FIT = {"batch_size": 8, "steps": 6, "log_every": 1, "checkpoint_every": 2, "buckets": 1, "evaluate_every": 2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_fault_world(tmp_path_factory.mktemp("world") / "w")
+
+
+@pytest.fixture(scope="module")
+def config(world):
+    stage = plugin_stage(world, dev_data=(str(world / "dev.jsonl"),), fit=FIT)
+    return {"seed": 0, "stages": {"plugin": stage}}
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run_experiment(config, folder)
+    return folder
+
+
+def cut_short(whole, tmp_path):
+    """The run as a kill just before its end leaves it."""
+    run = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(run / "plugin")
+    (run / "results.json").unlink()
+    return run
+
+
+def damaged_best(run):
+    for path in (run / "checkpoints/plugin/best").glob("*/state/_METADATA"):
+        path.write_text("x")
+
+
+def other_position(run):
+    edit_json(run / "checkpoints/plugin/last/6/meta/metadata", lambda j: j["data"].update(next_index=2))
+
+
+def other_position_unsealed(run):
+    other_position(run)
+    (run / "checkpoints/plugin/last/6/seal.json").unlink()
+
+
+def special_file(run):
+    path = run / "checkpoints/plugin/last/6/state/manifest.ocdbt"
+    path.unlink()
+    os.mkfifo(path)
+
+
+def flipped(run):
+    for path in (run / "checkpoints/plugin/last/6/state").glob("**/d/*"):
+        flip(path, 40)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damaged_best, "is damaged; what made it is trained again"),
+        (other_position, "skipping damaged checkpoint"),
+        (other_position_unsealed, "its JSON does not have the digest"),
+        (special_file, "it is no plain file"),
+        (flipped, "its content is not what was sealed"),
+    ],
+)
+def test_a_damaged_checkpoint_is_trained_again(config, whole, tmp_path, caplog, damage, says):
+    run = cut_short(whole, tmp_path)
+    damage(run)
+    run_experiment(config, run)
+    assert says in caplog.text
+    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    trained, expected = (plugin_params(load_plugin(one / "plugin").plugin) for one in (run, whole))
+    assert [np.asarray(one[...]).tobytes() for one in trained] == [np.asarray(one[...]).tobytes() for one in expected]
+
+
+def test_numbers_that_are_not_finite_stop_a_training_and_keep_what_was_good(world, config, tmp_path):
+    stage = plugin_stage(world, fit=FIT | {"optimizer": {"learning_rate": 3e38}})
+    says = r"plugin, step \d: the loss is not finite \(nan\), on the training data's examples \d+, .*lower the learning"
+    with pytest.raises(InputError, match=says):
+        run_experiment({"seed": 0, "stages": {"plugin": stage}}, tmp_path / "run")
+    assert not (tmp_path / "run" / "plugin").exists()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "NaN" not in lines and "Infinity" not in lines
