@@ -69,6 +69,10 @@ TEST = [
     "torch==2.13.0",
 ]
 
+CONFIGS = {
+    "kinject.configs": "configs",
+    "kinject.configs.paper": "configs/paper",
+}  # `kinject train --config own:FOLDER`
 VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("kinject").joinpath("version.py").read_text())[1]
 
 setup(
@@ -79,7 +83,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["kinject", "kinject.*"]),
+    packages=[*find_packages(include=["kinject", "kinject.*"]), *CONFIGS],
+    package_dir=CONFIGS,
     package_data={"kinject": ["py.typed"], "kinject.demo": ["page/*"]},
     entry_points={"console_scripts": ["kinject = kinject.cli.main:main"]},
     install_requires=CORE,

@@ -1,7 +1,7 @@
 """A plugin for your own knowledge and your own labelled texts: docs/your_own.md.
 
-    python -m kinject.train --config configs/own.py:FOLDER --workdir runs/own
-    python -m kinject.train --config configs/own.py:FOLDER,host=DIR --workdir runs/own
+    kinject train --config own:FOLDER --workdir runs/own
+    kinject train --config own:FOLDER,host=DIR --workdir runs/own
 
 FOLDER (default `my`) holds `knowledge`, as `kinject knowledge build` writes it, and three parts of your linked records,
 each with a `label`: `host.jsonl` tunes MiniLM to give the labels, without knowledge; `plugin.jsonl` tunes a plugin

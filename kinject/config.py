@@ -14,7 +14,7 @@ import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -40,16 +40,14 @@ class Dataclass(Protocol):
 
 
 def read_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads `file.py[:arg]` and applies `a.b=value` overrides.
+    """Reads `file.py[:arg]`, or `name[:arg]` of a config that comes along, and applies `a.b=value` overrides.
 
     Raises:
-      InputError: no such file, no `get_config`, an argument that the file refuses, an override without `=` or of a
-        place that does not exist.
+      InputError: no such file or name, no `get_config`, an argument that the file refuses, an override without `=` or
+        of a place that does not exist.
     """
     file, _, arg = spec.partition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f"--config {spec}", f"there is no file {file}", "see configs/ for the ones that come along")
+    path = config_file(file, spec)
     module_spec = importlib.util.spec_from_file_location(f"kinject_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"--config {spec}", "not a Python file")
@@ -78,6 +76,32 @@ def read_config(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return config
 
 
+def ready_made() -> dict[str, Path]:
+    """The configs that come along, by name: of the installed package, or of the clone that it runs from."""
+    package = Path(__file__).parent
+    folder = next((one for one in (package / "configs", package.parent / "configs") if one.is_dir()), package)
+    found = sorted(path for path in folder.rglob("*.py") if "def get_config" in path.read_text(encoding="utf-8"))
+    return {str(path.relative_to(folder).with_suffix("")): path for path in found}
+
+
+def config_file(file: str, spec: str) -> Path:
+    """The file of a config by its path, or by the name of one that comes along.
+
+    Raises:
+      InputError: there is neither.
+    """
+    path = Path(file)
+    if path.is_file():
+        return path
+    known = ready_made()
+    if file in known:
+        return known[file]
+    if path.suffix or not file:
+        problem = f"there is no file {file}"
+        raise InputError(f"--config {spec}", problem, "those that come along go by their names, such as own:FOLDER")
+    raise InputError(f"--config {spec}", f"no config of that name comes along: {file}", did_you_mean(file, known))
+
+
 def _in_file(error: Exception, path: Path) -> InputError:
     """What the user's own file raised, and in which of its lines."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -96,7 +120,8 @@ def apply_override(config: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict) or part not in node:
             here = ".".join(parents[:depth]) or "the config"
             known = node if isinstance(node, dict) else ()
-            raise InputError(f"--config.{place}", f"{here} has no entry {part!r}", did_you_mean(part, known))
+            meant = _nearest_place(place, config) or did_you_mean(part, known)
+            raise InputError(f"--config.{place}", f"{here} has no entry {part!r}", meant)
         node = node[part]
     if not isinstance(node, dict):
         raise InputError(f"--config.{place}", f"{'.'.join(parents)} is a value, not a section")
@@ -104,6 +129,22 @@ def apply_override(config: dict[str, Any], override: str) -> None:
         node[leaf] = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         node[leaf] = text
+
+
+def _nearest_place(asked: str, config: Mapping[str, Any]) -> str:
+    """'did you mean a.b.c?' for the entry of a config that ends as what was asked for, or is spelt nearly so."""
+    places = list(_places(config))
+    found = [place for place in places if place.endswith(f".{asked}")]
+    found = found or difflib.get_close_matches(asked, places, n=1, cutoff=0.8)
+    return f"did you mean {found[0]}?" if found else ""
+
+
+def _places(config: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        place = f"{above}{key}"
+        yield place
+        if isinstance(value, Mapping):
+            yield from _places(value, f"{place}.")
 
 
 def build(section: type[AnySection], values: Mapping[str, Any], where: str) -> AnySection:
@@ -119,9 +160,10 @@ def build(section: type[AnySection], values: Mapping[str, Any], where: str) -> A
         place = ".".join([where, *(str(part) for part in first["loc"])]) if where else ".".join(map(str, first["loc"]))
         key = str(first["loc"][-1]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
-            raise InputError(
-                place, f"unknown key {key}", did_you_mean(key, known_keys(section, first["loc"]))
-            ) from None
+            known = known_keys(section, first["loc"])
+            inside = [f"{name}.{key}" for name in known if key in known_keys(section, (*first["loc"][:-1], name, key))]
+            meant = f"did you mean {inside[0]}?" if inside else did_you_mean(key, known)
+            raise InputError(place, f"unknown key {key}", meant) from None
         if first["type"] == "missing":
             raise InputError(place, "it is missing") from None
         given = repr(first.get("input"))

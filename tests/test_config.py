@@ -71,7 +71,7 @@ def test_what_is_no_literal_is_a_string(override, value):
     ("override", "message"),
     [
         ("a.c.d=1", "--config.a.c.d: a has no entry 'c'; there is b"),
-        ("aa.b=1", "the config has no entry 'aa'; did you mean a?"),
+        ("aa.b=1", "the config has no entry 'aa'; did you mean a.b?"),
         ("a.b.c=1", "--config.a.b.c: a.b is a value, not a section"),
         ("a.b.c.d=1", "a.b has no entry 'c'; there is none"),
         ("a.b", "--config.a.b: it has no value; write --config.a.b=VALUE"),

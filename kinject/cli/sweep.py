@@ -79,13 +79,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
 
 def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str, ...]) -> list[SweepRun]:
     """The runs, each with a workdir named after its config and seed."""
+    from kinject.config import config_file
+
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise InputError(f"--seeds {seeds}", "they are whole numbers with commas between") from None
     for config in configs:
-        if not Path(config.partition(":")[0]).is_file():
-            raise InputError(f"--config {config}", f"there is no file {config.partition(':')[0]}")
+        config_file(config.partition(":")[0], config)
     return [
         SweepRun(config, seed, run_folder(workdir, config, seed), overrides) for config in configs for seed in numbers
     ]

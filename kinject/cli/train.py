@@ -20,6 +20,7 @@ EXIT_INTERRUPTED = 130
 
 EXAMPLES = """\
 examples:
+  kinject train --config own:my --workdir runs/own
   python -m kinject.train --config configs/quickstart.py --workdir runs/quickstart
   python -m kinject.train --config configs/delivery.py:no_answer_triples --workdir runs/two_hops
   python -m kinject.train --config configs/quickstart.py --config.seed=1 --workdir runs/seed1
@@ -42,7 +43,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         description="Train hosts and knowledge plugins as a config file says.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="config file, and its get_config(ARG)")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE.py[:ARG]",
+        help="config file, or the name of one that comes along (own, quickstart, …), and its get_config(ARG)",
+    )
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
     parser.add_argument("--stage", action="append", metavar="NAME", help="run only this stage (may be repeated)")
     parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all); of a CPU, N parts")
@@ -63,6 +69,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for argument in rest:
         if not argument.startswith("--config."):
             mend = f"write {rest[0]}={argument}" if rest[0].startswith("--config.") and "=" not in rest[0] else ""
+            if argument.startswith("--") and "." in argument.partition("=")[0]:
+                mend = f"write --config.{argument.removeprefix('--')}"
             raise InputError(argument, "unknown argument", mend or "see --help")
         overrides.append(argument.removeprefix("--config."))
     if known.workdir is None and known.aot is None:
