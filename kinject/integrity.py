@@ -47,6 +47,17 @@ class Seal:
     def __init__(self, folder: Path, files: Mapping[str, Mapping[str, Any]], hash: str = ""):
         self.folder, self.files, self.hash = folder, files, hash
         self._seen: dict[str, np.ndarray] = {}  # bool [blocks] a file: which were checked
+        self._held: dict[str, Any] = {}
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Opens files now, so that they can be checked later even if somebody takes their names away meanwhile."""
+        for name in names:
+            path = self.folder / name
+            try:
+                if name in self.files:
+                    self._held[name] = path.open("rb")
+            except OSError as error:
+                raise InputError(path, f"it cannot be read: {error.strerror or error}", DAMAGED) from None
 
     def check(self, name: str) -> None:
         """Raises InputError unless the whole file is what was sealed. What was checked once is not read again."""
@@ -70,7 +81,8 @@ class Seal:
             return bool(seen.all())
         path = self.folder / name
         try:
-            with path.open("rb") as file:
+            held = self._held.get(name)
+            with (path if held is None else Path(f"/dev/fd/{held.fileno()}")).open("rb") as file:
                 if "sha256" in facts:
                     good = hashlib.file_digest(file, "sha256").hexdigest() == str(facts["sha256"]).lower()
                     bad = None if good else 0

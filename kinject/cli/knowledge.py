@@ -15,7 +15,7 @@ from kinject.errors import InputError
 
 if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
-    from kinject.knowledge.vectors import Cut
+    from kinject.knowledge.described import Cut
 
 FORMATS = ("biggraph", "glove", "npy", "openke", "pykeen", "table", "umls", "wikipedia2vec", "word2vec")
 
@@ -243,9 +243,9 @@ def _pairs(text: str) -> dict[str, str]:
 
 def _pieces_of(host: str) -> Cut:
     from kinject.data.tokenizer import load_tokenizer
+    from kinject.knowledge.described import TokenizerCut
 
-    backend = load_tokenizer(host).backend
-    return lambda text: backend.encode(text, add_special_tokens=False).tokens
+    return TokenizerCut(load_tokenizer(host).backend.to_str())
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:

@@ -94,8 +94,7 @@ def rows_with_vector(knowledge: KnowledgeBase) -> Rows:
 
 def _rows_with_vector(knowledge: KnowledgeBase, entities: list[str]) -> np.ndarray:
     rows = knowledge.rows(entities)
-    has_vector = knowledge.has_vector
-    return rows if has_vector is None else np.where((rows >= 0) & has_vector[rows], rows, -1)
+    return np.where(knowledge.present(rows), rows, -1)
 
 
 class EntityEncoder:

@@ -84,6 +84,8 @@ def knowledge_identity(base: KnowledgeBase | None) -> dict[str, Any]:
     return {
         "name": base.name,
         "fingerprint": base.fingerprint,
+        "revision": base.revision,
+        "space": {"id": base.space["id"], "origins": base.space["origins"]},
         "dim": base.dim,
         "count": base.size,
         "source": base.manifest["source"],

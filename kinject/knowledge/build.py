@@ -26,12 +26,13 @@ import numpy as np
 
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.knowledge.described import Cut
 from kinject.knowledge.files import map_array
 from kinject.knowledge.importers import import_knowledge
 from kinject.knowledge.importers.table import EntityTable
 from kinject.knowledge.manifest import refuse_existing
 from kinject.knowledge.triples import TripleCollector, Unknown
-from kinject.knowledge.vectors import Cut, Picked, Vectors, description_vectors, graph_vectors, side_by_side
+from kinject.knowledge.vectors import Picked, Vectors, description_vectors, graph_vectors, side_by_side
 from kinject.knowledge.write import Entries, write_entries
 
 Make = Literal["auto", "triples", "descriptions", "both"]

@@ -1,6 +1,7 @@
 """Indexes that are made of a knowledge base once and kept beside it, in `<knowledge base>.<name>/`.
 
-Each holds the hashes of the files that it was made of, and is made anew when those have changed.
+Each holds the hashes of the files that it was made of, and is made anew when those have changed. Revisions change none
+of them: who reads an index looks at what a revision says as well.
 """
 
 from __future__ import annotations
@@ -9,23 +10,24 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from kinject.errors import InputError
 from kinject.integrity import read_seal, tell_unsealed, write_seal
-from kinject.knowledge.base import KnowledgeBase
+from kinject.knowledge.view import View
 
 SOURCE_HASHES = "made_of.json"
 log = logging.getLogger("kinject")
 
 
-def derived_path(base: KnowledgeBase, name: str) -> Path:
+def derived_path(base: View, name: str) -> Path:
     """Where an index of a knowledge base is kept: `<knowledge base>.<name>`, beside it."""
     return base.folder.with_name(f"{base.folder.name}.{name}")
 
 
-def ensure_derived(base: KnowledgeBase, name: str, make: Callable[[Path], object]) -> Path:
+def ensure_derived(base: View, name: str, make: Callable[[Path], object]) -> Path:
     """The folder of an index, made first where there is none of the knowledge base as it is now.
 
     Args:
@@ -44,7 +46,7 @@ def ensure_derived(base: KnowledgeBase, name: str, make: Callable[[Path], object
     partial.mkdir()
     try:
         make(partial)
-        (partial / SOURCE_HASHES).write_text(json.dumps(_source_hashes(base)))
+        (partial / SOURCE_HASHES).write_text(json.dumps(source_hashes(base.manifest)))
         write_seal(partial)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
@@ -56,17 +58,17 @@ def ensure_derived(base: KnowledgeBase, name: str, make: Callable[[Path], object
     return folder
 
 
-def _source_hashes(base: KnowledgeBase) -> dict[str, str]:
-    """The hashes of all files of a knowledge base, labels and triples included."""
-    return {name: str(facts.get("sha256")) for name, facts in base.manifest["files"].items()}
+def source_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The hashes of all files of a knowledge base, labels and triples included, by its manifest."""
+    return {name: str(facts.get("sha256")) for name, facts in manifest["files"].items()}
 
 
-def _is_current(folder: Path, base: KnowledgeBase) -> bool:
+def _is_current(folder: Path, base: View) -> bool:
     """Whether `folder` was made of the knowledge base as it is now, and is whole; a damaged one is named."""
     try:
         if not (folder / SOURCE_HASHES).is_file():
             return False
-        if json.loads((folder / SOURCE_HASHES).read_text()) != _source_hashes(base):
+        if json.loads((folder / SOURCE_HASHES).read_text()) != source_hashes(base.manifest):
             return False
         seal = read_seal(folder)
         if seal is None:

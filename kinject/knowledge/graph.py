@@ -152,9 +152,14 @@ class GraphResult(NamedTuple):
 
         Centre and deviation are those of the entities that occur in a triple.
         """
+        mean, deviation = self.centre()
+        return (self.vectors - mean) / np.float32(deviation)
+
+    def centre(self) -> tuple[np.ndarray, float]:
+        """Mean float32 [d] of the vectors of entities that occur in a triple, and the deviation of their numbers."""
         seen = self.vectors[self.seen]
         mean = seen.mean(axis=0)
-        return (self.vectors - mean) / np.float32((seen - mean).std())
+        return mean, float((seen - mean).std())
 
 
 class _Table(NamedTuple):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.knowledge.described import Cut, description_part, vectoriser
+from kinject.knowledge.space import Part, graph_part
 
 if TYPE_CHECKING:
     from kinject.knowledge.graph import GraphConfig
@@ -23,8 +25,6 @@ STANDARDISED = "centred, divided by the standard deviation of all numbers"
 SAMPLE = 200_000  # descriptions that words and components are learned from
 BLOCK = 16_384  # descriptions turned into vectors at once
 WORDS = 100_000  # the most frequent words that are looked at
-
-Cut = Callable[[str], list[str]]  # a description -> its words or pieces
 
 
 class Vectors(NamedTuple):
@@ -36,6 +36,7 @@ class Vectors(NamedTuple):
       normalisation: what was done to them, in words.
       metrics: figures of merit.
       provenance: of what and how they were made; None = nothing is noted.
+      parts: the space that they were made in, by which further entities are placed; none where they are given.
     """
 
     values: Any
@@ -43,6 +44,7 @@ class Vectors(NamedTuple):
     normalisation: str = "none"
     metrics: Mapping[str, float] = {}
     provenance: Mapping[str, Any] | None = None
+    parts: tuple[Part, ...] = ()
 
 
 def graph_vectors(
@@ -75,7 +77,10 @@ def graph_vectors(
     apart, kept = _hold_out(triples, held_out, seed)
     result = train_graph(triples[kept], num_entities, num_relations, config, seed=seed, progress=progress)
     metrics = filtered_ranking(result, triples[apart], triples) if len(apart) else {}
-    return Vectors(result.standardised(), result.seen, STANDARDISED, metrics)
+    values = result.standardised()
+    mean, deviation = result.centre()
+    part = graph_part(config.method, result.relations, values, triples, mean=mean, deviation=deviation)
+    return Vectors(values, result.seen, STANDARDISED, metrics, parts=(part,))
 
 
 def _hold_out(triples: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,10 +121,8 @@ def description_vectors(
       InputError: fewer than two descriptions that share a word.
     """
     from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
-    settings: dict[str, Any] = {"analyzer": cut} if cut else {"token_pattern": r"(?u)\w+"}
-    words = TfidfVectorizer(sublinear_tf=True, min_df=2, max_features=WORDS, dtype=np.float32, **settings)
+    words = vectoriser(cut, min_df=2, max_features=WORDS)
     try:
         table = words.fit_transform(_sample(descriptions))
     except ValueError:  # no word stands in two of them
@@ -137,14 +140,17 @@ def description_vectors(
         lengths = np.linalg.norm(made, axis=1, keepdims=True)
         present[rows] = lengths[:, 0] > 1e-6
         vectors[rows] = np.divide(made, lengths, out=np.zeros_like(made), where=lengths > 1e-6)
-    if not _standardise(vectors, present):
+    moments = _standardise(vectors, present)
+    if moments is None:
         raise InputError(where, "all descriptions say the same", "tell the entities apart, or give triples or vectors")
     note = {
         "descriptions": f"TF-IDF and truncated SVD (scikit-learn) of the descriptions, {dim} components",
         "descriptions_words": "the pieces of a host's tokenizer" if cut else "runs of letters and digits",
     }
     kept = float(components.explained_variance_ratio_.sum())  # share of the TF-IDF variance
-    return Vectors(vectors, present, STANDARDISED, {"descriptions_variance_kept": round(kept, 4)}, note)
+    part = description_part(words, components, cut, *moments)
+    metrics = {"descriptions_variance_kept": round(kept, 4)}
+    return Vectors(vectors, present, STANDARDISED, metrics, note, (part,) if part else ())
 
 
 def _blocks(descriptions: Sequence[str]) -> Iterator[tuple[slice, Sequence[str]]]:
@@ -160,10 +166,10 @@ def _sample(descriptions: Sequence[str]) -> Iterator[str]:
         yield from filter(None, texts[::step])
 
 
-def _standardise(vectors: np.ndarray, present: np.ndarray) -> bool:
+def _standardise(vectors: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, float] | None:
     """Centres the vectors that are there and divides them by the standard deviation of all their numbers, in place.
 
-    Returns whether they differ at all; if not, they are left as they are.
+    Returns centre [k] and deviation; None where they do not differ, and are left as they are.
     """
     spans = [slice(start, start + BLOCK) for start in range(0, len(vectors), BLOCK)]
     total = sum(vectors[rows][present[rows]].sum(axis=0, dtype=np.float64) for rows in spans)
@@ -171,10 +177,10 @@ def _standardise(vectors: np.ndarray, present: np.ndarray) -> bool:
     squares = sum(float(((vectors[rows][present[rows]] - mean) ** 2).sum(dtype=np.float64)) for rows in spans)
     deviation = np.float32(np.sqrt(squares / max(present.sum() * vectors.shape[1], 1)))
     if deviation < 1e-6:
-        return False
+        return None
     for rows in spans:
         vectors[rows] = np.where(present[rows, None], (vectors[rows] - mean) / deviation, 0)
-    return True
+    return mean, float(deviation)
 
 
 def side_by_side(parts: Sequence[Vectors]) -> Vectors:
@@ -189,7 +195,9 @@ def side_by_side(parts: Sequence[Vectors]) -> Vectors:
         metrics |= one.metrics
         provenance |= one.provenance or {}
     values = Beside([one.values for one in parts], present)
-    return Vectors(values, np.any(present, axis=0), parts[0].normalisation, metrics, provenance)
+    starts = np.cumsum([0, *(one.values.shape[1] for one in parts)]).tolist()
+    space = tuple(part.moved(start) for one, start in zip(parts, starts, strict=False) for part in one.parts)
+    return Vectors(values, np.any(present, axis=0), parts[0].normalisation, metrics, provenance, space)
 
 
 class Picked:

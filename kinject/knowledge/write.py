@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import marisa_trie
 import numpy as np
@@ -16,8 +16,12 @@ import numpy as np
 from kinject.errors import InputError
 from kinject.integrity import write_seal
 from kinject.knowledge import manifest as layout
+from kinject.knowledge.space import describe_space, write_space
 from kinject.knowledge.triples import check_triples
 from kinject.knowledge.vectors import Vectors
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _ENTITY_BATCH = 65_536  # rows of a record batch of entities.arrow: small enough to build without a second copy
 
@@ -90,15 +94,20 @@ def write_entries(
     dtype: str | None = None,
     source: str = "",
     license: str = "",
+    more: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a knowledge base folder; `write_knowledge` says what each argument may be, and what is raised."""
+    """Writes a knowledge base folder; `write_knowledge` says what each argument may be, and what is raised.
+
+    `more` are further fields of the manifest.
+    """
     folder = Path(folder)
     layout.refuse_existing(folder)
-    about = {"name": name, "source": source, "license": license, "normalisation": vectors.normalisation}
+    about: dict[str, Any] = {"name": name, "source": source, "license": license, "normalisation": vectors.normalisation}
     entries, vectors, dtype = _check(folder, name, entries, vectors, dtype)
-    more = {} if vectors.provenance is None else {"provenance": dict(vectors.provenance)}
+    noted = {} if vectors.provenance is None else {"provenance": dict(vectors.provenance)}
     with _whole(folder) as draft:
-        _write(draft, folder, entries, vectors, dtype, {**about, "metrics": dict(vectors.metrics), **more})
+        about |= {"metrics": dict(vectors.metrics), **noted, **(more or {})}
+        _write(draft, folder, entries, vectors, dtype, about)
         write_seal(draft, layout.OUTSIDE)
     return folder
 
@@ -128,6 +137,10 @@ def _write(draft: Path, folder: Path, entries: Entries, vectors: Vectors, dtype:
         relations = _relation_names(folder, entries.relations)
         listed = [{"id": one, "label": label} for one, label in relations.items()]
         (draft / layout.RELATIONS).write_text(json.dumps(listed, ensure_ascii=False, indent=0), encoding="utf-8")
+    space = {}
+    if vectors.parts:
+        write_space(draft, vectors.parts)
+        space = {"space": describe_space(vectors.parts)}
     fields = {
         "count": len(entries.ids),
         "dim": int(vectors.values.shape[1]),
@@ -135,7 +148,7 @@ def _write(draft: Path, folder: Path, entries: Entries, vectors: Vectors, dtype:
         "fingerprint": fingerprint,
         "has_vector": layout.HAS_VECTOR if vectors.present is not None else None,
     }
-    layout.write_knowledge_manifest(draft, {**about, **fields})
+    layout.write_knowledge_manifest(draft, {**space, **about, **fields})
 
 
 def _check(
@@ -230,19 +243,20 @@ def _write_vectors(draft: Path, folder: Path, ids: Sequence[str], vectors: Vecto
     return fingerprint.hexdigest()
 
 
+def entity_schema() -> pyarrow.Schema:
+    """The columns of `entities.arrow`."""
+    import pyarrow as pa
+
+    words = [(name, pa.large_string()) for name in ("id", "label", "description")]
+    return pa.schema([*words, ("aliases", pa.large_list(pa.large_string()))])
+
+
 def _write_entities(draft: Path, folder: Path, entries: Entries) -> None:
     """Writes names and descriptions, a record batch at a time."""
     ids, labels, aliases, descriptions, *_ = entries
     import pyarrow as pa
 
-    schema = pa.schema(
-        [
-            ("id", pa.large_string()),
-            ("label", pa.large_string()),
-            ("description", pa.large_string()),
-            ("aliases", pa.large_list(pa.large_string())),
-        ]
-    )
+    schema = entity_schema()
     with pa.OSFile(str(draft / layout.ENTITIES), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for start in range(0, len(ids), _ENTITY_BATCH):
             rows = slice(start, min(start + _ENTITY_BATCH, len(ids)))

@@ -1,6 +1,7 @@
 """The names of a knowledge base's entities as a trie that is opened and never loaded: `<knowledge base>.names/`.
 
 Made once from labels and aliases, beside the knowledge base, and memory-mapped: a million names open in milliseconds.
+What revisions of the base changed since is held beside it in memory (changes.py).
 A name (folded, see surface.py) is a key of a marisa trie; its entities are a stretch of flat arrays, the likeliest
 first.
 
@@ -10,6 +11,7 @@ not its label. Among equals the earlier row comes first.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +21,10 @@ import marisa_trie
 import numpy as np
 
 from kinject.errors import InputError, first_line
-from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.derived import derived_path, ensure_derived
-from kinject.knowledge.manifest import ENTITIES, blocks
+from kinject.knowledge.manifest import blocks
+from kinject.knowledge.view import View
+from kinject.linking.changes import NameChanges
 from kinject.linking.surface import fold
 
 FORMAT_VERSION = 1
@@ -59,11 +62,11 @@ class Aliases:
       InputError: the knowledge base has no names, or the index cannot be written or read.
     """
 
-    def __init__(self, base: KnowledgeBase, *, cases: bool = True):
-        self.base, self.cases = base, cases
+    def __init__(self, base: View, *, cases: bool = True):
+        self.base, self.cases = base.snapshot(), cases
         name = "names" if cases else "names_exact"
         self.folder = derived_path(base, name)
-        if ENTITIES not in base.manifest["files"]:  # not `base.entities`, which imports Arrow
+        if not base.has_names:
             mend = "build it with labels or aliases: kinject knowledge build --entities …"
             raise InputError(base.folder, "its entities have no names", mend)
         try:
@@ -72,18 +75,68 @@ class Aliases:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             mend = "the folder of the knowledge base must be writable; delete the index and try again"
             raise InputError(self.folder, f"cannot be made or read: {first_line(error)}", mend) from None
+        self._changes = NameChanges(self.fold).after(base)
+
+    def refreshed(self, base: View) -> Aliases:
+        """The names of another revision of the base; only what is new is read."""
+        if base.stored is not self.base.stored or base.revision < self.base.revision:
+            return Aliases(base, cases=self.cases)
+        new = copy.copy(self)
+        new.base, new._changes = base.snapshot(), self._changes.after(base)
+        return new
 
     def fold(self, name: str) -> str:
         """What a name is looked up as: folded, runs of white space as one."""
         return " ".join(fold(name, cases=self.cases).text.split())
 
+    def names_at(self, folded: str, start: int, unit: str) -> list[str]:
+        """The names that a folded text may have at a place, longest first; `unit` is the word or sign there."""
+        found = self.trie.prefixes(folded[start : start + self.longest])
+        if self._changes.owners:
+            more = self._changes.names_at(folded, start, unit)
+            if more:
+                found = sorted({*found, *more}, key=len)
+        return found[::-1]
+
     def owners(self, name: str) -> Owners | None:
         """Who has a folded name; None where nobody does."""
-        key = self.trie.get(name)
-        if key is None:
-            return None
+        key, changes = self.trie.get(name), self._changes
+        if not changes.owners and not changes.gone and not self.base.overlay.degrees:
+            return None if key is None else self._stored_owners(key)
+        found = [] if key is None else list(zip(*self._stored_owners(key), strict=True))
+        degrees = self.base.overlay.degrees
+        kept = [one for one in found if one[0] not in changes.gone]
+        if len(kept) > 1 or (kept and name in changes.owners):
+            kept = [
+                (row, weight + degrees.get(row, 0) * (1 if self._is_label(row, name) else ALIAS_WEIGHT), capitals)
+                if row in degrees
+                else (row, weight, capitals)
+                for row, weight, capitals in kept
+            ]
+        for row, label, capitals in changes.owners.get(name, ()):
+            kept.append((row, (1 + self._degree(row)) * (1 if label else ALIAS_WEIGHT), capitals))
+        kept.sort(key=lambda one: (-one[1], one[0]))
+        return Owners(*map(list, zip(*kept, strict=True))) if kept else None
+
+    def _stored_owners(self, key: int) -> Owners:
         some = slice(self._starts[key], self._starts[key + 1])
         return Owners(self._rows[some].tolist(), self._weights[some].tolist(), self._capitals[some].tolist())
+
+    def _is_label(self, row: int, name: str) -> bool:
+        return self.fold(self.base.stored.entity(row).label) == name
+
+    def _degree(self, row: int) -> float:
+        """How many triples an entity stands in; of one of the files by the weight of a name that it had there."""
+        degree: float = self.base.overlay.degrees.get(row, 0)
+        if row < self.base.stored.size and self.base.stored.has_names:
+            words = self.base.stored.entity(row)
+            for place, name in enumerate((words.label, *words.aliases)):
+                key = self.trie.get(self.fold(name))
+                if key is not None:
+                    owners = self._stored_owners(key)
+                    weight = owners.weights[owners.rows.index(row)]
+                    return degree + weight / (ALIAS_WEIGHT if place else 1) - 1
+        return degree
 
     @property
     def ambiguous(self) -> int:
@@ -91,7 +144,7 @@ class Aliases:
         return int((np.diff(np.asarray(self._starts)) > 1).sum())
 
     def __len__(self) -> int:
-        return len(self.trie)
+        return len(self.trie) + sum(self.trie.get(name) is None for name in self._changes.owners)
 
     def _open(self) -> None:
         about = json.loads((self.folder / ABOUT).read_text())
@@ -106,7 +159,7 @@ class Aliases:
 
     def _build(self, folder: Path) -> None:
         trie = marisa_trie.Trie(name for name, _, _, _ in self._names())
-        if not len(trie):
+        if not len(trie) and not self.base.overlay.words:
             raise InputError(self.base.folder, "no entity has a label or an alias", "add them and build it again")
         trie.save(str(folder / TRIE))
         longest = _write_owners(folder, trie, self._names(), self.base)
@@ -115,7 +168,7 @@ class Aliases:
     def _names(self) -> Iterator[tuple[str, int, bool, bool]]:
         """Yields (folded name, row, whether it is the label, whether it is in capitals) of every name."""
         row = 0
-        table = self.base.entities
+        table = self.base.stored.entities
         if table is None:
             return
         for batch in table.select(["label", "aliases"]).to_batches(max_chunksize=65_536):
@@ -128,7 +181,7 @@ class Aliases:
                 row += 1
 
 
-def _write_owners(folder: Path, trie: Any, names: Iterator[tuple[str, int, bool, bool]], base: KnowledgeBase) -> int:
+def _write_owners(folder: Path, trie: Any, names: Iterator[tuple[str, int, bool, bool]], base: View) -> int:
     """Writes the flat arrays; returns how many characters the longest name has."""
     keys, rows, labels, capitals, longest = _collect(trie, names)
     # one entry an entity and name: the label's where both are the same, in capitals only where no spelling is not
@@ -162,10 +215,11 @@ def _collect(trie: Any, names: Iterator[tuple[str, int, bool, bool]]) -> tuple[A
     return table["key"], table["row"], table["label"], table["capitals"], longest
 
 
-def _degrees(base: KnowledgeBase) -> np.ndarray:
-    """How many triples each entity stands in, float32 [N]."""
-    degrees = np.zeros(base.size, np.float32)
-    if base.triples is not None:
-        for some in blocks(len(base.triples), 12):
-            degrees += np.bincount(base.triples[some][:, [0, 2]].ravel(), minlength=base.size).astype(np.float32)
+def _degrees(base: View) -> np.ndarray:
+    """How many triples of the files each of their entities stands in, float32 [N]."""
+    stored = base.stored
+    degrees = np.zeros(stored.size, np.float32)
+    if stored.triples is not None:
+        for some in blocks(len(stored.triples), 12):
+            degrees += np.bincount(stored.triples[some][:, [0, 2]].ravel(), minlength=stored.size).astype(np.float32)
     return degrees

@@ -7,6 +7,7 @@ name means is decided by how likely each is beforehand, or by the context (`disa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from kinject.errors import InputError, did_you_mean
-from kinject.knowledge.base import KnowledgeBase
+from kinject.knowledge.view import View
 from kinject.linking.aliases import Aliases
 from kinject.linking.surface import boundary, fold, units
 
@@ -66,7 +67,7 @@ class AliasLinker:
 
     def __init__(
         self,
-        base: KnowledgeBase,
+        base: View,
         *,
         case: Case = "auto",
         capitals: int = 5,
@@ -77,7 +78,7 @@ class AliasLinker:
         for setting, value, known in (("case", case, CASES), ("ambiguous", ambiguous, AMBIGUITIES)):
             if value not in known:
                 raise InputError(f"linker {setting}", f"there is no {value!r}", did_you_mean(str(value), known))
-        self.base, self.ambiguous, self.strength, self.shortest = base, ambiguous, strength, shortest
+        self.base, self.ambiguous, self.strength, self.shortest = base.snapshot(), ambiguous, strength, shortest
         self.capitals = capitals if case == "auto" else 0
         self.aliases = Aliases(base, cases=case != "exact")
         self._owners = lru_cache(REMEMBERED)(self._look_up)  # texts name the same few again and again
@@ -86,13 +87,13 @@ class AliasLinker:
         """The mentions of a text, in order, none overlapping another."""
         surface = fold(text, cases=self.aliases.cases)
         folded, original, end = surface.text, surface.original, 0
-        longest, shortest, prefixes = self.aliases.longest, self.shortest, self.aliases.trie.prefixes
+        shortest, names_at = self.shortest, self.aliases.names_at
         found = []
         for unit in units(folded):
             start = unit.start()
             if start < end:
                 continue
-            for name in reversed(prefixes(folded[start : start + longest])):
+            for name in names_at(folded, start, unit.group()):
                 after = start + len(name)
                 if len(name) < shortest or not boundary(folded, after):
                     continue
@@ -103,6 +104,15 @@ class AliasLinker:
                     end = after
                     break
         return self._decide(found)
+
+    def refreshed(self, base: View) -> AliasLinker:
+        """The linker of another revision of its knowledge base; itself where it is that of this one."""
+        if base.overlay is self.base.overlay:
+            return self
+        new = copy.copy(self)
+        new.base, new.aliases = base.snapshot(), self.aliases.refreshed(base)
+        new._owners = lru_cache(REMEMBERED)(new._look_up)
+        return new
 
     def link(self, text: str, mentions: Iterable[tuple[int, int]]) -> list[Span | None]:
         """Names the entities of mentions that are given as characters [start, end); None for one that no entity has.
@@ -175,7 +185,7 @@ class Candidates(NamedTuple):
     shares: Sequence[float]
 
 
-def disambiguate(base: KnowledgeBase, mentions: Sequence[Candidates], strength: float) -> list[tuple[int, float]]:
+def disambiguate(base: View, mentions: Sequence[Candidates], strength: float) -> list[tuple[int, float]]:
     """Chooses an entity for each mention of a text by its context; returns rows, and how likely they are.
 
     Each mention expects a vector: the mean of its candidates' unit vectors, weighted by their prior shares. The context
@@ -208,7 +218,7 @@ def disambiguate(base: KnowledgeBase, mentions: Sequence[Candidates], strength: 
     return chosen
 
 
-def _unit_vectors(base: KnowledgeBase, rows: np.ndarray) -> np.ndarray:
+def _unit_vectors(base: View, rows: np.ndarray) -> np.ndarray:
     """Vectors of length 1, float32 [n, k]; zeros where there is none."""
     vectors, _ = base.gather(rows)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -221,8 +221,8 @@ def load_plugin(
     Args:
       folder: written by `save_plugin`.
       host: the host that it is to be plugged into; None skips that check.
-      knowledge: `{"fingerprint", "dim"}` of the knowledge base that it will read, `NO_KNOWLEDGE` where there is none;
-        None skips that check.
+      knowledge: `{"fingerprint", "space", "dim"}` of the knowledge base that it will read, `NO_KNOWLEDGE` where there
+        is none; None skips that check.
 
     Raises:
       InputError: no plugin there, a damaged one, leaves that the method does not have or that are missing, another
@@ -343,10 +343,25 @@ def check_fits(
                 where, f"knowledge_dim is {manifest['knowledge_dim']}, the knowledge base has {knowledge['dim']}"
             )
         pinned = str(pinned)
-        if pinned != knowledge["fingerprint"]:
+        if not in_space(manifest["knowledge"], knowledge):
             raise InputError(
                 where,
                 f"it was trained on the knowledge base {manifest['knowledge'].get('name')!r} ({pinned[:19]}…), "
                 f"this one is {knowledge['fingerprint'][:19]}…",
                 "vectors of another embedding space mean nothing to it: train a plugin for this knowledge base",
             )
+
+
+def in_space(pinned: Mapping[str, Any], knowledge: Mapping[str, Any]) -> bool:
+    """Whether vectors of a knowledge base mean to a plugin what those that it was trained on did.
+
+    Args:
+      pinned: `knowledge` of a plugin.json. One from before there were spaces has a fingerprint alone, which is that of
+        a base as it was built.
+      knowledge: as `knowledge_identity` tells it.
+    """
+    space = knowledge.get("space") or {}
+    if pinned.get("fingerprint") == knowledge["fingerprint"] or pinned.get("fingerprint") in space.get("origins", ()):
+        return True
+    told = pinned.get("space")
+    return isinstance(told, Mapping) and told.get("id") is not None and told["id"] == space.get("id")

@@ -23,7 +23,7 @@ from kinject.linking import Linker
 from kinject.memory.store import PassageMemory
 from kinject.models import seams
 from kinject.plugins.pluglm import PlugLM
-from kinject.plugins.store import StoredPlugin, check_fits, copy_plugin, load_plugin
+from kinject.plugins.store import StoredPlugin, check_fits, copy_plugin, in_space, load_plugin
 from kinject.serving.evaluation import Evaluation
 from kinject.serving.labelled import Inputs, labelled, open_base
 from kinject.serving.routing import JoinedKnowledge, Routed
@@ -178,7 +178,7 @@ def apart(plugins: Sequence[Plugin]) -> list[str]:
 
 
 def knowledge_of(plugin: Plugin, bases: Sequence[KnowledgeBase]) -> KnowledgeBase | None:
-    """The knowledge base that a plugin was trained on, by its fingerprint; None where it needs none.
+    """The knowledge base that a plugin was trained on, by its space; None where it needs none.
 
     A lone one is taken as it is, so that what does not fit is told in detail when it is plugged in.
 
@@ -186,7 +186,7 @@ def knowledge_of(plugin: Plugin, bases: Sequence[KnowledgeBase]) -> KnowledgeBas
       InputError: it is none of those given.
     """
     pinned = plugin.manifest["knowledge"].get("fingerprint")
-    found = [base for base in bases if base.fingerprint == pinned]
+    found = [base for base in bases if in_space(plugin.manifest["knowledge"], knowledge_identity(base))]
     if found or not plugin.manifest["knowledge_dim"]:
         return found[0] if found else None
     if len(bases) == 1:
@@ -323,10 +323,11 @@ def check_together(plugins: Mapping[str, Plugged]) -> None:
         if base is None or not plugin.reads_slots or others:
             problem = f"{plugin.name} does more than fill the slots of its entities, so it is plugged in alone"
             raise InputError(f"plugin {name}", problem, "unplug the others first")
-        if base.fingerprint in seen:
-            problem = f"it reads the same knowledge base as {seen[base.fingerprint]}, so no entity would be its own"
+        files = base.manifest["fingerprint"]  # of any revision
+        if files in seen:
+            problem = f"it reads the same knowledge base as {seen[files]}, so no entity would be its own"
             raise InputError(f"plugin {name}", problem, "plug in one of them")
-        seen[base.fingerprint] = name
+        seen[files] = name
         first = next(iter(plugins.values()))
         if plugin.slot_form != first.plugin.slot_form:
             problem = (

@@ -29,8 +29,6 @@ class JoinedKnowledge:
     Rows are int32, so all of them together may have 2^31 - 1 entities. Nothing is copied.
     """
 
-    has_vector = None  # rows() tells only entities that have one
-
     def __init__(self, bases: Sequence[KnowledgeBase]):
         self.bases = tuple(bases)
         self.starts = np.concatenate([[0], np.cumsum([base.size for base in bases])]).astype(np.int64)
@@ -49,6 +47,10 @@ class JoinedKnowledge:
             rows = rows_with_vector(base)(list(ids))
             found = np.where((found < 0) & (rows >= 0), rows + start, found)
         return found.astype(np.int32)
+
+    def present(self, rows: np.ndarray) -> np.ndarray:
+        """Whether rows int [...] have a vector, bool [...]: those that `rows` tells do."""
+        return np.asarray(rows) >= 0
 
     def owners(self, rows: np.ndarray) -> np.ndarray:
         """Whose each row is, int [...]; -1 of -1."""
