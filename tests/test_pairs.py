@@ -15,7 +15,7 @@ from kinject.errors import InputError
 from kinject.stages.pairs import both_right, entities, one_wrong, pairs_of
 
 SIZES = {"host": 300, "plugin": 200, "dev": 100, "test": 150}
-BLOCKS = {"host": 20, "plugin": 20, "dev": 10, "test": 15}
+BLOCKS = {"host_first": 10, "host": 20, "plugin": 20, "dev": 10, "test": 15}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def as_records(domain, split):
     return found
 
 
-@pytest.mark.parametrize("split", ["plugin", "dev", "test", "test_told"])
+@pytest.mark.parametrize("split", ["plugin", "dev", "test", "dev_told", "test_told"])
 def test_wording_x_and_y_alone_say_nothing(domain, split):
     for part in ("kind", "wording", "entity", "other"):
         count = defaultdict(Counter)
@@ -67,7 +67,7 @@ def test_no_city_is_in_two_splits_and_no_wording_in_two_lists(domain):
 
 
 def test_a_record_names_both_and_what_is_told_stands_before_each(domain):
-    for split in ("test", "test_told", "host"):
+    for split in ("test", "test_told", "dev_told", "host", "host_first"):
         for question, record in zip(domain.splits[split], as_records(domain, split), strict=True):
             if not isinstance(question, PairQuestion):
                 continue
@@ -121,3 +121,15 @@ def test_too_few_cities_are_said():
 
 def test_it_is_a_domain(domain):
     assert isinstance(domain, PairsDomain) and domain.answers == ("no", "yes")
+
+
+def test_the_first_lesson_is_that_equal_words_mean_yes(domain):
+    sizes = {"small", "medium", "large"}
+    assert {one.kind for one in domain.splits["host_first"]} == {"same_country", "same_size"}
+    for one in domain.splits["host_first"]:
+        is_size = one.kind == "same_size"
+        known = [{word for word in hint.split() if (word in sizes) == is_size} for hint in one.hints]
+        assert all(known) and (known[0] == known[1]) == (one.answer == "yes")
+    assert all(all(one.hints) if isinstance(one, PairQuestion) else one.hint for one in domain.splits["host"])
+    with pytest.raises(InputError, match="blocks name"):
+        load("pairs", str.split, sizes=SIZES, blocks={"host": 20})

@@ -28,6 +28,10 @@ ROWS = {
     "classifier_plugin_data": "classifier on [text; vector], the plugin's data",
     "classifier_all_data": "… and the host's data",
     "classifier_one_kind": "… one kind of question",
+    "classifier_vector": "classifier on the entity vector",
+    "classifier_mention": "classifier on the mention, no vector",
+    "classifier_mention_vector": "classifier on [mention; entity vector]",
+    "classifier_sentence_vector": "classifier on [sentence; entity vector]",
     "name_substituted": "a known name put for the entity's",
     "text": "facts as text",
     "added": "host + plugin, entities added after training",
@@ -45,7 +49,7 @@ ORDER = (
     "nearest_neighbour_of_kind",
 )
 NOT_ROWS = ("n", "metric", "coverage", "examples", "kinds", "settings")
-TABLES = ("evaluate", "memory_evaluate")  # kinds of stages that report rows by domain
+TABLES = ("evaluate", "memory_evaluate", "typing_rivals", "folds")  # kinds of stages that report rows by domain
 NOT_FRACTIONS = ("negative_loss",)
 PROVENANCE = "provenance.jsonl"
 

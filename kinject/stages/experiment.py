@@ -29,6 +29,7 @@ from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
 from kinject.stages.e_bert import EBertStage
 from kinject.stages.evaluate import EvaluateStage
+from kinject.stages.folds import FoldsStage
 from kinject.stages.host import HostStage
 from kinject.stages.joint import PluginsStage, TogetherStage
 from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, TriplesStage
@@ -36,6 +37,7 @@ from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
 from kinject.stages.pairs import PairsStage
 from kinject.stages.plugin import PluginStage
+from kinject.stages.typing_rivals import TypingRivalsStage
 
 STAGES: dict[str, type[Stage]] = {
     "knowledge": KnowledgeStage,
@@ -55,6 +57,8 @@ STAGES: dict[str, type[Stage]] = {
     "evaluate": EvaluateStage,
     "compare": CompareStage,
     "pairs": PairsStage,
+    "typing_rivals": TypingRivalsStage,
+    "folds": FoldsStage,
 }
 START = "initialise"  # of a plugin
 TOP = ("name", "seed", "stages", "published", "mesh")

@@ -14,22 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
+from kinject.data.pipeline import Feed, make_examples
 from kinject.errors import InputError
-from kinject.tasks.base import Extent, Shapes, Task, register_task
+from kinject.models.heads import HEAD_SITE, JoinedHead
+from kinject.models.layers import site
+from kinject.tasks.base import Extent, Shapes, Task, first_span, head_of, register_task
 from kinject.tasks.fields import ENTITY_MARKER, SUBJECT_MARKER, strings
 from kinject.tasks.labels import LabelledTask
 from kinject.tasks.marked_texts import marked_texts, pooled_scores
 from kinject.tasks.protocol import protocol_named
 
 if TYPE_CHECKING:
-    from kinject.data.encode import EntityEncoder
+    from kinject.data.encode import EntityEncoder, Passage
     from kinject.data.pipeline import Examples
     from kinject.data.records import Record
     from kinject.data.tokenizer import HostTokenizer
@@ -129,13 +133,22 @@ class MarkerEntityTyping(EntityTyping):
     Args:
       labels: names of the types, or a file of them; see `LabelledTask`.
       never_empty: predict the likeliest type too, positive or not (FIGER).
+      reads: "marker", K-Adapter's, or "mention": the head reads the mean over the mention's pieces and its slot.
     """
 
     head = "mention"
     needs_type = False
 
-    def __init__(self, labels: str | Path | Sequence[str] | None = None, never_empty: bool = False):
+    def __init__(
+        self,
+        labels: str | Path | Sequence[str] | None = None,
+        never_empty: bool = False,
+        reads: Literal["marker", "mention"] = "marker",
+    ):
         super().__init__(labels)
+        if reads not in ("marker", "mention"):
+            raise InputError("task_options.reads", f"is {reads!r}", "it is marker or mention")
+        self.reads = reads
         if not isinstance(never_empty, bool):
             raise InputError("task_options.never_empty", f"is {never_empty!r}", "it must be true or false")
         self.never_empty = never_empty
@@ -158,7 +171,10 @@ class MarkerEntityTyping(EntityTyping):
         key: jax.Array | None = None,
         start: int = 0,
     ) -> jax.Array:
-        return Task.outputs(self, host, plugin, batch, key, start)[:, 0]
+        if self.reads == "marker":
+            return Task.outputs(self, host, plugin, batch, key, start)[:, 0]
+        hidden = host.encoder(batch, plugin, key, start=start).last
+        return head_of(host, JoinedHead).logits(mention_mean(hidden, batch)[:, None], site(key, HEAD_SITE))[:, 0]
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         chosen = outputs > 0
@@ -178,3 +194,54 @@ class MarkerEntityTyping(EntityTyping):
         recall = float((hits / np.maximum(right.sum(-1), 1)).mean())
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
         return {**super().score(predictions), "macro_precision": precision, "macro_recall": recall, "macro_f1": f1}
+
+
+def mention_mean(hidden: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """What the encoder yields over a mention's pieces and the slots of its row, in the mean.
+
+    Args:
+      hidden: [B, L, D].
+      batch: reads `mention_spans` int32 [B, 2] and `entity_slot` int32 [B, L]; of several mentions it is the first's.
+
+    Returns:
+      [B, D] in the dtype of `hidden`; zeros where there is neither.
+    """
+    position = jnp.arange(hidden.shape[1])
+    start, end = batch["mention_spans"][:, :1], batch["mention_spans"][:, 1:]
+    read = (((position >= start) & (position < end)) | (batch["entity_slot"] >= 0)).astype(jnp.float32)
+    total = jnp.einsum("bl,bld->bd", read, hidden.astype(jnp.float32))
+    return (total / jnp.maximum(read.sum(1, keepdims=True), 1)).astype(hidden.dtype)
+
+
+def mention_vectors(host: Any, passages: Sequence[Passage], layer: int, max_length: int | None) -> np.ndarray:
+    """The mean over a mention's pieces of what a frozen encoder yields there: float32 [n, D].
+
+    Args:
+      host: a loaded host (kinject.inference.host.HostBundle).
+      passages: n texts, each with one mention; entities have no slots.
+      layer: after how many layers, 0 = the embeddings.
+      max_length: tokens of each that are read, None = as many as the host has positions.
+
+    Raises:
+      InputError: the encoder has fewer layers.
+    """
+    count = host.loaded.config.num_hidden_layers
+    if layer > count:
+        raise InputError("layer", f"is {layer}, the encoder has {count} layers", f"give 0 to {count}")
+    encoder = host.encoder(max_length)
+    encoded = encoder.encode_batch(passages)
+
+    def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
+        rows = [encoded[i] for i in index]
+        return {**encoder.pad(rows, length, 0), "mention_spans": np.stack([first_span(one) for one in rows])}
+
+    graph, state = nnx.split(host.loaded.host)
+
+    @jax.jit
+    def read(state: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        return mention_mean(nnx.merge(graph, state).encoder(batch).hidden_states[layer], batch)
+
+    found = np.zeros((len(encoded), host.loaded.config.hidden_size), np.float32)
+    for batch in Feed(make_examples([len(one) for one in encoded], arrays, buckets=4)).evaluation(100):
+        found[batch["index"]] = read(state, batch)
+    return found

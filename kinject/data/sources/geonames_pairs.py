@@ -23,8 +23,15 @@ OTHER_SLOT = "[Y]"
 DENIED = "not_"  # how the name of a kind begins whose "yes" is the other's "no"
 FACTS = ("country", "continent", "size")
 SIZES = ("small", "large")  # medium ones are near to both
-BLOCKS: dict[str, int] = {"host": 300, "plugin": 150, "dev": 40, "test": 60}
+BLOCKS: dict[str, int] = {"host_first": 300, "host": 350, "plugin": 150, "dev": 40, "test": 60}
 """Blocks of four questions, of each kind, a split."""
+PART = {"host_first": "host", "host": "host", "plugin": "plugin", "dev": "dev", "test": "test"}
+"""Whose cities a split of blocks asks about."""
+SCORED = ("dev", "test")
+SAME_WORD = (
+    "same_country",
+    "same_size",
+)  # kinds that two equal known words answer with "yes": what a host learns first
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,10 @@ def load(
 ) -> PairsDomain:
     """Loads the cities of `geonames_kinds.load` with questions about two of them; splits share no city.
 
-    `host` has questions about one city and about two, all of the latter with known words before the names; `who` asks
-    one city's country and size, to say who a vector is; `plugin`, `dev` and `test` ask about two cities, and
-    `test_told` is the test with known words before the names, what a reader makes of it who is told.
+    Every question of `host_first` and `host` has known words before the names: `host_first` asks about two cities in
+    the kinds of `SAME_WORD` alone, `host` about one city and about two, in all kinds. `who` asks one city's country
+    and size, to say who a vector is; `plugin`, `dev` and `test` ask about two cities, and `dev_told` and `test_told`
+    are those with known words before the names, what a reader makes of them who is told.
 
     Args:
       pieces: the host's tokenizer, without special tokens.
@@ -100,25 +108,30 @@ def load(
       **options: for `geonames_kinds.load`.
 
     Raises:
-      InputError: the package is missing or has too few cities, or a split has too few for a kind of question.
+      InputError: the package is missing or has too few cities, a split has too few for a kind of question, or blocks
+        name other splits.
     """
+    if set(blocks) != set(BLOCKS):
+        raise InputError("source pairs", f"blocks name {sorted(blocks)}", f"give {', '.join(BLOCKS)}")
     base = geonames_kinds.load(pieces, seed=seed, sizes=sizes, **options)
     rng = np.random.default_rng([seed, 2])
     cities = _cities(base)
     dealt = {
-        split: _asked(rng, split, [cities[row] for row in dict.fromkeys(base.rows(split)) if row in cities], blocks)
-        for split in BLOCKS
+        split: _asked(rng, split, [cities[row] for row in dict.fromkeys(base.rows(PART[split])) if row in cities], many)
+        for split, many in blocks.items()
     }
-    single = [one for one in base.splits["host"] if isinstance(one, KindQuestion) and one.kind in FACTS]
+    single = [one for one in base.splits["host"] if isinstance(one, KindQuestion) and one.kind in FACTS and one.hint]
+    first = [_told(one, cities, rng) for one in dealt["host_first"]]
     host = [*single, *(_told(one, cities, rng) for one in dealt["host"])]
     who = [one for one in base.splits["plugin"] if isinstance(one, KindQuestion) and one.kind in ("country", "size")]
     splits = {
+        "host_first": tuple(first[at] for at in rng.permutation(len(first))),
         "host": tuple(host[at] for at in rng.permutation(len(host))),
         "who": tuple(who),
         "plugin": tuple(dealt["plugin"][at] for at in rng.permutation(len(dealt["plugin"]))),
         "dev": dealt["dev"],
         "test": dealt["test"],
-        "test_told": tuple(_told(one, cities, rng, others=0.0) for one in dealt["test"]),
+        **{f"{split}_told": tuple(_told(one, cities, rng, others=0.0) for one in dealt[split]) for split in SCORED},
     }
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     return PairsDomain(**{**fields, "name": "pairs", "answers": ("no", "yes"), "splits": splits})
@@ -146,16 +159,16 @@ def _is(base: Domain, relation: int, name: str) -> bool:
     return base.relations[relation] == name
 
 
-def _asked(
-    rng: np.random.Generator, split: str, cities: Sequence[City], blocks: Mapping[str, int]
-) -> tuple[PairQuestion, ...]:
-    """The blocks of a split, kind by kind."""
-    stage = split if split in ("dev", "test") else "train"
+def _asked(rng: np.random.Generator, split: str, cities: Sequence[City], blocks: int) -> tuple[PairQuestion, ...]:
+    """So many blocks of each kind of a split."""
+    stage = split if split in SCORED else "train"
     found: list[PairQuestion] = []
     for kind, wordings in PAIRS.items():
+        if split == "host_first" and kind not in SAME_WORD:
+            continue
         fact = kind.removeprefix(DENIED).removeprefix("same_")
         choice = getattr(wordings, stage)
-        for _ in range(blocks[split]):
+        for _ in range(blocks):
             chosen = _square(rng, cities, fact, f"source pairs: {split}")
             found += _block(chosen, kind, choice[rng.integers(len(choice))], len(found) // 4)
     return tuple(found)
