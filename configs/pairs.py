@@ -6,8 +6,8 @@ Questions come in blocks of four in which the words, X alone and Y alone say not
 geonames_pairs.py). The host is MiniLM-L6 with a masked-LM head, its lower four layers as they were pretrained: after
 these one can read off whether two words are the same. It learns from cities whose country or size stands in the text,
 `germany / kassel and france / lyon`: `host_first` the kinds that two equal words answer with yes, `host` all of them,
-denied ones too. Then it is frozen; it has seen no vector. `who` is a map-tuning plugin that says which country and size a
-city has; `plugin` goes on from there with questions about two cities that neither saw before. `dev` scores
+denied ones too. Then it is frozen; it has seen no vector. `who` is a map-tuning plugin that says which country and size
+a city has; `plugin` goes on from there with questions about two cities that neither saw before. `dev` scores
 development questions; by those of seed 0 the settings were chosen.
 """
 
