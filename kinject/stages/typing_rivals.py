@@ -67,7 +67,9 @@ class TypingRivalsStage(Stage):
             self.run.check(reference, f"{self.where}.test_data")
         task = make_task(self.config.task, f"{self.where}.task", **self.config.task_options)
         if not isinstance(task, EntityTyping):
-            raise InputError(f"{self.where}.task", f"{task.name} has not several types a mention", "name a typing task")
+            raise InputError(
+                f"{self.where}.task", f"{self.config.task} has not several types a mention", "name a typing task"
+            )
 
     def execute(self) -> dict[str, Any]:
         config, where = self.config, self.where
