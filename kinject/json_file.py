@@ -44,20 +44,29 @@ def read_object(path: Path, hint: str = "") -> dict[str, Any]:
     Raises:
       InputError: no such file, no plain one, no JSON (see `parse`), or no object.
     """
+    found = read_value(path, hint)
+    if not isinstance(found, dict):
+        raise InputError(path, "it is not a JSON object", hint)
+    return found
+
+
+def read_value(path: Path, hint: str = "") -> Any:
+    """Reads what a JSON file holds, whatever it is; see `read_object`.
+
+    Raises:
+      InputError: no such file, no plain one, or no JSON.
+    """
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
             raise InputError(path, "it is no plain file", hint)
         if path.is_file() and path.stat().st_size > LARGEST:
             raise InputError(path, f"it has {path.stat().st_size} bytes, more than {LARGEST}", hint)
-        found = parse(path.read_text(encoding="utf-8-sig"))
+        return parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(path, f"it cannot be read: {error.strerror or error}", hint) from None
     except (ValueError, RecursionError) as error:
         raise InputError(path, f"it is not JSON: {first_line(error)}", hint) from None
-    if not isinstance(found, dict):
-        raise InputError(path, "it is not a JSON object", hint)
-    return found
 
 
 def write_object(path: Path, values: Mapping[str, Any]) -> None:

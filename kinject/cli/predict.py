@@ -49,6 +49,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=5, metavar="N", help="labels an answer, at most (default 5)")
     parser.add_argument("--plain", action="store_true", help="a line is a text, not JSON")
     parser.add_argument("--task", metavar="NAME", help="task (default: that of the host's folder)")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the task, such as aggregation=simple"
+    )
     parser.add_argument("--head", metavar="DIR", help="answer under the head that came with this plugin")
     parser.add_argument("--labels", metavar="FILE", help="names of the host's labels, where its folder has none")
     parser.add_argument("--max-length", type=int, metavar="L", help="tokens a text (default: the host's maximum)")
@@ -130,7 +133,7 @@ def load(arguments: argparse.Namespace) -> Host:
     """The host that the arguments name; raises InputError as `Host.load` does."""
     from kinject.serving import Host
 
-    options = {"labels": arguments.labels} if arguments.labels else None
+    options = {**dict(map(option, arguments.option)), **({"labels": arguments.labels} if arguments.labels else {})}
     return Host.load(
         arguments.host,
         task=arguments.task,
@@ -142,6 +145,17 @@ def load(arguments: argparse.Namespace) -> Host:
         devices=arguments.devices,
         head=arguments.head,
     )
+
+
+def option(given: str) -> tuple[str, Any]:
+    """NAME=VALUE -> both, the value read as JSON where it is that, else as a word; raises InputError without a `=`."""
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise InputError(f"--option {given}", "it has no value", f"write --option {given}=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def plug(host: Host, arguments: argparse.Namespace) -> Linker | None:

@@ -264,7 +264,8 @@ def _weighed(batch: Batch, real: np.ndarray) -> Batch:
     return {**batch, "weights": weights * real.astype(np.float32).reshape(-1, *[1] * (weights.ndim - 1))}
 
 
-TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # their last axis is L
+TOKENS = ("token_ids", "segment_ids", "position_ids", "type_ids", "entity_slot")  # what each batch has of its positions
+PER_POSITION = (*TOKENS, "answerable")  # their last axis is L
 
 
 NOWHERE = {"entity_slot": -1, "entity_ids": -1, "fact_ids": -1}  # what stands where a batch was made wider; elsewhere 0

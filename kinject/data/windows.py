@@ -17,9 +17,16 @@ from kinject.errors import InputError
 
 
 def cut_windows(
-    question: Encoded, passage: Encoded, encoder: EntityEncoder, stride: int, question_length: int
+    question: Encoded,
+    passage: Encoded,
+    encoder: EntityEncoder,
+    stride: int,
+    question_length: int,
+    *,
+    length: int | None = None,
+    shared: int | None = None,
 ) -> list[Encoded]:
-    """Cuts a passage into windows of at most `encoder.max_length` positions.
+    """Cuts a passage into windows of at most `length` positions, `encoder.max_length` where that is None.
 
     Args:
       question: encoded alone, of any length; its first `question_length` pieces are used.
@@ -28,18 +35,24 @@ def cut_windows(
       encoder: of the host.
       stride: positions from one window's start to the next one's.
       question_length: see above.
+      length: see above.
+      shared: positions that a window shares with the next one, where that decides and not `stride`; half of what the
+        question leaves, where it leaves no more than these.
 
     Raises:
       InputError: the question leaves no room.
     """
     tokenizer = encoder.tokenizer
+    length = encoder.max_length if length is None else length
     low, high = len(tokenizer.before), len(tokenizer.after)
     asked = question.token_ids[low : len(question) - high][:question_length]
     head = [*tokenizer.before, *asked, *tokenizer.between]
-    room = encoder.max_length - len(head) - high
+    room = length - len(head) - high
     if room < 1:
-        problem = f"a question of {len(asked)} pieces leaves no room for a passage in {encoder.max_length} positions"
+        problem = f"a question of {len(asked)} pieces leaves no room for a passage in {length} positions"
         raise InputError("max_length", problem, "raise it, or lower task_options.question_length")
+    if shared is not None:
+        stride = room - (shared if shared < room else room // 2)
     size = len(passage) - low - high
     starts = [0]
     while starts[-1] + room < size:

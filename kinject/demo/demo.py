@@ -14,7 +14,6 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import AliasLinker
 from kinject.serving import Host, Plugin, Prediction, Refused
 from kinject.serving.plugin import pair
-from kinject.tasks.token_classification import TokenClassification
 
 EXAMPLES_A_FILE = 4
 LONGEST_TEXT = 10_000  # characters; a page for sentences is no place for books
@@ -58,7 +57,7 @@ class Demo:
         self.host, self.name, self.examples = host, name, tuple(examples)
         self.offers = {one.plugin.name: one for one in offers}
         self._lock = threading.Lock()
-        self._explains = not isinstance(host.task, TokenClassification)  # an answer a word: none is the first
+        self._explains = host.task.answer == "labels"
         for one in self.offers:
             self._choose([one])
 

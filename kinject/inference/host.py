@@ -28,7 +28,8 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.models.heads import HostModel, build_head
 from kinject.models.host_files import host_files
 from kinject.models.manifest import NO_HEAD, array_digest, fingerprints, read_host_manifest
-from kinject.models.pretrained import LoadedHost, host_folder, load_host
+from kinject.models.pooling import pools
+from kinject.models.pretrained import LoadedHost, host_folder, load_host, with_pooling
 from kinject.models.seams import Plugin
 from kinject.plugins.store import NO_KNOWLEDGE, HostIdentity, StoredPlugin, TrainedHead, check_fits
 from kinject.tasks.base import Task
@@ -43,6 +44,8 @@ ARCHITECTURES = {
     "ForPreTraining": "cloze",
 }
 """Which task answers as the pipelines of transformers do for a class of theirs."""
+DEFAULTS = {"span_extraction": {"window": 384, "overlap": 128, "longest": 15, "question_length": 384}}
+"""Options of these tasks that are the pipelines' own where they are not ours."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,10 @@ def _mixed(fingerprint: str, reading: str) -> str:
 def open_host(folder: str | os.PathLike[str], **options: Any) -> HostBundle:
     """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
     loaded = load_host(folder, **options)
-    return HostBundle(loaded, load_tokenizer(loaded.folder, loaded.config.max_length))
+    pooling, positions = loaded.config.pooling, loaded.config.max_length
+    if pooling is not None and pooling.max_length is not None:  # as sentence-transformers cuts texts
+        positions = min(positions, pooling.max_length)
+    return HostBundle(loaded, load_tokenizer(loaded.folder, positions))
 
 
 def host_task(manifest: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -111,8 +117,10 @@ def host_task(manifest: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
 def told_task(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     """The task that a host answers, and that task's options: by its host.json, else by `architectures` of config.json.
 
+    The modules of sentence-transformers count where `architectures` names a bare encoder, or no more than it began as.
+
     Raises:
-      InputError: no such host, or neither tells of a task.
+      InputError: no such host, or none of these tells of a task.
     """
     files = host_files(host_folder(folder))
     task, options = host_task(read_host_manifest(files.model))
@@ -120,10 +128,12 @@ def told_task(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
         return task, options
     named = stated_config(files.model).get("architectures") or []
     classes = [files.architecture] if files.architecture else named
-    for name in map(str, classes):
-        for ending, task in ARCHITECTURES.items():
-            if name.endswith(ending):
-                return task, {}
+    tasks = (task for name in map(str, classes) for end, task in ARCHITECTURES.items() if name.endswith(end))
+    told = next(tasks, None)
+    if told in (None, "cloze") and pools(files.named):
+        told = "sentence_embedding"
+    if told is not None:
+        return told, dict(DEFAULTS.get(told, {}))
     said = f"host.json names none, and architectures of config.json {', '.join(map(str, classes)) or 'nothing'}"
     raise InputError(folder, f"its task is not known: {said}", "say which one (task=…, --task), such as cloze")
 
@@ -156,7 +166,8 @@ def with_head(ready: HostBundle, head: TrainedHead, where: object) -> HostBundle
     """
     loaded, facts = ready.loaded, head.facts
     dtype = loaded.host.encoder.dtype
-    made = build_head(facts["kind"], loaded.config, facts.get("num_labels"), dtype=dtype, rngs=nnx.Rngs(0))
+    config = with_pooling(loaded.config, facts["kind"], loaded.files)
+    made = build_head(facts["kind"], config, facts.get("num_labels"), dtype=dtype, rngs=nnx.Rngs(0))
     expected = {path: leaf.shape for path, leaf in flatten(nnx.to_pure_dict(nnx.state(made, nnx.Param))).items()}
     found = {path: tuple(leaf.shape) for path, leaf in head.params.items()}
     for path in sorted(expected.keys() | found.keys()):

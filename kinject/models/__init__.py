@@ -7,7 +7,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "config": ["EncoderConfig"],
         "encoder": ["Encoder", "EncoderOutput"],
-        "heads": ["Host", "JoinedHead", "MaskedLMHead", "PlainHead", "PooledHead", "build_head"],
+        "heads": ["Host", "MaskedLMHead", "PlainHead", "PooledHead", "build_head"],
+        "own_heads": ["JoinedHead"],
         "pretrained": ["LoadedHost", "load_host"],
         "saving": ["save_host"],
     },

@@ -9,6 +9,7 @@ from typing import Any
 from kinject.errors import InputError, did_you_mean
 from kinject.models.family import Family, family_names, family_of
 from kinject.models.kernels.elementwise import ACTIVATIONS
+from kinject.models.pooling import Pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class EncoderConfig:
       attention_bias: whether the dense layers of attention have biases; `mlp_bias` and `norm_bias` likewise.
       embedding_size: E, of the word embeddings, where the hidden size is another; None = they are of the hidden size.
       own: what only its family has (`kinject/models/families/`), None where there is no such thing.
+      pooling: how a text gets one vector, for heads that read that; None where nobody said it.
     """
 
     model_type: str = "bert"
@@ -42,6 +44,7 @@ class EncoderConfig:
     norm_bias: bool = True
     embedding_size: int | None = None
     own: Any = None
+    pooling: Pooling | None = None
 
     @property
     def family(self) -> Family:

@@ -17,7 +17,8 @@ from kinject.models.encoder import Encoder
 from kinject.models.family import Form, HeadForm
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import rounded, rounded_dot
-from kinject.models.layers import Attention, site
+from kinject.models.layers import site
+from kinject.models.own_heads import DependencyHead, EmbeddingHead, JoinedHead
 from kinject.models.seams import Plugin
 
 HEAD_SITE = 1_000_003  # a head's dropout, far from the sites of the layers
@@ -128,99 +129,7 @@ class PooledHead(PlainHead):
         super().__init__(config, num_labels, kind=kind, **options)
 
 
-class JoinedHead(nnx.Module):
-    """Dense, dropout and output layer over the vectors of P positions, one after the other.
-
-    K-Adapter (Wang et al. 2021) reads a mention by its opening marker so, P = 1, and a relation by both mentions'
-    opening markers, P = 2: Linear(P * D, D), no activation, dropout, Linear(D, num_labels).
-    """
-
-    def __init__(
-        self,
-        config: EncoderConfig,
-        num_labels: int,
-        *,
-        places: int,
-        kind: str,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        init = nnx.initializers.normal(config.initializer_range)
-        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.kind = kind
-        self.num_labels = num_labels
-        self.places = places
-        self.dense = nnx.Linear(places * config.hidden_size, config.hidden_size, **options)
-        self.output = nnx.Linear(config.hidden_size, num_labels, **options)
-        self.dropout = Dropout(config.head_dropout)
-
-    def logits(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Returns float32 [..., 1, num_labels] of hidden [..., P, D]; `key` = dropout key, None = no dropout."""
-        if hidden.shape[-2] != self.places:
-            raise ValueError(f"head {self.kind} reads {self.places} positions, got hidden {hidden.shape}")
-        joined = self.dense(hidden.reshape(*hidden.shape[:-2], 1, -1))
-        dropped = self.dropout(joined, site(key, 0))
-        return self.output(dropped).astype(jnp.float32)
-
-
-class DependencyHead(nnx.Module):
-    """For each word the position of the word that it depends on: K-Adapter's linguistic pretraining.
-
-    Wang et al., "K-Adapter", Findings of ACL 2021, section 3.3, as released: a self-attention block with one head,
-    Linear(D, D), dropout, and Linear(D, L) with one output for each position that a sentence can have.
-    """
-
-    def __init__(
-        self,
-        config: EncoderConfig,
-        num_labels: int,
-        *,
-        kind: str = "dependency",
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        single = dataclasses.replace(config, num_attention_heads=1)
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        init = nnx.initializers.normal(config.initializer_range)
-        self.kind = kind
-        self.num_labels = num_labels
-        self.attention = Attention(single, **options)
-        self.dense = nnx.Linear(config.hidden_size, config.hidden_size, kernel_init=init, **options)
-        self.output = nnx.Linear(config.hidden_size, num_labels, kernel_init=init, **options)
-        self.dropout = Dropout(config.head_dropout)
-
-    def scores(
-        self,
-        hidden: jax.Array,
-        segment_ids: jax.Array,
-        positions: jax.Array,
-        key: jax.Array | None = None,
-        *,
-        beyond: bool = False,
-    ) -> jax.Array:
-        """Scores every position of the sentence as the head of each word.
-
-        Args:
-          hidden: [B, L, D] of the encoder.
-          segment_ids: int32 [B, L]; each row is one sentence, and 0 where it is over.
-          positions: int32 [B, P]: where the words stand.
-          key: dropout key, None = no dropout.
-          beyond: score the positions behind the sentence too, as the release does.
-
-        Returns:
-          float32 [B, P, num_labels]; without `beyond`, what lies behind the sentence has the lowest finite score.
-        """
-        read = self.dense(self.attention(hidden, segment_ids, site(key, 0), positions))
-        scores = self.output(self.dropout(read, site(key, 1))).astype(jnp.float32)
-        if beyond:
-            return scores
-        inside = jnp.arange(self.num_labels) < jnp.sum(segment_ids > 0, axis=1)[:, None]
-        return jnp.where(inside[:, None], scores, jnp.finfo(jnp.float32).min)
-
-
-Head = MaskedLMHead | PlainHead | JoinedHead | DependencyHead
+Head = MaskedLMHead | PlainHead | JoinedHead | DependencyHead | EmbeddingHead
 
 
 class AttachedTuning(Protocol):
@@ -287,7 +196,7 @@ def read_hidden(
 
     A pooled head with `pooling` "mean" reads there the mean over all positions of the segment that a position is in.
     """
-    if not (isinstance(host.head, PooledHead) and host.head.pooling == "mean"):
+    if not (isinstance(host.head, PooledHead | EmbeddingHead) and host.head.pooling == "mean"):
         return host.encoder(batch, plugin, key, positions=positions, start=start).last
     hidden = host.encoder(batch, plugin, key, start=start).last
     segments = batch["segment_ids"]
@@ -309,6 +218,8 @@ class HeadKind:
       architecture: transformers' class for it, without the family; "Model", the bare encoder, where they have none.
       places: of a `JoinedHead`, how many positions it reads.
       form: which of transformers' heads a family computes it as, None for one that transformers has not.
+      own_output: whether it ends in an output layer of its own, `head/output`; a masked-LM head ends in the word
+        vectors, and an embedding is what is read.
     """
 
     module: type[Head] = PooledHead
@@ -317,11 +228,12 @@ class HeadKind:
     architecture: str = "ForSequenceClassification"
     places: int = 0
     form: Form | None = "pooled"
+    own_output: bool = True
 
     @property
-    def own_output(self) -> bool:
-        """Whether it ends in an output layer of its own, `head/output`; a masked-LM head ends in the word vectors."""
-        return self.module is not MaskedLMHead
+    def pooled(self) -> bool:
+        """Whether it reads a text's one vector, which `EncoderConfig.pooling` says how to make."""
+        return self.module is EmbeddingHead
 
     @property
     def named(self) -> bool:
@@ -331,7 +243,7 @@ class HeadKind:
 
 
 HEADS: dict[str, HeadKind] = {
-    "masked_lm": HeadKind(MaskedLMHead, architecture="ForMaskedLM", form="masked_lm"),
+    "masked_lm": HeadKind(MaskedLMHead, architecture="ForMaskedLM", form="masked_lm", own_output=False),
     "classification": HeadKind(problem_type="single_label_classification"),
     "pair_score": HeadKind(num_labels=1),
     "multi_label": HeadKind(problem_type="multi_label_classification"),
@@ -341,6 +253,8 @@ HEADS: dict[str, HeadKind] = {
     "mention": HeadKind(JoinedHead, architecture="Model", places=1, form=None),
     "mention_pair": HeadKind(JoinedHead, architecture="Model", places=2, form=None),
     "dependency": HeadKind(DependencyHead, architecture="Model", form=None),
+    "embedding": HeadKind(EmbeddingHead, architecture="Model", form=None, own_output=False),
+    "embedding_classification": HeadKind(EmbeddingHead, architecture="Model", form=None),
 }
 
 
@@ -373,7 +287,7 @@ def build_head(
     Args:
       name: one of `HEADS`.
       config: the encoder's shape.
-      num_labels: how many outputs; needed unless its kind fixes them, and of no concern to a masked-LM head.
+      num_labels: how many outputs; needed unless its kind fixes them, and of no concern to a head without any.
       dtype: compute dtype.
       param_dtype: dtype of the parameters.
       rngs: where fresh parameters come from.
@@ -383,8 +297,10 @@ def build_head(
     """
     kind = head_kind(name)
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-    if not kind.own_output:
+    if kind.module is MaskedLMHead:
         return MaskedLMHead(config, **options)
+    if not kind.own_output:
+        return EmbeddingHead(config, kind=name, **options)
     labels = kind.num_labels if num_labels is None else num_labels
     if labels is None or labels < 1:
         raise InputError("num_labels", f"is {labels} for head {name!r}", "give the number of labels")

@@ -142,9 +142,11 @@ _DEPENDENCY = (  # and so is this one
     *dense("dependencies.output", "head/output"),
 )
 
+_EMBEDDING = dense("embedding.output", "head/output")
+
 # What a checkpoint may hold beside what is asked for. Anything else there is an error, not a warning.
 _BUFFERS = re.compile(r"embeddings\.(position_ids|token_type_ids)")
-_OUR_HEADS = r"mentions\.(dense|output)\.(weight|bias)|dependencies\.(attention|dense|output)\..*"
+_OUR_HEADS = r"mentions\.(dense|output)\.(weight|bias)|dependencies\.(attention|dense|output)\..*|embedding\.output\..*"
 
 
 def rules(config: EncoderConfig, head: str | None) -> tuple[Rule, ...]:
@@ -160,6 +162,8 @@ def _head_rules(config: EncoderConfig, head: str | None) -> tuple[Rule, ...]:
     kind = head_kind(head)
     if kind.places:
         return _JOINED
+    if kind.pooled:
+        return _EMBEDDING if kind.own_output else ()
     if kind.form is None:
         return _DEPENDENCY
     return config.family.head(kind.form, config).rules

@@ -16,10 +16,10 @@ from kinject.errors import InputError
 from kinject.hf_folder import ADAPTER_CONFIG, CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from kinject.json_file import read_object
 from kinject.models.hf_tensors import Tensors, open_file, open_tensors
+from kinject.models.pooling import MODULES, read_modules
 
 MERGE = "save what merge_and_unload() gives, and name that folder"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-MODULES = "modules.json"  # of sentence-transformers
 _WRAPPED = re.compile(r"^(module\.)+|(?<![^.])_orig_mod\.")  # torch's DataParallel, and torch.compile
 _LIGHTNING = "model."
 _ADAPTED = re.compile(r"(^|\.)(adapters?|adapter_(up|down|fusion\w*)|lora_\w+|ia3_l|prefix_tunings?|prompt_\w+)(\.|$)")
@@ -40,11 +40,13 @@ class HostFiles:
       model: the folder with config.json and weights.
       tokenizer: the folder with the tokenizer.
       adapter: the folder with a PEFT adapter of the model, None where there is none.
+      named: the folder that was named: where the modules of sentence-transformers lie, if any.
     """
 
     model: Path
     tokenizer: Path
-    adapter: Path | None = None
+    adapter: Path | None
+    named: Path
 
     @property
     def architecture(self) -> str | None:
@@ -59,16 +61,18 @@ def host_files(folder: Path) -> HostFiles:
     Raises:
       InputError: an adapter alone, whose base is neither a folder nor in the hub's cache.
     """
+    named = folder
     if not (folder / CONFIG).is_file() and (folder / MODULES).is_file():
-        inner = folder / "0_Transformer"  # as sentence-transformers once laid out its folders
-        folder = inner if (inner / CONFIG).is_file() else folder
+        # as sentence-transformers once laid out its folders
+        places = [place for kind, place in read_modules(folder) if kind == "Transformer"]
+        folder = next((place for place in places if (place / CONFIG).is_file()), folder)
     if not (folder / ADAPTER_CONFIG).is_file():
-        return HostFiles(folder, folder)
+        return HostFiles(folder, folder, None, named)
     if (folder / CONFIG).is_file():
-        return HostFiles(folder, folder, folder)
+        return HostFiles(folder, folder, folder, named)
     base = _base(folder)
     own = any((folder / name).is_file() for name in (TOKENIZER, TOKENIZER_CONFIG))
-    return HostFiles(base, folder if own else base, folder)
+    return HostFiles(base, folder if own else base, folder, named)
 
 
 def _base(folder: Path) -> Path:

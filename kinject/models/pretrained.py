@@ -24,6 +24,7 @@ from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors
 from kinject.models.host_files import HostFiles, host_files, open_weights
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
+from kinject.models.pooling import read_pooling
 from kinject.models.shapes import MODEL_ID
 from kinject.models.tensor_rules import Rule
 from kinject.models.tuning import read_added, saved_tuning
@@ -95,10 +96,10 @@ def load_host(
     """
     files = host_files(host_folder(folder_or_id))
     folder, stated = files.model, read_config(files.model)
-    config = _config(stated, folder, dropout)
     manifest = read_host_manifest(folder)
     kind = manifest.get("head") if head is None else head
     kind = None if kind == NO_HEAD else kind
+    config = with_pooling(_config(stated, folder, dropout), kind, files)
     checkpoint = _match(open_weights(files), config, kind, fresh_head)
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
@@ -237,6 +238,13 @@ def _config(stated: Mapping[str, Any], folder: Path, dropout: float | None) -> E
         config = dataclasses.replace(config, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
         config.check("dropout")
     return config
+
+
+def with_pooling(config: EncoderConfig, kind: str | None, files: HostFiles | None) -> EncoderConfig:
+    """The config with what the folder says of pooling, where a head of this kind reads it; see `read_pooling`."""
+    if kind is None or not head_kind(kind).pooled or files is None:
+        return config
+    return dataclasses.replace(config, pooling=read_pooling(files.named, config.hidden_size))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from kinject.models import hf_tensors, manifest
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel, head_kind
 from kinject.models.lora import merge_lora
+from kinject.models.pooling import write_pooling
 from kinject.models.pretrained import load_host
 from kinject.models.tuning import write_added
 
@@ -90,6 +91,8 @@ def save_host(
         write_object(partial / manifest.NAME, described)
         save_file(_their_arrays(arrays, config, kind), partial / "model.safetensors", metadata={"format": "pt"})
         write_added(partial, added)
+        if config.pooling is not None:
+            write_pooling(partial, config.pooling, config.hidden_size)
         for file in copied:
             shutil.copyfile(file, partial / file.name)
         write_seal(partial, OUTSIDE)

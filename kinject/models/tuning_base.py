@@ -87,8 +87,7 @@ class BitFit(Tuning):
             raise InputError("tuning.name", problem, "use lora, houlsby or full")
 
     def rules(self, head: str | None) -> Rules:
-        masked_lm = head is not None and not head_kind(head).own_output
-        trained = (("host/head/.*", "train"),) if masked_lm else own_output(head)
+        trained = (("host/head/.*", "train"),) if head == "masked_lm" else own_output(head)
         return (("host/.*/bias", "train"), *trained, (".*", "freeze"))
 
 

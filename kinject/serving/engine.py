@@ -37,17 +37,32 @@ class Asked:
     """A window that was given to the devices.
 
     Attributes:
-      results: (numbers of the records int [n], what a step yields for their batch, first n rows theirs).
+      results: (numbers of the examples int [n], what a step yields for their batch, first n rows theirs).
       refused: {number of a record: what is wrong with it}.
+      made_of: the number of the record that an example was made of, int [examples].
+      windows: what the task knows of each example beside its arrays (`Examples.references`), where it has windows.
       shortened: `where` of the records whose texts were too long for the host.
     """
 
     results: list[tuple[np.ndarray, Any]]
     refused: dict[int, InputError]
+    made_of: np.ndarray
+    windows: Sequence[Any] = ()
     shortened: frozenset[str] = frozenset()
 
     def rows(self) -> Iterator[tuple[int, Any]]:
         """(number of the record, its row of what the step yields), on the host."""
+        for index, row in self._examples():
+            yield int(self.made_of[index]), row
+
+    def parts(self) -> dict[int, list[tuple[Any, Any]]]:
+        """For each record its examples' rows and windows, in the order of the examples."""
+        made: dict[int, list[tuple[Any, Any]]] = {}
+        for index, row in sorted(self._examples(), key=lambda one: one[0]):
+            made.setdefault(int(self.made_of[index]), []).append((row, self.windows[index]))
+        return made
+
+    def _examples(self) -> Iterator[tuple[int, Any]]:
         for numbers, made in self.results:
             fetched = jax.device_get(made)
             for row, number in enumerate(numbers.tolist()):
@@ -121,10 +136,10 @@ class Engine:
             if bare is not None:
                 before = self.ask(records, active.alone, bare, self.programs.answer(bare.program, top))
             if waiting is not None:
-                yield from self._collect(*waiting, active, explainer)
+                yield from self._collect(*waiting, active, explainer, top)
             waiting = window, asked, before
         if waiting is not None:
-            yield from self._collect(*waiting, active, explainer)
+            yield from self._collect(*waiting, active, explainer, top)
 
     def model(self, plugin: Plugin | None) -> Model:
         """The program of the host with a plugin, and the parameters on the devices."""
@@ -139,13 +154,16 @@ class Engine:
         explained: np.ndarray | None = None,
     ) -> Asked:
         """Gives records to the devices; `explained` int [n] goes along into the batches."""
+        made_of = np.empty(0, np.int64)
         if not records:
-            return Asked([], {})
+            return Asked([], {}, made_of)
         form = "before" if active.plugin is None else active.plugin.slot_form
         encoder = self.host(active).encoder(self.max_length, form)
         examples, numbers, refused = sift(lambda some: self.examples(some, active, encoder), records)
-        results = []
+        results: list[tuple[np.ndarray, Any]] = []
+        known: Sequence[Any] = ()
         if examples is not None:
+            known = examples.references.get("windows", ())
             made_of = numbers[record_of(examples, numbers)]
             if explained is not None:
                 examples = examples.with_arrays(
@@ -154,10 +172,10 @@ class Engine:
             gather = active.knowledge.gather if active.reads_slots else None
             shapes = self._shapes.setdefault(active.plugin is None, self._new_shapes())
             for index, batch in shapes.batches(examples, gather, self._hosts[""].tokenizer.pad_id):
-                results.append((made_of[index], step(model.params, self.place.batch(batch, len(batch["weights"])))))
+                results.append((index, step(model.params, self.place.batch(batch, len(batch["weights"])))))
             unasked = set(numbers.tolist()) - set(made_of.tolist())
             refused |= {one: _no_example(records[one], examples) for one in unasked}
-        return Asked(results, refused, frozenset(encoder.shortened))
+        return Asked(results, refused, made_of, known, frozenset(encoder.shortened))
 
     def examples(
         self, records: Sequence[Record], active: ActivePlugins, encoder: EntityEncoder | None = None
@@ -176,26 +194,26 @@ class Engine:
             buckets=1,
             encoder=encoder,
         )
-        if made.record_index is not None and len(set(made.record_index.tolist())) < len(made.record_index):
+        several = made.record_index is not None and len(set(made.record_index.tolist())) < len(made.record_index)
+        if several and task.answer != "spans":
             raise InputError(type(task).__name__, "it makes several examples of a text", "such a task cannot be served")
         return attach_knowledge(made, active.plugin, records, host, active.knowledge)
 
-    def labels(self, made: Mapping[str, np.ndarray], record: Record) -> Labels:
-        """One row of an answer step -> its labels."""
+    def labels(self, made: Any, record: Record, top: int) -> Labels:
+        """What an answer step yields of a record -> its labels: one row, or the parts of one with spans."""
         name, tokenizer = self.task.choice_name, self._hosts[""].tokenizer
+        if self.task.answer == "spans":
+            return tuple(Label(*one) for one in self.task.spans(record, made, top, tokenizer))
+        if self.task.answer == "vector":
+            return ()
         if self.task.multi_label:
             order = np.argsort(-made["scores"], kind="stable")
             return tuple(
                 Label(name(int(i), record, tokenizer), float(made["scores"][i])) for i in order if made["chosen"][i]
             )
-        numbers, scores = made["numbers"], made["scores"]
-        if numbers.ndim == 2:  # a word each; there are as many as the text has
-            numbers, scores, kept = numbers[:, 0], scores[:, 0], np.arange(len(numbers)) < len(record.source)
-        else:
-            kept = made["possible"]
         return tuple(
             Label(name(int(number), record, tokenizer), float(score))
-            for number, score, keep in zip(numbers, scores, kept, strict=True)
+            for number, score, keep in zip(made["numbers"], made["scores"], made["possible"], strict=True)
             if keep
         )
 
@@ -206,8 +224,9 @@ class Engine:
         before: Asked | None,
         active: ActivePlugins,
         explainer: Explains | None,
+        top: int,
     ) -> Iterator[Prediction | Refused]:
-        found, alone = dict(asked.rows()), dict(before.rows()) if before is not None else {}
+        found, alone = self._answers(asked), {} if before is None else self._answers(before)
         refused = asked.refused | (before.refused if before is not None else {})
         records = [one.record for one in window if isinstance(one, Query)]
         entities = _entities(records, active)
@@ -223,13 +242,19 @@ class Engine:
                 continue
             yield Prediction(
                 one.line,
-                self.labels(found[number], one.record),
+                self.labels(found[number], one.record, top),
                 entities[number],
-                self.labels(alone[number], one.record) if before is not None else None,
+                self.labels(alone[number], one.record, top) if before is not None else None,
                 explained.get(number),
                 one.id,
                 one.record.where in asked.shortened,
+                found[number]["vector"] if self.task.answer == "vector" else None,
+                alone[number]["vector"] if self.task.answer == "vector" and before is not None else None,
             )
+
+    def _answers(self, asked: Asked) -> dict[int, Any]:
+        """By number of the record, its row; of a task with spans, its parts."""
+        return asked.parts() if self.task.answer == "spans" else dict(asked.rows())
 
     def _new_shapes(self) -> Shapes:
         longest = self._hosts[""].tokenizer.max_length

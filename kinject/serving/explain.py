@@ -22,7 +22,6 @@ from kinject.plugins.pluglm import PlugLM
 from kinject.serving.engine import Engine
 from kinject.serving.plugin import ActivePlugins
 from kinject.serving.queries import Contribution, Explanation
-from kinject.tasks.token_classification import TokenClassification
 
 FIRST_POSITION = np.zeros((1, 1), np.int32)
 
@@ -31,12 +30,12 @@ class Explainer:
     """Explains the first answers of windows of records.
 
     Raises:
-      InputError: a task with an answer a word, of which none is the first.
+      InputError: a task whose answers are not labels of a text.
     """
 
     def __init__(self, engine: Engine, active: ActivePlugins):
-        if isinstance(engine.task, TokenClassification):
-            problem = "a text of this task has an answer a word, and one is explained"
+        if engine.task.answer != "labels":
+            problem = "the answers of this task are places in a text, or a vector, and one label is explained"
             raise InputError("explain", problem, "leave it out")
         self.engine, self.active = engine, active
         self.model = engine.model(active.plugin)

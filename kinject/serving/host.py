@@ -78,7 +78,7 @@ class Host:
         Args:
           folder: as kinject or transformers wrote it, or a hub id.
           task: a registered name; None = the one in host.json, or that of `architectures` in config.json.
-          task_options: of the task; None = those in host.json. A task with labels takes the host's.
+          task_options: of the task, over those that the folder tells of. A task with labels takes the host's.
           max_length: tokens a text, None = the host's maximum. What is longer loses context far from mentions.
           batch_size: texts a batch; fewer of those beyond 64 tokens, so that a batch has about as many tokens.
           window: texts that are read, sorted by length and held at a time.
@@ -88,7 +88,7 @@ class Host:
             also where no plugin is on. None = the host's own.
 
         Raises:
-          InputError: no such host or task, a task whose answers are not labels, a plugin without a head or with one
+          InputError: no such host or task, one that cannot be served, a plugin without a head or with one
             for another host.
         """
         for name, value in (("batch_size", batch_size), ("window", window), ("devices", devices)):
@@ -101,7 +101,7 @@ class Host:
             trained = read_head(stored)
             task = task or str(trained.facts.get("task"))
             ready = open_under_head(folder, stored, trained, task, dtype=dtype)
-            made = _task(folder, task, trained.facts.get("task_options") or {})
+            made = _made(task, trained.facts.get("task_options") or {})
         else:
             made = _task(folder, task, task_options)
             ready = open_host(folder, head=made.head, dtype=dtype)
@@ -297,17 +297,18 @@ def _raising(answers: Iterator[Prediction | Refused]) -> Iterator[Prediction]:
 
 
 def _task(folder: Folder, name: str | None, options: Mapping[str, Any] | None) -> Task:
-    if name is None or options is None:
-        try:
-            named, given = told_task(folder)
-        except InputError:
-            if name is None:
-                raise
-            named, given = name, {}  # a task that is asked for need not be one that the folder tells of
-        name = name or named
-        if options is None:
-            options = given if name == named else {}
+    try:
+        named, given = told_task(folder)
+    except InputError:
+        if name is None:
+            raise
+        named, given = name, {}  # a task that is asked for need not be one that the folder tells of
+    name = name or named
+    return _made(name, {**(given if name == named else {}), **(options or {})})
+
+
+def _made(name: str, options: Mapping[str, Any]) -> Task:
     task = make_task(name, "task", **options)
-    if type(task).choices is Task.choices:
+    if not task.served:
         raise task.not_served()
     return task

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinject.data.pipeline import NOWHERE, TOKENS, Batch, Examples, Feed, Gather
+from kinject.data.pipeline import NOWHERE, PER_POSITION, Batch, Examples, Feed, Gather
 from kinject.inference.program import Program, map_microbatches
 from kinject.models.seams import DelegatingPlugin, Plugin
 from kinject.tasks.base import Task
@@ -38,13 +38,18 @@ class Programs:
         self._steps: dict[Any, Step] = {}
 
     def answer(self, program: Program, top: int) -> Step:
-        """(params, batch) -> {"scores", "numbers", "possible"}, each [B, (W,) top], best answers first.
+        """(params, batch) -> {"scores", "numbers", "possible"}, each [B, top], best answers first.
 
-        Where the task is multi-label, "scores" and "chosen" [B, C] of all.
+        Where the task is multi-label, "scores" and "chosen" [B, C] of all; where its answers are no labels, what
+        `Task.found` yields, or {"vector"} [B, D].
         """
 
         def of(params: Flat, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             outputs = program.outputs(params, rows, None)
+            if program.task.answer == "spans":
+                return program.task.found(outputs, rows, top)
+            if program.task.answer == "vector":
+                return {"vector": program.task.vector(outputs)}
             raw = program.task.choices(outputs, rows)
             scores = probabilities(program.task, raw)
             if program.task.multi_label:
@@ -187,7 +192,7 @@ class Shapes:
         several = self._width("several", batch["token_ids"].shape[1:-1])  # such as the choices of a question
         fitted = {}
         for name, values in batch.items():
-            if name in TOKENS:
+            if name in PER_POSITION:
                 shape = (*several, length)
             elif name in ENTITIES:
                 shape = (*several, *values.shape[1 + len(several) :])

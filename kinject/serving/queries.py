@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
 from kinject.data.records import Mention, Record, bounded_lines, check_mentions, decode_line, decode_text, parse_record
 from kinject.errors import InputError
 from kinject.linking import Linker, Span
@@ -123,14 +125,19 @@ class Label(NamedTuple):
     Attributes:
       label: the label's name, the word at the blank, the choice's text.
       score: probability, 0 to 1: of a softmax over all answers, or of a sigmoid of its own where several may hold.
+      start, end: characters of the text where it stands, end exclusive: of a name that is tagged there, of an answer to
+        a question; None of any other.
     """
 
     label: str
     score: float
+    start: int | None = None
+    end: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As in a line of `kinject predict`."""
-        return {"label": self.label, "score": short(self.score)}
+        made: dict[str, Any] = {"label": self.label, "score": short(self.score)}
+        return made if self.start is None else {**made, "start": self.start, "end": self.end}
 
 
 @dataclass(frozen=True)
@@ -214,11 +221,14 @@ class Prediction:
     Attributes:
       line: its place in the input, from 1.
       id: the record's own, None where it has none.
-      labels: best first; where several may hold, those that do; for a tagged text, one a word.
+      labels: best first; where several may hold, those that do; for a tagged text, its names, or one a word where it
+        came in words.
       entities: the mentions, given or linked.
       before: as `labels`, of the host alone; None unless asked for.
       explanation: None unless asked for.
       truncated: whether the text was too long for the host, and lost what is farthest from its mentions.
+      vector: float32 [D], of a task that answers with a vector; there are no labels then.
+      vector_before: the same of the host alone; None unless asked for.
     """
 
     line: int
@@ -228,10 +238,12 @@ class Prediction:
     explanation: Explanation | None = None
     id: Any = None
     truncated: bool = False
+    vector: np.ndarray | None = None
+    vector_before: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        told = [_shown(self.labels)]
-        if self.before is not None:
+        told = [_shown(self.labels) if self.vector is None else f"a vector of {len(self.vector)} numbers"]
+        if self.before is not None and self.vector is None:
             told.append(f"before {_shown(self.before)}")
         told += [f"{one.name or one.entity!r} read by {one.plugin}" for one in self.entities if one.plugin is not None]
         nobody = sum(one.plugin is None for one in self.entities)
@@ -252,9 +264,14 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """The output line of `kinject predict`, see docs/formats.md."""
         made: dict[str, Any] = {} if self.id is None else {"id": self.id}
-        made["labels"] = [one.to_json() for one in self.labels]
+        if self.vector is None:
+            made["labels"] = [one.to_json() for one in self.labels]
+        else:
+            made["vector"] = [short(one) for one in self.vector.tolist()]
         made["entities"] = [one.to_json() for one in self.entities]
-        if self.before is not None:
+        if self.vector_before is not None:
+            made["before"] = [short(one) for one in self.vector_before.tolist()]
+        elif self.before is not None:
             made["before"] = [one.to_json() for one in self.before]
         if self.explanation is not None:
             made["explain"] = self.explanation.to_json()

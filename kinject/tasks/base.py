@@ -9,7 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +115,21 @@ class Extent:
         return jax.ShapeDtypeStruct((self.rows, *axes), jnp.float32)
 
 
+class Answer(NamedTuple):
+    """One of the answers to a text that are found in it, best first or in the order of the text.
+
+    Attributes:
+      label: the label's name, or the answer's own words.
+      score: 0 to 1.
+      start, end: characters of the text, end exclusive; None where the text came in words, which have an answer each.
+    """
+
+    label: str
+    score: float
+    start: int | None = None
+    end: int | None = None
+
+
 H = TypeVar("H", bound=Head)
 
 
@@ -130,6 +145,8 @@ class Task(ABC):
       multi_label: whether an example may have several answers at once, each for itself (see `choices`).
       start: the closed form from which map-tuning on this task starts best, see plugins/map_tuning.py.
       scores: what makes scores of `choices`: a "softmax" over them, a "sigmoid" of each, or nothing ("raw").
+      answer: what is served: "labels", of which an example has one or more (`choices`), "spans" of a text with labels
+        of their own (`spans`), or a "vector" of the text (`vector`).
     """
 
     head: ClassVar[str | None]
@@ -140,6 +157,7 @@ class Task(ABC):
     multi_label: ClassVar[bool] = False
     start: ClassVar[str] = "ridge_mention"
     scores: Literal["softmax", "sigmoid", "raw"] = "softmax"
+    answer: ClassVar[Literal["labels", "spans", "vector"]] = "labels"
 
     @property
     def num_labels(self) -> int | None:
@@ -232,7 +250,8 @@ class Task(ABC):
     def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
         """What stands in a record's fields for the answer that nobody knows yet, so that `examples` takes it.
 
-        This and the next two are what `kinject predict` needs of a task, all three or none.
+        This is what `kinject predict` needs of a task, and what `answer` says: `choices` and `choice_name`, `found` and
+        `spans`, or `vector`.
 
         Raises:
           InputError: the task's answers are not labels.
@@ -241,7 +260,7 @@ class Task(ABC):
         raise self.not_served()
 
     def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-        """The score of every possible answer before softmax: float32 [B, C], or [B, W, C] of each of W words.
+        """The score of every possible answer before softmax: float32 [B, C].
 
         Where the task is `multi_label`, each is before a sigmoid of its own, and `predict` says which are `chosen`.
         What cannot be an answer has a score of -1e9 or less.
@@ -252,10 +271,47 @@ class Task(ABC):
         del outputs, batch
         raise self.not_served()
 
+    def found(self, outputs: jax.Array, batch: Mapping[str, jax.Array], top: int) -> dict[str, jax.Array]:
+        """What the devices make of a batch for `spans`: arrays [B, …], so that little is fetched.
+
+        Args:
+          outputs: see `outputs`.
+          batch: the batch.
+          top: how many answers a text may have.
+        """
+        del outputs, batch, top
+        raise self.not_served()
+
+    def spans(
+        self, record: Record, rows: Sequence[tuple[Mapping[str, np.ndarray], Any]], top: int, tokenizer: HostTokenizer
+    ) -> list[Answer]:
+        """The answers to a record, of what `found` made of its examples.
+
+        Args:
+          record: as it was asked.
+          rows: of each of its examples, in their order: its row of `found`, and its item of `Examples.references`
+            under "windows".
+          top: how many answers a text may have, where they are ranked.
+          tokenizer: the host's.
+        """
+        del record, rows, top, tokenizer
+        raise self.not_served()
+
+    def vector(self, outputs: jax.Array) -> jax.Array:
+        """The vector of each text, float32 [B, D]."""
+        del outputs
+        raise self.not_served()
+
+    @property
+    def served(self) -> bool:
+        """Whether `kinject predict` can answer this task."""
+        method = {"labels": "choices", "spans": "spans", "vector": "vector"}[self.answer]
+        return getattr(type(self), method) is not getattr(Task, method)
+
     def not_served(self) -> InputError:
         """What `kinject predict` says of a task whose answers are not labels."""
         name = next((name for name, made in _TASKS.items() if made is type(self)), type(self).__name__)
-        problem = f"the task {name} cannot be served: its answers are not labels of an example"
+        problem = f"the task {name} cannot be served: its answers are neither labels, nor spans, nor a vector of a text"
         return InputError("task", problem, "evaluate it with kinject evaluate")
 
     def choice_name(self, number: int, record: Record, tokenizer: HostTokenizer) -> str:

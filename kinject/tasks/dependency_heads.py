@@ -21,8 +21,9 @@ from kinject.data.encode import Encoded, EntityEncoder, Passage
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.records import Mention
 from kinject.errors import InputError
-from kinject.models.heads import HEAD_SITE, DependencyHead
+from kinject.models.heads import HEAD_SITE
 from kinject.models.layers import site
+from kinject.models.own_heads import DependencyHead
 from kinject.tasks.base import Extent, Shapes, Task, head_of, pad_rows, register_task
 
 if TYPE_CHECKING:

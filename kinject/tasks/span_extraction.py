@@ -24,18 +24,30 @@ from kinject.data.windows import cut_windows
 from kinject.errors import InputError
 from kinject.models.heads import HEAD_SITE, PlainHead
 from kinject.models.layers import site
-from kinject.tasks.base import Extent, Shapes, Task, head_of, pad_rows, plain_passages, register_task, slot_rows
+from kinject.tasks.base import (
+    Answer,
+    Extent,
+    Shapes,
+    Task,
+    head_of,
+    pad_rows,
+    plain_passages,
+    register_task,
+    slot_rows,
+)
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.protocol import untruncated
+from kinject.tasks.span_answers import NEVER, best_sums, candidates, read_answers
 from kinject.tasks.squad_metrics import best, exact_match, null_scores, token_f1
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
 
-NEVER = -1e9  # the score of a position that cannot be an answer's
+UNKNOWN = ()  # in the place of a list of answers: a question that is asked, and not a record with its answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +75,13 @@ class SpanExtraction(Task):
     first place in each window where one of the answers stands, in any case (distant supervision). Passages with one
     `question_id` are of one question.
 
+    What is served is transformers' question-answering pipeline: see `kinject.tasks.span_answers`. With `no_answer`, ""
+    is an answer among others (its `handle_impossible_answer`); `threshold` is of measuring alone.
+
     Args:
       stride: positions from one window's start to the next one's.
+      overlap: pieces that a window shares with the next one, in the place of `stride`; at most half of the window.
+      window: positions of a window, question included; None = all that the host has.
       question_length: pieces of a question that are read.
       longest: positions of an answer, at most.
       no_answer: whether `answers` may be empty, as in SQuAD 2.0 (see `kinject.tasks.squad_metrics`). The first token's
@@ -73,6 +90,7 @@ class SpanExtraction(Task):
     """
 
     head = "span"
+    answer = "spans"
     required = ("question", "answers")
     metric = "f1"
 
@@ -83,8 +101,12 @@ class SpanExtraction(Task):
         longest: int = 30,
         no_answer: bool = False,
         threshold: float = 0.0,
+        overlap: int | None = None,
+        window: int | None = None,
     ):
-        for name, value in (("stride", stride), ("question_length", question_length), ("longest", longest)):
+        lengths = {"stride": stride, "question_length": question_length, "longest": longest}
+        lengths |= {name: value for name, value in (("overlap", overlap), ("window", window)) if value is not None}
+        for name, value in lengths.items():
             if type(value) is not int or value < 1:
                 raise InputError(f"task_options.{name}", f"it must be a whole number from 1, got {value!r}")
         if type(no_answer) is not bool:
@@ -93,6 +115,7 @@ class SpanExtraction(Task):
             raise InputError("task_options.threshold", f"it must be a number, got {threshold!r}")
         self.stride, self.question_length, self.longest = stride, question_length, longest
         self.no_answer, self.threshold = no_answer, float(threshold)
+        self.overlap, self.window = overlap, window
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3
@@ -104,7 +127,8 @@ class SpanExtraction(Task):
         owners: list[int] = []
         for number, cut in enumerate(self._cut(records, encoder, knowledge)):
             record = records[number]
-            places = answer_places(record, self.no_answer)
+            asked = record.fields["answers"] == UNKNOWN
+            places = [] if asked else answer_places(record, self.no_answer)
             answers, question = tuple(record.fields["answers"]), record.fields.get("question_id", record.where)
             for one in cut:
                 windows.append((one, Window(question, record.text, origins_of(one)[:, 1:], answers)))
@@ -129,13 +153,19 @@ class SpanExtraction(Task):
         """The windows of each record."""
         whole, rows = untruncated(encoder), slot_rows(knowledge)
         for record in records:
-            if not isinstance(record.fields["question"], str):
-                raise InputError(record.where, f"field question is {record.fields['question']!r}", "it must be a text")
+            question = record.fields.get("question")
+            if not isinstance(question, str) or not question.strip():
+                raise InputError(record.where, f"field question is {question!r}", "it must be a text, and not empty")
+            if not record.text.strip():
+                raise InputError(record.where, "its text is empty, so that no answer stands there", "drop the record")
         questions = whole.encode_batch([Passage(one.fields["question"], where=one.where) for one in records])
         passages = plain_passages(records)
         encoded = whole.encode_batch(passages, rows, origins=True)
+        length = encoder.max_length if self.window is None else min(self.window, encoder.max_length)
+        shared = None if self.overlap is None else min(self.overlap, length // 2)
+        sizes = (self.stride, self.question_length)
         return [
-            cut_windows(question, passage, encoder, self.stride, self.question_length)
+            cut_windows(question, passage, encoder, *sizes, length=length, shared=shared)
             for question, passage in zip(questions, encoded, strict=True)
         ]
 
@@ -165,15 +195,19 @@ class SpanExtraction(Task):
         """First and last position of each window's best span of passage pieces, its score, and that of no answer."""
         here = batch["answerable"] > 0
         starts, ends = (jnp.where(here, outputs[:, :, side], NEVER) for side in (0, 1))
-        length = starts.shape[1]
-        shifted = [
-            jnp.pad(ends[:, more:], ((0, 0), (0, more)), constant_values=NEVER)
-            for more in range(min(self.longest, length))
-        ]
-        sums = starts[:, :, None] + jnp.stack(shifted, -1)  # [B, L, longest]: by first position and length less one
-        flat = sums.reshape(len(sums), -1)
-        first, more = jnp.divmod(flat.argmax(-1), len(shifted))
-        return {"first": first, "last": first + more, "score": flat.max(-1), "null": outputs[:, 0].sum(-1)}
+        score, first, last = (one[:, 0] for one in best_sums(starts, ends, self.longest, 1))
+        return {"first": first, "last": last, "score": score, "null": outputs[:, 0].sum(-1)}
+
+    def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
+        return {"answers": UNKNOWN}
+
+    def found(self, outputs: jax.Array, batch: Mapping[str, jax.Array], top: int) -> dict[str, jax.Array]:
+        return candidates(outputs, batch, self.longest, top)
+
+    def spans(
+        self, record: Record, rows: Sequence[tuple[Mapping[str, np.ndarray], Any]], top: int, tokenizer: HostTokenizer
+    ) -> list[Answer]:
+        return read_answers(record.text, rows, top, tokenizer, self.no_answer)
 
     def score(self, predictions: Mapping[str, Any]) -> dict[str, float]:
         """Exact match and token F1 over the questions, each against the right answer that fits best.

@@ -1,6 +1,7 @@
 """Token classification: a tag for every word, such as the names in a sentence (BIO).
 
-The tag of a word is read at its first piece; entity F1 is seqeval's (exact boundaries and type, as conlleval counts).
+The tag of a word is read at its first piece, those of a text that came without words at all its pieces (`tag_groups`).
+Entity F1 is seqeval's (exact boundaries and type, as conlleval counts).
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ import optax
 from kinject.data.encode import Encoded, EntityEncoder, origins_of
 from kinject.data.pipeline import Examples, make_examples
 from kinject.errors import InputError
-from kinject.tasks.base import Extent, Shapes, pad_rows, plain_passages, register_task, slot_rows
+from kinject.tasks.base import Answer, Extent, Shapes, pad_rows, plain_passages, register_task, slot_rows
 from kinject.tasks.fields import strings, unique_ids
 from kinject.tasks.labels import WHERE, LabelledTask
+from kinject.tasks.tag_groups import OUTSIDE, TextPieces, checked_aggregation, names_in
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
 
-OUTSIDE = "O"
 NO_WORD = -1
+UNKNOWN = ()  # in the place of a list of tags: a text that is asked about
 
 
 @register_task("token_classification")
@@ -37,18 +39,21 @@ class TokenClassification(LabelledTask):
     """Records need `tokens` and `tags`, one a token; linked mentions get slots.
 
     A word that is cut off by `max_length`, or of which the tokenizer keeps nothing, is not trained on, and counts as
-    predicted `O`.
+    predicted `O`. What is served may be a text: its answers are names with their characters.
 
     Args:
       labels: names of the tags, `O` among them, or a file of them; see `LabelledTask`.
+      aggregation: how pieces of a text become names, where it is served; see `kinject.tasks.tag_groups`.
     """
 
     head = "token_classification"
     required = ("tags",)
     metric = "f1"
+    answer = "spans"
 
-    def __init__(self, labels: str | Path | Sequence[str] | None = None):
+    def __init__(self, labels: str | Path | Sequence[str] | None = None, aggregation: str = "none"):
         super().__init__(labels)
+        self.aggregation = checked_aggregation(aggregation)
         if self.labels is not None and OUTSIDE not in self.labels:
             raise InputError(WHERE, f"there is no tag {OUTSIDE!r}", "words outside of all names have it")
 
@@ -57,32 +62,36 @@ class TokenClassification(LabelledTask):
     ) -> Examples:
         records = list(records)
         unique_ids(records)
-        tags = [self._tags(record) for record in records]
+        tags = [self._tags(record) for record in records]  # checked before texts are cut
         passages = plain_passages(records)
         encoded = encoder.encode_batch(passages, slot_rows(knowledge), origins=True)
-        places = [first_pieces(record.source, one) for record, one in zip(records, encoded, strict=True)]
+        places = [_places(record, one) for record, one in zip(records, encoded, strict=True)]
         for record, found in zip(records, places, strict=True):
-            if (found < 0).all():
+            if not isinstance(record.source, str) and (found < 0).all():
                 raise InputError(record.where, "the tokenizer keeps nothing of its words", "drop the record")
         unread = sum(int((found < 0).sum()) for found in places)
 
         def arrays(index: Sequence[int], length: int) -> Mapping[str, np.ndarray]:
             rows = [encoded[i] for i in index]
-            shape = (len(rows), max(len(places[i]) for i in index))
+            shape = (len(rows), max(1, *(len(places[i]) for i in index)))
             positions, labels = np.zeros(shape, np.int32), np.full(shape, NO_WORD, np.int32)
             weights = np.zeros(shape, np.float32)
             for row, i in enumerate(index):
                 count = len(places[i])
-                labels[row, :count] = tags[i]
+                labels[row, :count] = tags[i] if len(tags[i]) else NO_WORD
                 positions[row, :count] = np.maximum(places[i], 0)
                 weights[row, :count] = places[i] >= 0
             padded = pad_rows(encoder, rows, length)
             return {**padded, "positions": positions, "labels": labels, "weights": weights}
 
         made = make_examples([len(one) for one in encoded], arrays, buckets=buckets)
-        return replace(made, notes={"words (not records) are cut off or unreadable": unread} if unread else {})
+        notes = {"words (not records) are cut off or unreadable": unread} if unread else {}
+        read = [_text_pieces(record, one, found) for record, one, found in zip(records, encoded, places, strict=True)]
+        return replace(made, notes=notes, references={"windows": read})
 
     def _tags(self, record: Record) -> np.ndarray:
+        if record.fields.get("tags") == UNKNOWN:
+            return np.empty(0, np.int32)
         tags = strings(record, "tags")
         if isinstance(record.source, str):
             raise InputError(record.where, "it has a text, not tokens", "tags are of tokens")
@@ -104,10 +113,21 @@ class TokenClassification(LabelledTask):
         return {"chosen": chosen, "right": batch["labels"]}
 
     def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
-        return {"tags": [OUTSIDE] * (0 if isinstance(record.source, str) else len(record.source))}
+        return {"tags": UNKNOWN if isinstance(record.source, str) else [self.names[0]] * len(record.source)}
 
-    def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return outputs
+    def found(self, outputs: jax.Array, batch: Mapping[str, jax.Array], top: int) -> dict[str, jax.Array]:
+        return {"scores": jax.nn.softmax(outputs.astype(jnp.float32), axis=-1)}
+
+    def spans(
+        self, record: Record, rows: Sequence[tuple[Mapping[str, np.ndarray], Any]], top: int, tokenizer: HostTokenizer
+    ) -> list[Answer]:
+        """The names in a text; for a record of words, the tag of each and its score."""
+        ((row, pieces),) = rows
+        if pieces is None:
+            best = row["scores"][: len(record.source)]
+            return [Answer(self.names[one.argmax()], float(one.max())) for one in best]
+        scores = row["scores"][: len(pieces.ids)]
+        return names_in(pieces, scores, self.names, self.aggregation, tokenizer)
 
     def score(self, predictions: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Entity precision, recall and F1 (micro, by seqeval), and the share of right tags."""
@@ -124,6 +144,19 @@ class TokenClassification(LabelledTask):
         }
         same = predictions["right"] == predictions["chosen"]
         return {**found, "accuracy": float(same[words].mean())}
+
+
+def _places(record: Record, one: Encoded) -> np.ndarray:
+    """Where tags are read: at the first pieces of words, or at all pieces of a text."""
+    if isinstance(record.source, str):
+        return np.flatnonzero(origins_of(one)[:, 0] == 0).astype(np.int32)
+    return first_pieces(record.source, one)
+
+
+def _text_pieces(record: Record, one: Encoded, places: np.ndarray) -> TextPieces | None:
+    if not isinstance(record.source, str):
+        return None
+    return TextPieces(record.source, one.token_ids[places], origins_of(one)[places, 1:])
 
 
 def first_pieces(words: Sequence[str], one: Encoded) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kinject.data.pipeline import NOWHERE, TOKENS, Batch, Feed, choose_buckets, deal
+from kinject.data.pipeline import NOWHERE, PER_POSITION, Batch, Feed, choose_buckets, deal
 from kinject.errors import InputError
 from kinject.inference.mesh import DATA, MODEL, Placement
 from kinject.inference.program import Program, evaluate
@@ -148,7 +148,7 @@ class DomainFeeds:
         for name in {name: None for batch in batches for name in batch}:
             present = [batch[name] for batch in batches if name in batch]
             shape = tuple(np.max([values.shape for values in present], axis=0))
-            if name in TOKENS:
+            if name in PER_POSITION:
                 shape = (*shape[:-1], length)
             elif name == "entity_vectors":
                 shape = (*shape[:-2], entities, shape[-1])
