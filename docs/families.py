@@ -114,11 +114,11 @@ def cell(trial: Callable[..., None], *arguments: object) -> tuple[str, str]:
 def table() -> str:
     """The table, and a line for each refusal."""
     forms = [name for name, kind in HEADS.items() if kind.form is not None]
-    own = [name for name, kind in HEADS.items() if kind.places]
+    own = [name for name, kind in HEADS.items() if kind.places or kind.pooled]
     columns = [("heads", [*forms, *own], head_cell), ("methods", list(METHODS), method_cell)]
     columns.append(("tunings", list(TUNINGS), tuning_cell))
     lines = [
-        "| `model_type` | shape tried | transformers' heads | heads of `mention`, `mention_pair` | methods | tunings "
+        "| `model_type` | shape tried | transformers' heads | kinject's heads | methods | tunings "
         "| folder read by transformers, map exported |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -142,6 +142,7 @@ def table() -> str:
         lines.append(f"| `{family}` | {EXAMPLES[family]} | {' | '.join(cells)} | yes |")
     names = [
         f"Transformers' heads: {_listed(forms)}.",
+        f"Heads of kinject: {_listed(own)}.",
         f"Methods: {_listed(METHODS)}.",
         f"Tunings: {_listed(TUNINGS)}.",
     ]

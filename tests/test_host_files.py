@@ -10,7 +10,7 @@ import torch
 from flax import nnx
 from safetensors.torch import load_file, save_file
 from tiny_tokenizers import wordpiece_folder
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import BertConfig, BertForSequenceClassification
 
 from kinject.errors import InputError
 from kinject.inference.host import open_host, told_task
@@ -177,13 +177,3 @@ def test_shards_of_half_precision_are_read(base, host, dtype):
     assert len(list(host.glob("model-*.safetensors"))) > 1
     theirs = {path: np.asarray(torch.tensor(np.array(one)).to(dtype).float()) for path, one in parameters(base).items()}
     assert_same(parameters(host), theirs)
-
-
-def test_a_folder_of_sentence_transformers_is_its_transformer(tmp_path):
-    inner = tmp_path / "whole" / "0_Transformer"
-    BertModel(BertConfig(**SIZES)).save_pretrained(inner)
-    wordpiece_folder(tmp_path / "whole" / "0_Transformer" / "files")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.move(inner / "files" / name, inner)
-    (tmp_path / "whole" / "modules.json").write_text("[]")
-    assert open_host(tmp_path / "whole").loaded.folder == inner

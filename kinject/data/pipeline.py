@@ -16,6 +16,7 @@ import numpy as np
 
 from kinject.errors import InputError
 
+ENDLESS = 1 << 60  # examples, which no run comes to the end of
 Batch = dict[str, np.ndarray]
 Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Knowledge rows int32 [...] -> (vectors float32 [..., k], found bool [...])."""
@@ -223,8 +224,11 @@ class Feed:
         return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
 
     def _part(self, number: int, batch_size: int, seed: int, share: np.ndarray | None, extra: int) -> grain.MapDataset:
-        rows = grain.MapDataset.range(len(self.examples.buckets[number]["index"])).seed(seed + number)
-        rows = (rows if self.examples.ordered else rows.shuffle()).repeat()
+        count = len(self.examples.buckets[number]["index"])
+        rows = grain.MapDataset.range(count).seed(seed + number)
+        rows = rows if self.examples.ordered else rows.shuffle()
+        # endless is a little more than `len` can tell of batches of one
+        rows = rows.repeat() if batch_size > 1 else rows.repeat(ENDLESS // count)
 
         def mine(batch: np.ndarray) -> np.ndarray:
             filled = np.pad(batch, [(0, extra), *[(0, 0)] * (batch.ndim - 1)], mode="edge")
