@@ -83,6 +83,7 @@ def test_scores_are_those_of_an_evaluation_and_costs_are_there(compared):
     assert (
         rows["vectors"]["parameters"] == 8 * 16 + 16 and rows["text"]["parameters"] == rows["host"]["parameters"] == 0
     )
+    assert rows["other_host"]["parameters"] > 1000, "all of that host was trained"
     assert [name for name, row in rows.items() if "shuffled" in row] == ["vectors", "text", "passages", "other_host"]
     assert rows["vectors"]["training_seconds"] == compared["seconds"]["vectors"]
     assert rows["text"]["training_seconds"] == 0

@@ -17,6 +17,7 @@ from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.plugins.base import make_plugin
 from kinject.plugins.map_tuning import initialise
 from kinject.plugins.store import save_plugin
+from kinject.reports.results import row_names, row_title
 from kinject.stages.comparison import majority, nearest_neighbour
 from kinject.tasks.base import make_task
 
@@ -167,10 +168,11 @@ def test_the_stage_reports_every_row_and_survives_unlinked_questions(world, tmp_
     stage = evaluate_stage(world, {"plugin": str(plugin_folder), "again": str(plugin_folder)}, examples=10)
     stage["domains"]["cities"]["data"] = (str(data),)
     found = run_experiment({"seed": 0, "stages": {"table": stage}}, tmp_path / "run")["table"]["cities"]
-    rows = {"n", "metric", "host", "plugin", "again", "shuffled", "shuffled_follows_vector"}
+    rows = {"n", "metric", "host", "plugin", "again", "shuffled", "shuffled_follows_vector", "again_shuffled"}
     assert set(found) == rows | {"nearest_neighbour", "majority", "coverage", "examples"}
     assert found["n"] == 10 and found["coverage"] == 8 / 9 and found["plugin"] == found["again"]
-    assert found["plugin"] > found["host"] and found["shuffled"] < found["plugin"]
+    assert found["plugin"] > found["host"] and found["shuffled"] == found["again_shuffled"] < found["plugin"]
+    assert row_title("again_shuffled") == "again, wrong vectors" and "shuffled" in row_names({"cities": found})
     shown = {one["text"]: one for one in found["examples"]}
     assert len(shown) == 10 and shown[strange["text"]]["entity"] == "Q999"
     assert shown[question(6)["text"]]["entity"] == "" and shown[question(51)["text"]]["entity"] == "city51"

@@ -175,7 +175,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|---:|---:|---:|" + "---:|" * beside,
     ]
     for row in shown:
-        numbers = f"{row['mean']:.4g} | {row['deviation']:.2g} | {row['seeds']}"
+        deviation = f"{row['deviation']:.2g}" if row["seeds"] > 1 else ""
+        numbers = f"{row['mean']:.4g} | {deviation} | {row['seeds']}"
         if beside:
             numbers += " | " + ("" if row["published"] is None else f"{row['published']:.4g}")
         lines.append(f"| {row['config']} | {row['measure']} | {numbers} |")

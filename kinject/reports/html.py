@@ -26,6 +26,7 @@ from kinject.reports.results import (
     row_names,
     row_title,
     shown,
+    spread,
     title_of,
 )
 from kinject.version import __version__
@@ -124,11 +125,12 @@ def _of_sweep(sweep: FinishedSweep) -> Iterable[str]:
         for config, seeds in sweep.runs.items():
             found = [sweep.value(config, f"{place}.{row}") for row in rows]
             if any(found):
-                texts = [f"{scale * one[0]:.1f} ± {scale * one[1]:.1f}" if one else "" for one in found]
+                texts = [spread(one, scale, len(seeds)) if one else "" for one in found]
                 cells.append([config, *texts, str(len(seeds))])
         yield _table(heads, cells)
         if "shuffled" in table:
-            yield f"<p>Mean ± sample deviation over seeds. {CONTROLS}</p>"
+            several = any(len(seeds) > 1 for seeds in sweep.runs.values())
+            yield f"<p>{'Mean ± sample deviation over seeds. ' if several else ''}{CONTROLS}</p>"
         caption = "Bars are means, whiskers deviations; a row that is the same everywhere is a line."
         yield from _plot(partial(plots.ablation_bars, sweep, place), caption)
     if any(run.tables() for run in runs):

@@ -21,6 +21,7 @@ from kinject.reports.results import (
     row_names,
     row_title,
     shown,
+    spread,
     title_of,
 )
 
@@ -219,12 +220,15 @@ def ablation_bars(sweep: FinishedSweep, place: str, configs: Mapping[str, str] |
     figure, (axes,) = _figure(7, 0.3 * len(configs) * max(1.6, len(barred)) + 1.5)
     for number, row in enumerate(barred):
         drawn = [(place, *pair) for place, pair in enumerate(found[row]) if pair]
+        seeds = [len(sweep.runs[config]) for config, pair in zip(configs, found[row], strict=True) if pair]
         at = [one - 0.4 + thick * (number + 0.5) for one, _, _ in drawn]
         values, errors = ([scale * one[part] for one in drawn] for part in (1, 2))
         fill: dict[str, Any] = FILLS.get(row, OTHER_FILLS[number % 2]) | {"edgecolor": "black", "linewidth": 0.5}
         bars = axes.barh(at, values, thick, label=row_title(row), **fill)
         axes.errorbar(values, at, xerr=errors, fmt="none", color="black", capsize=2, linewidth=1)
-        texts = [f" {value:.1f} ± {error:.1f}" for value, error in zip(values, errors, strict=True)]
+        texts = [
+            f" {spread((value, error), 1, count)}" for value, error, count in zip(values, errors, seeds, strict=True)
+        ]
         for bar, text, error in zip(bars, texts, errors, strict=True):
             x, y = bar.get_width() + error, bar.get_y() + bar.get_height() / 2
             axes.text(x if x > 0 else 0, y, text, va="center", fontsize=7)

@@ -39,6 +39,7 @@ ROWS = {
     "retrieved_first": "the own passage is found first",
     "retrieved": "… is among those found",
 }
+CONTROL = "shuffled"  # the first plugin with wrong vectors; of another plugin it is `<row>_shuffled`
 ORDER = (
     "majority",
     "host",
@@ -215,6 +216,8 @@ def row_names(domains: Domains) -> list[str]:
 
 def row_title(row: str) -> str:
     """A row's name for a person."""
+    if row not in ROWS and row.endswith(f"_{CONTROL}"):
+        return f"{row_title(row.removesuffix(f'_{CONTROL}'))}, wrong vectors"
     return ROWS.get(row, row.replace("_", " "))
 
 
@@ -235,6 +238,12 @@ def shown(rows: Mapping[str, Any], row: str) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if rows["metric"] in NOT_FRACTIONS else f"{100 * value:.1f}"
+
+
+def spread(found: tuple[float, float], scale: float, seeds: int) -> str:
+    """Mean and deviation for a person; of one seed there is no deviation."""
+    mean, deviation = found
+    return f"{scale * mean:.1f} ± {scale * deviation:.1f}" if seeds > 1 else f"{scale * mean:.1f}"
 
 
 def _runs_of(folder: Path, config: str) -> Iterator[tuple[int, FinishedRun]]:

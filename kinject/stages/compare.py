@@ -18,10 +18,12 @@ from kinject.inference.host import knowledge_identity
 from kinject.inference.passages import attach, exchange_values, open_memory_plugin
 from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import PassageMemory
+from kinject.models.heads import HostModel
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import OUTPUT_MARK, Stage, StageConfig, check_plugin, check_references, open_plugin
 from kinject.stages.comparison import comparison_of
+from kinject.tree import flatten
 
 HOST_ROW = "host"
 
@@ -107,7 +109,9 @@ class CompareStage(Stage):
             comparison = self._comparison(method.host or self.config.host, f"{at}.host")
             plugin = self._plugin(method, comparison, knowledge, at)
             metrics, _ = comparison.with_plugin(plugin, knowledge, records)
-            rows[row] = {"score": metrics[metric], "parameters": count_parameters(plugin), **self._seconds(method)}
+            moved = moved_parameters(alone.host.loaded.host, comparison.host.loaded.host)
+            trained = count_parameters(plugin) + moved
+            rows[row] = {"score": metrics[metric], "parameters": trained, **self._seconds(method)}
             if plugin.reads_examples():
                 swapped, _, _ = comparison.shuffled(plugin, knowledge, records, self.run.seed_of(self.name))
                 rows[row]["shuffled"] = swapped[metric]
@@ -148,6 +152,18 @@ class CompareStage(Stage):
 def count_parameters(plugin: Plugin) -> int:
     """Numbers in a plugin that training can change."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(plugin, nnx.Param)))
+
+
+def moved_parameters(host: HostModel, other: HostModel) -> int:
+    """Numbers of another host in arrays that are not those of the first: what a host of its own had trained."""
+    if other is host:
+        return 0
+    first, theirs = (flatten(nnx.to_pure_dict(nnx.state(one, nnx.Param))) for one in (host, other))
+
+    def same(path: str, leaf: jax.Array) -> bool:
+        return path in first and first[path].shape == leaf.shape and bool((first[path] == leaf).all())
+
+    return sum(int(leaf.size) for path, leaf in theirs.items() if not same(path, leaf))
 
 
 def costs(

@@ -11,12 +11,13 @@ from pydantic import Field, model_validator
 from kinject.config import Section
 from kinject.data.records import Record
 from kinject.errors import InputError
-from kinject.inference.comparison import Comparison
+from kinject.inference.comparison import Comparison, followed
 from kinject.inference.host import knowledge_identity, open_host, task_of
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
+from kinject.reports.results import CONTROL
 from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_plugin
 from kinject.stages.comparison import comparison_of, first_entities, majority, nearest_neighbour
 from kinject.stages.kinds import Rows, by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
@@ -42,12 +43,12 @@ class RivalsConfig(Section):
 class DomainConfig(Section):
     """One domain's held-out data and the plugins that are compared on it; without any, the host alone.
 
-    `plugins` maps a row's name to a plugin's folder, or to the settings of a method without parameters; the first that
-    reads knowledge of each example is also run with that of others. A plugin that was trained without a knowledge base
-    needs none here. With `reference_data` (the plugin's own training records) the table has the rows that use no
-    language model. With `by_kind` every row is told for each kind of question too; the records name theirs. `added`
-    is the first plugin's row with all entities asked about taken as new: vectors made of their triples alone.
-    `examples` is the stage's, unless it is given here.
+    `plugins` maps a row's name to a plugin's folder, or to the settings of a method without parameters. Each that
+    reads knowledge of each example is also run with that of others: row `shuffled` of the first, `<name>_shuffled` of
+    the rest. A plugin that was trained without a knowledge base needs none here. With `reference_data` (the plugin's
+    own training records) the table has the rows that use no language model. With `by_kind` every row is told for each
+    kind of question too; the records name theirs. `added` is the first plugin's row with all entities asked about
+    taken as new: vectors made of their triples alone. `examples` is the stage's, unless it is given here.
     """
 
     knowledge: str | None = None
@@ -134,18 +135,18 @@ class EvaluateStage(Stage):
                 if domain.added and knowledge is not None:
                     metrics, found = plugged.with_added(plugin, knowledge, records)
                     rows["added"], right["added"] = metrics[metric], _right(found)
-            if "shuffled" not in rows and plugin.reads_examples():
+            if plugin.reads_examples():
                 seed = self.run.seed_of(self.name)
                 metrics, swapped, donors = plugged.shuffled(plugin, knowledge, records, seed)
-                rows["shuffled"], right["shuffled"] = metrics[metric], _right(swapped)
-                if "label" in predictions:
+                control = CONTROL if CONTROL not in rows else f"{row}_{CONTROL}"
+                rows[control], right[control] = metrics[metric], _right(swapped)
+                if "label" in predictions and control == CONTROL:
                     # the answer of the entity whose vector was put there: knowledge is read, not the name
-                    label, said = predictions["label"], swapped["predicted"]
-                    if kinds is None:
-                        followed = (said == label[donors])[donors != np.arange(len(donors))]
-                    else:
-                        followed = right["shuffled_follows_vector"] = follows(records, label, said, donors)
-                    rows["shuffled_follows_vector"] = (mean_of(followed.astype(float)) or 0.0) if followed.size else 0.0
+                    theirs = followed(predictions, swapped, donors)
+                    if kinds is not None:
+                        theirs = follows(records, predictions["label"], swapped["predicted"], donors)
+                        right[f"{CONTROL}_follows_vector"] = theirs
+                    rows[f"{CONTROL}_follows_vector"] = (mean_of(theirs.astype(float)) or 0.0) if theirs.size else 0.0
         if knowledge is not None:
             self._without_model(domain, comparison, knowledge, records, where, rows, right)
             rows["coverage"] = comparison.coverage(knowledge, records)
