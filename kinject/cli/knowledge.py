@@ -32,6 +32,7 @@ examples:
   kinject knowledge build --entities export.csv --columns id=qid,label=name,aliases=also --out kb
   kinject knowledge build --entities things.jsonl --vectors things.npy --out kb
   kinject knowledge build --entities things.csv --vectors enwiki.txt.gz --vectors-format wikipedia2vec --out kb
+  kinject knowledge build --triples assertions.csv.gz --triples-format conceptnet --least-weight 2 --out kb
   kinject knowledge build --from-text linked.jsonl --host runs/quickstart/host --out kb
   kinject knowledge build --vectors vectors=transe.npy --vectors entities=entity2id.txt --vectors-format openke --out kb
 
@@ -78,6 +79,16 @@ def _add_build(commands: Any) -> None:
     build.add_argument("--separator", default="|", metavar="C", help='between aliases of a CSV or TSV (default "|")')
     build.add_argument("--triples", type=Path, metavar="FILE", help="TSV of head, relation, tail")
     build.add_argument(
+        "--triples-format",
+        choices=("tsv", "atomic", "atomic10x", "conceptnet"),
+        default="tsv",
+        help="whose file --triples is: ATOMIC-2020's, ATOMIC-10X's, ConceptNet's",
+    )
+    build.add_argument("--least-weight", type=float, default=0.0, metavar="W", help="of a triple of such a file")
+    build.add_argument(
+        "--language", default="en", metavar="LL", help='of ConceptNet\'s concepts (default en; "" = any)'
+    )
+    build.add_argument(
         "--unknown",
         choices=("refuse", "add", "skip"),
         default="refuse",
@@ -89,7 +100,7 @@ def _add_build(commands: Any) -> None:
     build.add_argument("--vectors-format", choices=FORMATS, help="whose files --vectors are")
     build.add_argument(
         "--vectors-from",
-        choices=("auto", "triples", "descriptions", "both"),
+        choices=("auto", "triples", "descriptions", "both", "nothing"),
         default="auto",
         help="what vectors are made of (default: triples if there are any, else descriptions)",
     )
@@ -131,6 +142,7 @@ def _build(arguments: argparse.Namespace) -> None:
         return
     from kinject.knowledge.base import KnowledgeBase
     from kinject.knowledge.build import Given, Making, build_knowledge
+    from kinject.knowledge.commonsense import Filter
     from kinject.knowledge.summary import summarise
     from kinject.reports.console import Reporter
 
@@ -146,6 +158,8 @@ def _build(arguments: argparse.Namespace) -> None:
         columns=None if arguments.columns is None else _pairs(arguments.columns),
         separator=arguments.separator,
         unknown=arguments.unknown,
+        triples_format=arguments.triples_format,
+        keep=Filter(arguments.least_weight, arguments.language),
     )
     making = Making(
         of=arguments.vectors_from,

@@ -1,8 +1,8 @@
-"""Multiple choice, JSON lines: CosmosQA as K-Adapter reads it, SocialIQA and MedQA-USMLE as Kformer does."""
+"""Multiple choice, JSON lines: CosmosQA as K-Adapter reads it, SocialIQA and MedQA as Kformer does, CommonsenseQA."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from kinject.data.records import Record, parse_record
 from kinject.datasets.builder import SplitFiles
@@ -106,15 +106,58 @@ class Socialiqa(SplitFiles):
     CITATION = "Sap et al., Social IQa, EMNLP 2019; Yao et al., Kformer, NLPCC 2022"
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     train.jsonl, valid.jsonl and test.jsonl of the data of https://github.com/zjunlp/Kformer: a line has context,
-    question, choices (each with text), AnswerKey (counted from 1) and knowledges, texts that all choices share.
+    question, choices (each with text), AnswerKey (counted from 1) and knowledges, texts that all choices share. Or the
+    published train.jsonl and dev.jsonl, whose lines have context, question, answerA, answerB and answerC; put the
+    answers, which are files of their own there (train-labels.lst), into the lines as AnswerKey.
     """
 
     def record(self, line: dict[str, Any], where: str, identity: str) -> Record:
-        choices = choice_texts(line, where)
+        apart = [f"answer{letter}" for letter in "ABC"]
+        published = "choices" not in line and apart[0] in line
+        choices = [take(line, name, str, where) for name in apart] if published else choice_texts(line, where)
         facts = [texts(line["knowledges"], "knowledges", where)] if "knowledges" in line else None
         label = right_choice(line, "AnswerKey", len(choices), where, first=1)
         fields = {"question": take(line, "question", str, where), "id": str(line.get("id", identity))}
         return choice_record(where, take(line, "context", str, where), choices, label, facts, **fields)
+
+
+class Commonsenseqa(SplitFiles):
+    """CommonsenseQA (Talmor et al., NAACL 2019).
+
+    Records: text (the question), `choices` (five), `label` (from 0; test files have none), `concept`, `id`.
+    """
+
+    DESCRIPTION = "CommonsenseQA: questions made of ConceptNet's relations, five choices."
+    HOMEPAGE = "https://www.tau-nlp.org/commonsenseqa"
+    LICENSE = "CC BY-SA 4.0"
+    CITATION = "Talmor et al., CommonsenseQA, NAACL 2019"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    train_rand_split.jsonl, dev_rand_split.jsonl and test_rand_split_no_answers.jsonl (see
+    https://www.tau-nlp.org/commonsenseqa): a line has id, answerKey (A to E) and question, with stem,
+    question_concept and choices, each with label and text.
+    """
+    SPLITS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "train": ("train_rand_split.jsonl", "train.jsonl"),
+        "validation": ("dev_rand_split.jsonl", "dev.jsonl"),
+        "test": ("test_rand_split_no_answers.jsonl", "test.jsonl"),
+    }
+
+    def record(self, line: dict[str, Any], where: str, identity: str) -> Record:
+        question = take(line, "question", dict, where)
+        given = take(question, "choices", list, where, "question")
+        names = [
+            take(check(one, dict, f"question.choices[{i}]", where), "label", str, where, f"question.choices[{i}]")
+            for i, one in enumerate(given)
+        ]
+        choices = choice_texts({"choices": given}, where)
+        key, label = line.get("answerKey"), None
+        if key:
+            if key not in names:
+                problem = f"field 'answerKey' is {key!r}, and the choices are {', '.join(names)}"
+                raise InputError(where, problem, "name one of them")
+            label = names.index(key)
+        fields = {"concept": question.get("question_concept", ""), "id": str(line.get("id", identity))}
+        return choice_record(where, take(question, "stem", str, where, "question"), choices, label, None, **fields)
 
 
 class Medqa(SplitFiles):

@@ -42,6 +42,9 @@ BUILDERS = {  # data set -> module of this package : class
     "ner": "corpora:Ner",
     "text_classification": "corpora:TextClassification",
     "lama": "lama:Lama",
+    "entity_inferences": "entity_propagation:EntityInferences",
+    "ecbd": "entity_propagation:Ecbd",
+    "commonsenseqa": "multiple_choice:Commonsenseqa",
     "jsonl": "corpora:Jsonl",
 }
 BLOCK = 4096

@@ -26,6 +26,7 @@ import numpy as np
 
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.knowledge.commonsense import READERS, Filter, TriplesFormat, label_of, relation_label
 from kinject.knowledge.described import Cut
 from kinject.knowledge.files import map_array
 from kinject.knowledge.importers import import_knowledge
@@ -35,7 +36,7 @@ from kinject.knowledge.triples import TripleCollector, Unknown
 from kinject.knowledge.vectors import Picked, Vectors, description_vectors, graph_vectors, side_by_side
 from kinject.knowledge.write import Entries, write_entries
 
-Make = Literal["auto", "triples", "descriptions", "both"]
+Make = Literal["auto", "triples", "descriptions", "both", "nothing"]
 # a small graph is trained in smaller batches and more epochs, so that it sees enough steps
 LEAST_STEPS, LEAST_BATCH, BATCHES = 1000, 64, 8
 Progress = Callable[[int, int, float], None]  # epoch, epochs, loss
@@ -47,7 +48,8 @@ class Making:
 
     Attributes:
       of: "triples" (graph embedding), "descriptions" (TF-IDF and truncated SVD, no model), "both" (side by side; zeros
-        in the half that an entity lacks), "auto": triples where there are any, else descriptions.
+        in the half that an entity lacks), "auto": triples where there are any, else descriptions, "nothing": no entity
+        has a vector, for a base that is read as facts.
       dim: numbers of each.
       method: of the graph: transe, rotate or distmult.
       epochs: passes over the triples; None: 50, and more until there are `LEAST_STEPS` steps.
@@ -77,6 +79,8 @@ class Given:
       columns: what the columns of `entities` are called in the file, by the names above.
       separator: between the aliases, and the triples, of a CSV or TSV.
       unknown: what becomes of a triple whose head or tail is no entity.
+      triples_format: whose file `triples` is; see kinject.knowledge.commonsense.
+      keep: which of its triples are read.
     """
 
     entities: Path | None = None
@@ -86,6 +90,8 @@ class Given:
     columns: Mapping[str, str] | None = None
     separator: str = "|"
     unknown: Unknown = "refuse"
+    triples_format: TriplesFormat = "tsv"
+    keep: Filter = field(default_factory=Filter)
 
 
 def build_knowledge(
@@ -126,17 +132,26 @@ def build_knowledge(
         if vectors is None:
             vectors = _made_vectors(stack, folder, making, table, collected, progress)
         note = {"files": _names(given), "triples_skipped": collected.skipped, **(vectors.provenance or {})}
-        return write_entries(folder, _entries(table, collected), vectors._replace(provenance=note), **about)
+        if given.triples_format != "tsv":
+            note |= {
+                "triples_format": given.triples_format,
+                "left_out": dict(collected.left_out),
+                **given.keep._asdict(),
+            }
+        entries = _entries(table, collected, worded=given.triples_format != "tsv")
+        return write_entries(folder, entries, vectors._replace(provenance=note), **about)
 
 
-def _entries(table: EntityTable | None, collected: TripleCollector) -> Entries:
-    """Entities and triples; an entity that only triples name has its id as its label."""
+def _entries(table: EntityTable | None, collected: TripleCollector, worded: bool) -> Entries:
+    """Entities and triples; an entity that only triples name has its id as its label, or (`worded`) what that says."""
     ids = list(collected.row_of)
-    entries = Entries(ids, labels=ids)
+    entries = Entries(ids, labels=[label_of(one) for one in ids] if worded else ids)
     if table is not None:
         entries = Entries(ids, table.words("label"), table.words("aliases"), table.words("description"))
     if collected.relations:
-        entries = entries._replace(triples=collected.array(), relations=list(collected.relations))
+        names = {one: relation_label(one) if worded else "" for one in collected.relations}
+        relations: Any = names if worded else list(names)
+        entries = entries._replace(triples=collected.array(), relations=relations)
     return entries
 
 
@@ -164,8 +179,13 @@ def _collect(given: Given, table: EntityTable | None) -> TripleCollector:
     if table is not None and table.has_triples:
         for triple in table.triples():
             collected.add(*triple)
-    if given.triples is not None:
+    if given.triples is not None and given.triples_format == "tsv":
         collected.read(given.triples)
+    elif given.triples is not None:
+        for triple in READERS[given.triples_format](given.triples, given.keep, collected.left_out):
+            collected.add(*triple)
+        if not collected.relations:
+            raise InputError(given.triples, "holds no triple that is kept", "lower --least-weight, or check the file")
     return collected
 
 
@@ -236,6 +256,9 @@ def _made_vectors(
     of = making.of
     if of == "auto":
         of = "triples" if collected.relations else "descriptions"
+    if of == "nothing":
+        count = len(collected.row_of)
+        return Vectors(np.zeros((count, 1), np.float32), np.zeros(count, bool), provenance={"vectors": "none"})
     if of != "descriptions" and not collected.relations:
         raise InputError("--vectors-from", "there are no triples", "give --triples, or a column of triples")
     parts: list[Vectors] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -26,12 +27,14 @@ class TripleCollector:
     Attributes:
       relations: relation ids with their indices.
       skipped: triples left out.
+      left_out: why a reader of somebody's format left triples out, and how many.
     """
 
     def __init__(self, row_of: dict[str, int], unknown: Unknown = "refuse"):
         self.row_of, self.unknown = row_of, unknown
         self.relations: dict[str, int] = {}
         self.skipped = 0
+        self.left_out: Counter[str] = Counter()
         self._numbers = array("i")
 
     def add(self, where: str, head: str, relation: str, tail: str) -> None:
