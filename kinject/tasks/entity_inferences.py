@@ -12,7 +12,7 @@ of another entity as its control.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class EntityInferences(PseudoLikelihood):
     """
 
     metric = "accuracy"
-    required = ("label", "choices")
+    required: ClassVar[tuple[str, ...]] = ("label", "choices")
 
     def __init__(self, definition: Definition = "none", seed: int = 0, masking: Masking = "within_word_l2r"):
         super().__init__(masking)
@@ -58,7 +58,7 @@ class Ecbd(EntityInferences):
     """As `entity_inferences`, without choices: the perplexity of the masked spans."""
 
     metric = "likelihood"
-    required = ("label",)
+    required: ClassVar[tuple[str, ...]] = ("label",)
 
 
 def others(said: Sequence[str], seed: int) -> np.ndarray:

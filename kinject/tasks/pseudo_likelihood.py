@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ class PseudoLikelihood(Task):
     """
 
     head = "masked_lm"
-    required = ("label",)
+    required: ClassVar[tuple[str, ...]] = ("label",)
     metric = "likelihood"
 
     def __init__(self, masking: Masking = "within_word_l2r"):
