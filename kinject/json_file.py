@@ -34,6 +34,10 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
+decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
+"""Decodes as `parse` does, from a place in a text."""
+
+
 def read_object(path: Path, hint: str = "") -> dict[str, Any]:
     """Reads the one object of a JSON file.
 

@@ -121,7 +121,7 @@ def test_word_vectors_with_and_without_counts(tmp_path, vectors, header, suffix)
         ("a 1 2\nb 1 nan\n", "line 2: .*not finite"),
         ("a 1 2\nb 1 1e39\n", "line 2: .*not finite"),
         ("a 1 2\na 1 2\n", "line 2: id 'a' stands in an earlier line"),
-        ("a 1 2\n\n", "line 2: '' has 0 numbers"),
+        ("a 1 2\n\nb 1 2\n", "line 2: '' has 0 numbers"),
         ("3 2\na 1 2\n", "announces 3 lines and holds 1"),
         ("", "holds no entity"),
     ],

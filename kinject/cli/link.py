@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinject.cli.parser import Parser, exit_code
-from kinject.errors import EXIT_BAD_INPUT, InputError
+from kinject.errors import EXIT_BAD_INPUT, InputError, first_line
 
 if TYPE_CHECKING:
     from kinject.linking.document import Document, Reader
     from kinject.linking.linker import AliasLinker
 
+PACKED = (".gz", ".bz2", ".xz")
 FORMATS = ("auto", "json", "text", "csv", "tsv", "conll", "brat")
 
 EXAMPLES = """\
@@ -127,6 +128,7 @@ class _Count:
 
 def _documents(arguments: argparse.Namespace) -> Iterator[Document | InputError]:
     from kinject.linking.readers import read_brat, read_conll, read_json, read_lines, read_table, read_text
+    from kinject.text_files import DAMAGED, open_unpacked, unpacked
 
     if arguments.format == "brat":
         if not arguments.files:
@@ -140,11 +142,15 @@ def _documents(arguments: argparse.Namespace) -> Iterator[Document | InputError]
     readers: dict[str, Reader] = {"auto": read_lines, "json": read_json, "text": read_text, "conll": conll, **tables}
     read = readers[arguments.format]
     if not arguments.files:
-        yield from read(sys.stdin.buffer, "standard input")
+        yield from read(unpacked(sys.stdin.buffer, "standard input"), "standard input")
     for path in arguments.files:
-        by_name = tables.get(path.suffix.lower().removeprefix(".")) if arguments.format == "auto" else None
-        with path.open("rb") as file:
-            yield from (by_name or read)(file, str(path))
+        suffix = Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower().removeprefix(".")
+        by_name = tables.get(suffix) if arguments.format == "auto" else None
+        try:
+            with open_unpacked(path) as file:
+                yield from (by_name or read)(file, str(path))
+        except DAMAGED as error:
+            yield InputError(path, f"cannot be read to its end: {first_line(error)}", "copy or pack it again")
 
 
 if __name__ == "__main__":

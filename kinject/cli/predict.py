@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
     from kinject.inference.xla import keep_compiled
     from kinject.serving import Refused
     from kinject.serving.queries import read_lines
+    from kinject.text_files import unpacked
 
     if not arguments.no_compilation_cache:
         keep_compiled()
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
     at_once = arguments.window == 1 or out.isatty()
     answered = refused = 0
     try:
-        with progress(source) as (stream, update):
+        with progress(unpacked(source, NAME)) as (stream, update):
             for one in host.answer(
                 read_lines(stream, NAME, plain=arguments.plain),
                 NAME,

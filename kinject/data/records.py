@@ -9,17 +9,17 @@ standard input, are read by `bounded_lines`, which holds no line that is longer 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import io
 import itertools
 import json
 import reprlib
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from kinject.errors import InputError
+from kinject.json_file import parse
+from kinject.text_files import DAMAGED, array_items, begins_array, byte_lines, open_unpacked
 
 SHAPE = 'a line is {"text": "…", "mentions": [{"start": 0, "end": 4, "entity": "Q1"}]} or has "tokens" for "text"'
 LONGEST_LINE = 1 << 20  # bytes; a longer one is refused, not read
@@ -126,39 +126,41 @@ def check_mentions(
 def _records(files: list[Path], require: tuple[str, ...]) -> Iterator[Record]:
     found = False
     for file in files:
-        for number, line in _lines(file):
+        for where, value in _values(file):
             found = True
-            where = f"{file}:{number}"
-            yield parse_record(decode_line(line, where), where, require)
+            yield parse_record(value, where, require)
     if not found:
         raise InputError(", ".join(map(str, files)), "there is no record in it", SHAPE)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields (line number from 1, line) of every line that is not blank."""
+def _values(file: Path) -> Iterator[tuple[str, object]]:
+    """Yields (where, value) of every line that is not blank, or of every item where the file is one array."""
     number = 0
     try:
-        with _open(file) as stream:
-            for number, line in enumerate(stream, start=1):
-                if number == 1:
-                    line = line.removeprefix(_BYTE_ORDER_MARK)  # editors on Windows put one there
-                if not line.isspace() and line:
-                    yield number, line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file}:{number + 1}", f"corrupt gzip data ({error})", "copy the file again") from error
+        with open_unpacked(file) as stream:
+            is_array = begins_array(stream.peek(256)[:256])  # type: ignore[attr-defined]  # buffered, or unpacking
+            if is_array:
+                for number, value in enumerate(array_items(io.TextIOWrapper(stream, "utf-8-sig")), 1):
+                    yield f"{file}:[{number - 1}]", value
+        if not is_array:
+            for number, line in byte_lines(file):
+                if not line.isspace():
+                    yield f"{file}:{number}", decode_line(line, f"{file}:{number}")
+    except ValueError as error:
+        raise InputError(f"{file}:[{number}]", f"not JSON: {error}", SHAPE) from error
     except OSError as error:
-        raise InputError(f"{file}:{number + 1}", f"cannot be read ({error.strerror or error})") from error
-
-
-def _open(file: Path) -> io.BufferedIOBase | gzip.GzipFile:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+        if error.strerror is not None:
+            raise InputError(f"{file}:{number + 1}", f"cannot be read ({error.strerror})") from error
+        raise InputError(f"{file}:{number + 1}", f"corrupt gzip data ({error})", "copy the file again") from error
+    except DAMAGED as error:
+        raise InputError(f"{file}:{number + 1}", f"corrupt gzip data ({error})", "copy the file again") from error
 
 
 def decode_line(line: bytes, where: str) -> object:
     """One line of JSON; raises InputError naming `where` for what is not UTF-8 or not JSON."""
     text = decode_text(line.rstrip(b"\r\n"), where)
     try:
-        return json.loads(text)
+        return parse(text)
     except json.JSONDecodeError as error:
         raise InputError(where, f"not JSON: {error.msg} at column {error.colno}", SHAPE) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets of thousands of levels

@@ -15,12 +15,15 @@ from kinject.datasets.builder import RecordBuilder, SplitFiles, Splits
 from kinject.datasets.files import check, take, texts
 from kinject.errors import InputError, first_line
 from kinject.knowledge.files import read_lines
+from kinject.text_files import as_bio as from_bioes
+from kinject.text_files import split_columns
 
 UNNAMED = tfds.core.BuilderConfig(name="corpus", description="a corpus without a name of its own")
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz")
 COLUMN_ENDINGS = (".txt", ".txt.gz", ".conll", ".conll.gz")
 CONLLU_ENDINGS = (".conllu", ".conllu.gz")
 DOCUMENT = "-DOCSTART-"
+_BLANK = "\x1f"  # stands for a blank within a column of CoNLL-U
 CONLLU_FORM = "CoNLL-U has ten columns between tabs, ID to MISC, and a blank line after each sentence"
 
 
@@ -144,12 +147,13 @@ class Ner(SplitFiles):
 
 
 def as_bio(tags: list[str], where: str) -> list[str]:
-    """Tags in which every name begins with `B-`.
+    """Tags in which every name begins with `B-`, of BIO, IOB1, BIOES or BILOU.
 
     Raises:
-      InputError: a tag that is neither `O` nor `B-` or `I-` and a type.
+      InputError: a tag that is neither `O` nor `B-` or `I-` (`S-`, `E-`, `U-`, `L-`) and a type.
     """
     found: list[str] = []
+    tags = from_bioes(tags)
     for i, tag in enumerate(tags):
         if tag != "O" and (tag[:2] not in ("B-", "I-") or not tag[2:]):
             raise InputError(where, f"field 'tags[{i}]' is {tag!r}", "a tag is O, or B- or I- and a type")
@@ -163,7 +167,7 @@ def _tagged_sentences(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     words: list[list[str]] = []
     start, empty = 0, True
     for number, line in read_lines(path):
-        columns = line.split()
+        columns = split_columns(line)
         if columns and columns[0] == DOCUMENT:
             continue
         if not columns:
@@ -224,7 +228,7 @@ def _trees(split: str, path: Path) -> Iterator[Record]:
         words = [token for token in _parse(text, where) if isinstance(token["id"], int)]
         heads = _heads(words, where)
         record = {
-            "tokens": [word["form"] for word in words],
+            "tokens": [word["form"].replace(_BLANK, " ") for word in words],
             "heads": heads,
             "relations": [str(word.get("deprel") or "_") for word in words],
             "id": f"{split}/{number}",
@@ -250,8 +254,9 @@ def _sentences(path: Path) -> Iterator[tuple[int, str]]:
 def _parse(text: str, where: str) -> list[Any]:
     import conllu
 
-    try:
-        sentences = conllu.parse(text + "\n\n")
+    lines = (one.replace(" ", _BLANK) if "\t" in one else one for one in text.split("\n"))
+    try:  # the library divides columns at two blanks too, and a word may hold them
+        sentences = conllu.parse("\n".join(lines) + "\n\n")
     except Exception as error:  # whatever the library makes of a malformed line
         raise InputError(where, f"a sentence that is not CoNLL-U ({first_line(error, 80)})", CONLLU_FORM) from None
     return sentences[0] if sentences else []

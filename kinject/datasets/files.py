@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 import json
-import re
-import zlib
-from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Any, TextIO
+from typing import Any
 
 from kinject.data.records import short
 from kinject.errors import InputError, did_you_mean
+from kinject.json_file import parse
 from kinject.knowledge.files import read_lines
+from kinject.text_files import DAMAGED, array_items, open_unpacked, read_whole
 
-CHUNK = 1 << 20  # characters of a JSON array that are read at a time
-_SPACE = re.compile(r"[ \t\n\r]*")
 _NAMES: dict[type | UnionType, str] = {
     dict: "an object",
     list: "a list",
@@ -59,29 +56,21 @@ def read_json(path: Path) -> Any:
       InputError: not UTF-8, empty, not JSON (with its line), or an object that names one key twice: one would be lost.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            text = file.read().decode("utf-8-sig")
+        text = read_whole(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(path, f"byte {error.start + 1} is not UTF-8", "convert the file: iconv -t UTF-8") from None
-    except (EOFError, zlib.error, OSError) as error:  # a damaged archive is an OSError too
+    except DAMAGED as error:
         raise InputError(path, f"cannot be read ({error})", "download it again") from None
     if not text.strip():
         raise InputError(path, "the file is empty", "download it again")
 
-    def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise InputError(path, f"key {key!r} stands twice in one object", "keep one of them")
-        return found
-
     try:
-        return json.loads(text, object_pairs_hook=no_key_twice)
+        return parse(text)
     except json.JSONDecodeError as error:
         problem = f"not JSON: {error.msg} at column {error.colno}"
         raise InputError(f"{path}:{error.lineno}", problem, "download it again") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(path, f"not readable JSON: {error}") from None
+        raise InputError(path, f"{error}", "keep one of them, or download it again") from None
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -97,7 +86,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         empty = False
         where = f"{path}:{number}"
         try:
-            value = json.loads(line)
+            value = parse(line)
         except json.JSONDecodeError as error:
             raise InputError(where, f"not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:
@@ -181,20 +170,20 @@ def read_objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 def _is_array(path: Path) -> bool:
     """Whether the first visible byte opens an array; a file that cannot be read is for the readers to tell."""
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with open_unpacked(path) as file:
             start = file.read(3).removeprefix(b"\xef\xbb\xbf")
             while not start.strip() and (more := file.read(64)):
                 start = more
             return start.lstrip().startswith(b"[")
-    except (OSError, EOFError, zlib.error):
+    except (*DAMAGED, InputError):
         return False
 
 
 def _array(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     index = 0
     try:
-        with _open(path) as file:
-            for value in _values(file):
+        with io.TextIOWrapper(open_unpacked(path), "utf-8-sig") as file:
+            for value in array_items(file):
                 where = f"{path}:[{index}]"
                 if not isinstance(value, dict):
                     raise InputError(where, f"expected a JSON object, got {short(value)}")
@@ -205,52 +194,7 @@ def _array(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
     except ValueError as error:
         problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise InputError(f"{path}:[{index}]", f"not JSON: {problem}", "download it again") from None
-    except (OSError, EOFError, zlib.error, RecursionError) as error:
+    except (*DAMAGED, RecursionError) as error:
         raise InputError(f"{path}:[{index}]", f"cannot be read ({error})", "download it again") from None
     if not index:
         raise InputError(path, "the file is empty: its array holds nothing", "download it again")
-
-
-def _values(file: TextIO) -> Iterator[Any]:
-    """The items of the array, decoded as soon as they are whole."""
-    decoder, text, size = json.JSONDecoder(), file.read(CHUNK), CHUNK
-    while not text.strip() and (more := file.read(CHUNK)):
-        text = more
-    at, first = _visible(text, _visible(text, 0) + 1), True
-    while True:
-        start = at
-        try:
-            if text.startswith("]", at):
-                _nothing_behind(text[at + 1 :], file)
-                return
-            if not first:
-                if at < len(text) and text[at] != ",":
-                    raise ValueError("expected a comma or the end of the array")
-                at = _visible(text, at + 1)
-            value, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError:  # an item that goes on behind the chunk, or is none
-            more = file.read(size)
-            if not more:
-                raise
-            # twice as much each time, so that a long item is not read again and again
-            text, at, size = text[start:] + more, 0, 2 * size
-            at = _visible(text, at)
-            continue
-        yield value
-        at, first, size = _visible(text, at), False, CHUNK
-
-
-def _nothing_behind(text: str, file: TextIO) -> None:
-    if (text + file.read()).strip():
-        raise ValueError("something stands behind the array")
-
-
-def _visible(text: str, at: int) -> int:
-    """The first place from `at` on that is no white space; the end where there is none."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at  # the pattern matches everywhere
-
-
-def _open(path: Path) -> TextIO:
-    opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8-sig")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,25 +11,25 @@ import numpy as np
 
 from kinject.errors import InputError
 from kinject.knowledge.manifest import refuse_existing
+from kinject.text_files import DAMAGED, byte_lines
 
 
 def read_lines(path: Path, *, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line) of a UTF-8 file, gzipped if it ends in .gz; only a line feed ends one.
+    """Yields (line number from 1, line) of a UTF-8 file, packed or not; only a line feed ends one.
+
+    Blank lines at the end are passed over.
 
     Raises:
-      InputError: no such file, a damaged archive, a line that is not UTF-8.
+      InputError: no such file, no text, a damaged archive, a line that is not UTF-8 or longer than 16 MiB.
     """
-    if not path.is_file():
-        raise InputError(path, "is not there", "check the path")
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield number, line if keep_ends else line.rstrip("\r\n")
+        for number, raw in byte_lines(path):
+            line = raw.decode("utf-8")
+            yield number, line if keep_ends else line.rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(at(path, number), f"is not UTF-8: {error}", "convert the file to UTF-8") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise InputError(path, f"is damaged after line {number}: {error}", "download or pack it again") from None
 
 
@@ -54,7 +52,7 @@ def map_array(path: Path) -> np.ndarray:
       InputError: no such file, not an array of that kind.
     """
     if not path.is_file():
-        raise InputError(path, "is not there", "check the path")
+        raise InputError(path, "is no plain file" if path.exists() else "is not there", "check the path")
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -94,7 +92,7 @@ class VectorSpool:
         self._file.close()
         self._path.unlink()
 
-    def add(self, where: str, one: str, numbers: Sequence[Any] | None) -> None:
+    def add(self, where: str, one: str, numbers: Sequence[Any] | np.ndarray | None) -> None:
         """Takes an entity from the line `where`; without numbers it is known but has no vector.
 
         Raises:
@@ -115,7 +113,7 @@ class VectorSpool:
             self._write(self._parse(where, one, numbers))
         self.ids.append(one)
 
-    def _parse(self, where: str, one: str, numbers: Sequence[Any]) -> np.ndarray:
+    def _parse(self, where: str, one: str, numbers: Sequence[Any] | np.ndarray) -> np.ndarray:
         try:
             with np.errstate(over="ignore"):  # becomes an infinity, refused below
                 vector = np.array(numbers, dtype="<f4")

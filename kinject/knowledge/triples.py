@@ -13,7 +13,11 @@ from kinject.errors import InputError
 from kinject.knowledge.files import at, read_lines
 
 Unknown = Literal["refuse", "add", "skip"]
-HEADER = ["head", "relation", "tail"]
+HEADERS = (
+    *("head relation tail", "h r t", "subject predicate object", "subject relation object", "s p o"),
+    *("source relation target", "from relation to", "head_id relation_id tail_id", "entity relation value"),
+)
+"""What a first line may say that is no triple, upper and lower case alike."""
 
 
 class TripleCollector:
@@ -53,7 +57,9 @@ class TripleCollector:
         self._numbers.extend(numbers)
 
     def read(self, path: Path) -> None:
-        """Takes all triples of a TSV of head, relation, tail; a first line with just these words is passed over.
+        """Takes all triples of a TSV of head, relation, tail; a first line of such words (`HEADERS`) is passed over.
+
+        White space around a name is none of it.
 
         Raises:
           InputError: a line of another form, no line at all, an unknown entity where those are refused.
@@ -63,11 +69,11 @@ class TripleCollector:
             if not line.strip():
                 continue
             found = True
-            fields = line.split("\t")
+            fields = [field.strip() for field in line.split("\t")]
             if len(fields) != 3 or not all(fields):
                 problem = f"{line!r} is not head, relation and tail with tabs between"
                 raise InputError(at(path, number), problem, "write Q90<tab>country<tab>Q142")
-            if number > 1 or fields != HEADER:
+            if number > 1 or " ".join(fields).lower() not in HEADERS:
                 self.add(at(path, number), *fields)
         if not found:
             raise InputError(path, "the file is empty", "a line is head, relation and tail with tabs between")

@@ -4,14 +4,15 @@ A reader streams `Document`s, and in the place of what cannot be read the `Input
 
 Lines are texts, or JSON objects `{"text": …}` or `{"tokens": […]}`; mentions that are known stand in `mentions`, as
 `{"start", "end", "entity"}`, or in `spans`, as `[start, end]` or `[start, end, "entity"]`. The entity may be missing.
-Everything else passes through.
+Everything else passes through. A file that is one array of such objects is read too.
 
 A table is a CSV or TSV whose first line names its columns, `text` among them; every other column passes through under
 its name, as `label` does on its way to training. A text in quotes may hold line ends; empty lines are passed over.
 
-CoNLL files have a token a line with columns beside it, and a blank line after every sentence. The tags (BIO, IOB or
-BIOES; their types are not looked at) are the mentions; a column may hold their entities, as AIDA's does. A sentence
-becomes `{"tokens", "mentions", "tags"}`.
+CoNLL files have a token a line with columns beside it, and a blank line after every sentence. The tags (BIO, IOB,
+BIOES or BILOU; their types are not looked at) are the mentions; a column may hold their entities, as AIDA's does. A
+sentence becomes `{"tokens", "mentions", "tags"}`, with its tags as BIO. Columns stand between tabs, or between blanks;
+a line that begins with `# ` before a sentence is a comment, within one it is the token `#`.
 
 BRAT's standoff annotations are `name.ann` beside `name.txt`. `T1<tab>Type start end<tab>words` is a mention, in
 characters of the text; `N1<tab>Reference T1 Wikidata:Q90<tab>name` gives its entity, what stands after the colon.
@@ -21,6 +22,7 @@ Relations, events and notes are passed over.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ from typing import Any, BinaryIO
 from kinject.data.records import Mention, bounded_lines, decode_line, decode_text, parse_record
 from kinject.errors import InputError
 from kinject.linking.document import Document
+from kinject.text_files import array_items, as_bio, begins_array, split_columns, table_rows
 
 NO_ENTITY = ("", "_", "-", "O", "--NME--", "NIL")
 _TAG = re.compile(r"O|[BIESLU](-.*)?")
@@ -53,11 +56,18 @@ def read_lines(stream: BinaryIO, name: str) -> Iterator[Document | InputError]:
 
 
 def _read_each(stream: BinaryIO, name: str, is_json: Callable[[bytes], bool]) -> Iterator[Document | InputError]:
+    if is_json(b"{") and hasattr(stream, "peek") and begins_array(stream.peek(256)[:256]):
+        yield from _read_array(stream, name)
+        return
     for number, line in bounded_lines(stream, name):
         where = f"{name}:{number}"
         try:
             if isinstance(line, InputError):
                 raise line
+            if number == 1 and is_json(b"{") and line.strip() == b"{":
+                mend = "write one object a line: jq -c . FILE"
+                yield InputError(where, "a JSON object goes on over several lines", mend)
+                return
             document = _json_document(line, where) if is_json(line) else Document(decode_text(line, where), None, {})
         except InputError as error:
             yield error
@@ -65,8 +75,25 @@ def _read_each(stream: BinaryIO, name: str, is_json: Callable[[bytes], bool]) ->
             yield document
 
 
+def _read_array(stream: BinaryIO, name: str) -> Iterator[Document | InputError]:
+    number = 0
+    try:
+        for number, value in enumerate(array_items(io.TextIOWrapper(stream, "utf-8-sig")), 1):
+            try:
+                document = _document(value, f"{name}:[{number - 1}]")
+            except InputError as error:
+                yield error
+            else:
+                yield document
+    except ValueError as error:
+        yield InputError(f"{name}:[{number}]", f"not JSON: {error}", "write one object a line")
+
+
 def _json_document(line: bytes, where: str) -> Document:
-    value = decode_line(line, where)
+    return _document(decode_line(line, where), where)
+
+
+def _document(value: Any, where: str) -> Document:
     given = False
     if isinstance(value, dict):
         if "spans" in value:
@@ -103,7 +130,7 @@ def read_table(stream: BinaryIO, name: str, delimiter: str = ",") -> Iterator[Do
       InputError: the first line does not name a column `text`, or names one twice.
     """
     lines = _Lines(stream, name)
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows = table_rows(lines, delimiter)
     columns: list[str] = []
     while True:
         try:
@@ -184,7 +211,7 @@ def read_conll(
     sentence: list[Token] = []
     error: InputError | None = None
     for number, raw in enumerate(stream, 1):
-        if not raw.strip() or raw.startswith((b"-DOCSTART-", b"# ")):
+        if not raw.strip() or raw.startswith(b"-DOCSTART-") or (not sentence and not error and _is_comment(raw)):
             if error or sentence:
                 yield error or _sentence(sentence)
             sentence, error = [], None
@@ -197,9 +224,15 @@ def read_conll(
         yield error or _sentence(sentence)
 
 
+def _is_comment(raw: bytes) -> bool:
+    """Whether a line before a sentence is a comment: it begins with `# `, and does not end in a tag as `# O` does."""
+    fields = raw.split()
+    return raw.startswith(b"# ") and (b"=" in fields or not _TAG.fullmatch(fields[-1].decode("utf-8", "replace")))
+
+
 def _token_fields(raw: bytes, where: str, columns: Sequence[str] | None) -> Token:
     line = decode_text(raw, where).rstrip("\r\n")
-    fields = line.split("\t") if "\t" in line else line.split()
+    fields = split_columns(line)
     if columns is None:
         if len(fields) < 2:
             raise InputError(where, f"{line!r} has one column", _SHAPE)
@@ -207,7 +240,7 @@ def _token_fields(raw: bytes, where: str, columns: Sequence[str] | None) -> Toke
     else:
         known = dict(zip(columns, fields, strict=False))
         token, tag, entity = known.get("token", ""), known.get("tag") or "O", known.get("entity", "")
-    if not token.strip():
+    if not token:
         raise InputError(where, "field 'token' is empty", _SHAPE)
     if not _TAG.fullmatch(tag):
         raise InputError(where, f"field 'tag' is {tag!r}, not BIO", "name the columns: --columns token,_,_,tag")
@@ -217,10 +250,11 @@ def _token_fields(raw: bytes, where: str, columns: Sequence[str] | None) -> Toke
 def _sentence(sentence: list[Token]) -> Document:
     from seqeval.metrics.sequence_labeling import get_entities
 
-    tokens, tags, entities = zip(*sentence, strict=True)
+    tokens, written, entities = zip(*sentence, strict=True)
+    tags = as_bio(written)
     typed = [tag if tag == "O" or "-" in tag else f"{tag}-X" for tag in tags]  # AIDA's tags have no type
     mentions = [Mention(first, last + 1, entities[first]) for _, first, last in get_entities(typed)]
-    return Document(tokens, tuple(mentions), {"tags": list(tags)})
+    return Document(tokens, tuple(mentions), {"tags": tags})
 
 
 def read_brat(path: Path) -> Iterator[Document | InputError]:

@@ -1,8 +1,9 @@
 """How names and texts are compared, and where words begin and end.
 
-Two stretches of text are the same name if `fold` makes the same of them: composed and decomposed characters (NFC), any
-white space and a space, typographic apostrophes and hyphens and plain ones are alike, and so are cases (full Unicode
-case folding) unless told otherwise. `fold` of a slice is the slice of the fold, so positions can be mapped back.
+Two stretches of text are the same name if `fold` makes the same of them: characters that Unicode holds to be compatible
+(NFKC: composed and decomposed, full and half width, ligatures), any run of white space and a space, typographic
+apostrophes and hyphens and plain ones are alike, soft hyphens and zero-width marks count for nothing, and cases are
+alike (full Unicode case folding) unless told otherwise. Positions in what is folded can be mapped back.
 
 A word is a run of letters, digits and underscores of scripts that put spaces between words; marks belong to what they
 stand on. Scripts without such spaces (Han, kana, Thai, Lao, Khmer, Burmese) have a boundary at every character.
@@ -21,6 +22,9 @@ OTHER, WORD, ALONE, MARK = range(4)
 _SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
 _SPACES += "\u2028\u2029\u202f\u205f\u3000"
 _PLAIN = str.maketrans(_SPACES + "’ʼ＇‐‑", " " * len(_SPACES) + "'''--")
+
+_WITHOUT_ROOM = "\xad\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+_NOTHING = re.compile(f"[{_WITHOUT_ROOM}]")
 
 # scripts that write words without spaces between them, as Unicode blocks
 _WITHOUT_SPACES = (
@@ -61,10 +65,10 @@ def fold(text: str, *, cases: bool = True) -> Surface:
     """
     if text.isascii():
         text = text.translate(_PLAIN)
-        return Surface(text.lower() if cases else text, None)
+        return _squeezed(text.lower() if cases else text, None)
     places = None
-    if not unicodedata.is_normalized("NFC", text):
-        text, places = _mapped(_clusters(text), lambda cluster: unicodedata.normalize("NFC", cluster))
+    if not unicodedata.is_normalized("NFKC", text):
+        text, places = _mapped(_clusters(text), _compatible)
     text = text.translate(_PLAIN)
     if cases:
         folded = text.casefold()
@@ -72,7 +76,28 @@ def fold(text: str, *, cases: bool = True) -> Surface:
             folded, inner = _mapped(text, str.casefold)
             places = inner if places is None else [places[at] for at in inner]
         text = folded
-    return Surface(text, places)
+    return _squeezed(text, places)
+
+
+def _compatible(cluster: str) -> str:
+    """A character in its compatible form (NFKC), unless that has a boundary within: no name may begin inside of one."""
+    form = unicodedata.normalize("NFKC", cluster)
+    whole = len(form) == 1 or all(_KINDS[one] in (WORD, MARK) for one in form.translate(_PLAIN))
+    return form if whole else unicodedata.normalize("NFC", cluster)
+
+
+def _squeezed(text: str, places: list[int] | None) -> Surface:
+    """A folded text with one space for a run of them, and without what takes no room."""
+    if "  " not in text and (text.isascii() or _NOTHING.search(text) is None):
+        return Surface(text, places)
+    kept, before = [], ""
+    for at, character in enumerate(text):
+        if (character == " " == before) or character in _WITHOUT_ROOM:
+            continue
+        kept.append(at)
+        before = character
+    found = [at if places is None else places[at] for at in (*kept, len(text))]
+    return Surface("".join(text[at] for at in kept), found)
 
 
 def units(folded: str) -> Iterator[re.Match[str]]:

@@ -1,11 +1,11 @@
 """Releases that are an array of vectors and a file of ids: plain .npy, UMLS, OpenKE and THUNLP, PyKEEN.
 
-- Plain: a text file with one id a line, in the order of the array's rows.
+- Plain: a text file with one id a line, in the order of the array's rows, or DGL-KE's `entities.tsv` of `row<tab>id`.
 - UMLS vectors as map-tuning releases them: `transe.npy` and `entities.tsv`, a header, then `row<whitespace>CUI` lines.
 - OpenKE and THUNLP: `transe.npy`, `entity2id.txt` and, beside them, `entity_map.txt`. `entity2id.txt` starts with the
   number of entities, then has `ID<whitespace>row` lines. `entity_map.txt` is tab-separated: the first field is a
   mention, case kept, the last the id it stands for; a later line overrides an earlier one (thunlp/Knowledge-Plugin;
-  map-tuning, ACL 2023).
+  map-tuning, ACL 2023). The array may be text, a row's numbers between tabs or blanks, as ERNIE's `entity2vec.vec`.
 - PyKEEN: a folder written by `PipelineResult.save_to_directory`, whose ids and triples are plain TSV. The model itself,
   `trained_model.pkl`, is a pickled Python object, and a pickle runs code when it is read. So vectors come from a .npy
   file, or from a torch file that holds nothing but tensors:
@@ -20,14 +20,16 @@ from __future__ import annotations
 import csv
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.knowledge.files import at, map_array, read_lines, whole_number
+from kinject.knowledge.files import VectorSpool, at, map_array, read_lines, whole_number
 from kinject.knowledge.write import write_knowledge
+from kinject.text_files import split_columns
 
 _PYKEEN_KEY = "entity_representations.0._embeddings.weight"
 _PYKEEN_MEND = (
@@ -48,11 +50,29 @@ def import_npy(folder_out: Path, *, vectors: Path, ids: Path, **about: Any) -> P
       InputError: naming file and line of what is wrong.
     """
     table, ids = map_array(Path(vectors)), Path(ids)
-    pairs = ((number, line, number - 1) for number, line in read_lines(ids))
-    listed = ids_by_row(ids, pairs, len(table))
+    listed = ids_by_row(ids, _numbered(ids), len(table))
     if "" in listed:
         raise InputError(at(ids, listed.index("") + 1), "is empty", "every line is an id")
     return write_knowledge(folder_out, ids=listed, vectors=table, **about)
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, str, int]]:
+    """(line, id, row) of a file of ids, or of `row<tab>id` or `id<tab>row`, whichever its first line is."""
+    place = None
+    for number, line in read_lines(path):
+        fields = line.split("\t")
+        if number == 1 and len(fields) == 2:
+            place = next((at for at, field in enumerate(fields) if field.strip().isdecimal()), None)
+        if place is None:
+            if "\t" in line:
+                problem = f"{line[:60]!r} has a tab, and its row is not the other column"
+                raise InputError(at(path, number), problem, "give one id a line, or row<tab>id")
+            yield number, line, number - 1
+        elif len(fields) != 2:
+            raise InputError(at(path, number), f"{line[:60]!r} is not a row, a tab and an id")
+        else:
+            row = whole_number(at(path, number), fields[place].strip(), "the row")
+            yield number, fields[1 - place].strip(), row
 
 
 def import_umls(folder_out: Path, *, vectors: Path, entities: Path, **about: Any) -> Path:
@@ -87,7 +107,7 @@ def import_openke(folder_out: Path, *, vectors: Path, entities: Path, names: Pat
 
     Args:
       folder_out: the knowledge base to write.
-      vectors: .npy, floating [N, k].
+      vectors: .npy, floating [N, k], or text with a row a line.
       entities: `entity2id.txt`.
       names: `entity_map.txt`; mentions of entities that have no vector are counted in the manifest and left out.
       about: name, source, license and the like, as in `write_knowledge`.
@@ -95,9 +115,26 @@ def import_openke(folder_out: Path, *, vectors: Path, entities: Path, names: Pat
     Raises:
       InputError: naming file and line of what is wrong.
     """
-    table = map_array(Path(vectors))
     entities = Path(entities)
-    ids = ids_by_row(entities, _openke_rows(entities), len(table))
+    with ExitStack() as stack:
+        table = _matrix(Path(vectors), Path(folder_out), stack)
+        ids = ids_by_row(entities, _openke_rows(entities), len(table))
+        return _write_openke(folder_out, table, ids, names, about)
+
+
+def _matrix(path: Path, folder_out: Path, stack: ExitStack) -> np.ndarray:
+    """A .npy array, or text with the numbers of a row between tabs or blanks, float32 [N, k], while `stack` is open."""
+    if path.suffix == ".npy":
+        return map_array(path)
+    spool = stack.enter_context(VectorSpool(folder_out))
+    for number, line in read_lines(path):
+        spool.add(at(path, number), str(number), split_columns(line))
+    return spool.finish(path)[1]
+
+
+def _write_openke(
+    folder_out: Path, table: np.ndarray, ids: list[str], names: Path | None, about: dict[str, Any]
+) -> Path:
     aliases = None
     if names is not None:
         aliases, left_out = _openke_names(Path(names), ids)

@@ -9,7 +9,6 @@ and `relation=tail` joined by `|` elsewhere; `kinject knowledge build` reads the
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError, did_you_mean
+from kinject.json_file import parse
 from kinject.knowledge.files import VectorSpool, at, map_array, read_lines
 from kinject.knowledge.write import write_knowledge
+from kinject.text_files import table_rows
 
 COLUMNS = ("id", "label", "aliases", "description", "vector")
 BUILD_COLUMNS = (*COLUMNS, "triples")
@@ -216,7 +217,7 @@ def read_rows(
     Raises:
       InputError: naming file, line and field of what is wrong.
     """
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    suffix = Path(path.stem).suffix if path.suffix in (".gz", ".bz2", ".xz") else path.suffix
     names = _Names(known, columns)
     if suffix == ".jsonl":
         yield from _read_json(path, names)
@@ -256,7 +257,7 @@ def _read_json(path: Path, names: _Names) -> Iterator[tuple[str, dict[str, Any]]
             continue
         where = at(path, number)
         try:
-            value = json.loads(line)
+            value = parse(line)
         except ValueError as error:
             raise InputError(where, f"is not JSON: {error}") from None
         if not isinstance(value, dict):
@@ -292,11 +293,9 @@ def _is_pair(value: Any) -> bool:
 
 
 def _read_delimited(path: Path, delimiter: str, separator: str, names: _Names) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = (line for _, line in read_lines(path, keep_ends=True))
-    if delimiter == ",":
-        lines = csv.reader(text, delimiter=delimiter, strict=True)
-    else:
-        lines = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=True)
+    if not separator:
+        raise InputError("--separator", "it is empty", "give what stands between aliases, such as |")
+    lines = table_rows((line for _, line in read_lines(path, keep_ends=True)), delimiter)
     columns: list[str] = []
     try:
         for fields in lines:

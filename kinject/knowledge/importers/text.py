@@ -4,7 +4,7 @@ word2vec and fastText start with a line of count and dimension, GloVe does not. 
 which an entity is written `ENTITY/Title_With_Underscores`; E-BERT fits its matrix on the words and applies it to the
 entities, so both can be imported. PyTorch-BigGraph's export is separated by tabs; the published Wikidata file starts
 with three counts (entities, relations, dimension) and goes on with relation parameters after the entities, which are
-left out.
+left out. word2vec's binary format (float32, little-endian, behind each word and a blank) is read as well.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.files import VectorSpool, at, read_lines
 from kinject.knowledge.write import write_knowledge
+from kinject.text_files import DAMAGED, LONGEST, open_unpacked
 
 ENTITY_PREFIX = "ENTITY/"
 KEEP = ("entities", "words", "both")
@@ -27,7 +30,8 @@ def import_word2vec(folder_out: Path, *, vectors: Path, dim: int | None = None, 
 
     Args:
       folder_out: the knowledge base to write.
-      vectors: text, one word and its numbers a line, separated by spaces; gzipped if it ends in .gz.
+      vectors: text, one word and its numbers a line, separated by spaces, or word2vec's binary format; either may be
+        packed with gzip, bzip2 or xz.
       dim: numbers a line; needed only for a file without a first line of counts whose first word holds a space.
       about: name, source, license and the like, as in `write_knowledge`.
 
@@ -36,7 +40,8 @@ def import_word2vec(folder_out: Path, *, vectors: Path, dim: int | None = None, 
     """
     vectors = Path(vectors)
     with VectorSpool(Path(folder_out)) as spool:
-        for where, word, numbers in text_vectors(vectors, separator=" ", header=2, dim=dim):
+        binary = binary_vectors(vectors) if is_binary(vectors) else None
+        for where, word, numbers in binary or text_vectors(vectors, separator=" ", header=2, dim=dim):
             spool.add(where, word, numbers)
         ids, table, _ = spool.finish(vectors)
         return write_knowledge(folder_out, ids=ids, labels=ids, vectors=table, **about)
@@ -96,6 +101,49 @@ def import_biggraph(folder_out: Path, *, vectors: Path, pattern: str | None = No
                 spool.add(where, match[1] if wanted.groups else key, numbers)
         ids, table, _ = spool.finish(vectors)
         return write_knowledge(folder_out, ids=ids, vectors=table, **about)
+
+
+def is_binary(path: Path) -> bool:
+    """Whether a file is word2vec's binary format: a line of two counts, a word, a blank, and then no digits."""
+    try:
+        with open_unpacked(path) as file:
+            first, second = file.readline(64), file.read(512)
+    except DAMAGED:
+        return False  # for the reader of lines to tell
+    counts = re.fullmatch(rb"\d+ (\d+)\s*\n", first)
+    if counts is None:
+        return False
+    fields = second.split(b"\n")[0].split()[1:][-int(counts[1]) :]
+    return not fields or not all(re.fullmatch(rb"[-+.\dEe]+|[-+]?(nan|inf)", one) for one in fields[:-1] or fields)
+
+
+def binary_vectors(path: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yields (where, word, float32 [k]) of word2vec's binary format.
+
+    Raises:
+      InputError: it ends too early, goes on behind the last word, or a word is not UTF-8.
+    """
+    number = 0
+    try:
+        with open_unpacked(path) as file:
+            count, dim = (int(one) for one in file.readline(64).split())
+            held, at, width = b"", 0, 4 * dim
+            for number in range(1, count + 1):
+                while (end := held.find(b" ", at)) < 0 or len(held) < end + 1 + width:
+                    more = file.read(max(1 << 20, width))
+                    if not more or len(held) - at > LONGEST + width:
+                        raise InputError(f"{path}, word {number}", "the file is cut", f"it announces {count} words")
+                    held, at = held[at:] + more, 0
+                word = held[at:end].lstrip(b"\n").decode("utf-8")
+                yield f"{path}, word {number}", word, np.frombuffer(held, "<f4", dim, end + 1)
+                at = end + 1 + width
+            held = held[at:]
+            if (held + file.read(64)).strip():
+                raise InputError(path, f"announces {count} words and goes on behind them", "get the file again")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, word {number}", f"is not UTF-8: {error.reason}", "get the file again") from None
+    except DAMAGED as error:
+        raise InputError(path, f"is damaged after word {number}: {error}", "get the file again") from None
 
 
 def text_vectors(
