@@ -7,6 +7,7 @@
 Each script runs in a process of its own and writes its rows; they are gathered here. One that fails is told, the rest
 goes on, and the exit code is 1 at the end (2: the arguments are at fault). Needs `pip install -e '.[test,benchmarks]'`.
 `benchmarks/scaling.py` and `preemption.py` are not among these: they write docs/scaling.md and docs/fault_tolerance.md.
+`benchmarks/gpu.py` is what there is for a GPU.
 """
 
 from __future__ import annotations

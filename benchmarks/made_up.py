@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from kinject.models.config import EncoderConfig
@@ -47,7 +49,10 @@ def shape_of(layers: int, hidden: int, vocabulary: int) -> EncoderConfig:
     )
 
 
-def random_host(config: EncoderConfig, head: str, labels: int | None = None) -> HostModel:
-    """A host whose weights are drawn, with seed 0 for the encoder and 1 for the head."""
+def random_host(
+    config: EncoderConfig, head: str, labels: int | None = None, dtype: DTypeLike = jnp.float32
+) -> HostModel:
+    """A host whose weights are drawn, with seed 0 for the encoder and 1 for the head; `dtype` is of its activations."""
     made = {} if labels is None else {"num_labels": labels}
-    return HostModel(Encoder(config, rngs=nnx.Rngs(0)), build_head(head, config, rngs=nnx.Rngs(1), **made))
+    encoder = Encoder(config, rngs=nnx.Rngs(0), dtype=dtype)
+    return HostModel(encoder, build_head(head, config, rngs=nnx.Rngs(1), **made))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 GOOD = """
@@ -103,3 +104,29 @@ def test_every_script_finds_what_it_takes_from_the_others():
     done = subprocess.run([sys.executable, "-c", IMPORTS, folder], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == {file.stem for file in folder.glob("[a-z]*.py")} >= {"map_tuning", "pipeline"}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """benchmarks/gpu.py and what it takes from beside it."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    return importlib.import_module("gpu")
+
+
+def test_a_gpu_is_asked_for_eight_minutes_at_most(gpu):
+    assert sum(part.seconds for part in gpu.PARTS.values()) <= 480
+    assert gpu.missing() == []  # of what setup.py asks for, where its tests run
+
+
+def test_a_part_that_fails_or_does_not_end_is_a_row(gpu, tmp_path):
+    bad = gpu.run("parity", gpu.Part("device_parity", "--layers none", "", 60), False, tmp_path, 60)
+    assert [row["name"] for row in bad] == ["parity"] and "--layers: invalid int value" in bad[0]["error"]
+    late = gpu.run("parity", gpu.Part("device_parity", "", "", 1), False, tmp_path, 60)
+    assert late[0]["error"] == "not done after 1 s"
+
+
+def test_distances_on_an_accelerator_by_hand(gpu):
+    distance = importlib.import_module("device_parity").distance
+    expected = {"loss": np.float32([2.0]), "logits": np.float32([1.0, -4.0])}
+    assert distance({"loss": np.float32([2.1]), "logits": np.float32([2.0, -4.0])}, expected) == (0.25, "logits")
+    assert distance({"loss": np.float32([np.nan]), "logits": np.float32([1.0, -4.0])}, expected)[1] == "loss"
