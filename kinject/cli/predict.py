@@ -17,7 +17,7 @@ from kinject.errors import InputError
 if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
     from kinject.linking import Linker
-    from kinject.serving import Host
+    from kinject.serving import Host, Prediction, Refused
 
 EXIT_INTERRUPTED = 130
 NAME = "stdin"
@@ -25,7 +25,7 @@ EXAMPLES = """\
 examples, after the quickstart:
   Q=runs/quickstart
   echo '{"text": "the otter is a kind of [MASK] ."}' \\
-      | kinject predict --host $Q/host --plugin $Q/biology_plugin --knowledge $Q/biology/knowledge --link --compare
+      | kinject predict --host $Q/host --plugin $Q/biology_plugin --knowledge $Q/biology/knowledge --compare
   kinject predict --host $Q/host --plugin $Q/geography_plugin --plugin $Q/biology_plugin --knowledge \\
       $Q/geography/knowledge --knowledge $Q/biology/knowledge --explain < $Q/biology/records/test.jsonl > out.jsonl
 
@@ -43,7 +43,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog=EXAMPLES,
     )
     add_plugs(parser, "plugin folder; may be repeated", required=False)
-    parser.add_argument("--link", action="store_true", help="find mentions by the names in the knowledge bases")
+    links = parser.add_mutually_exclusive_group()
+    links.add_argument("--link", action="store_true", help="link by the knowledge bases' names also without a plugin")
+    links.add_argument("--no-link", action="store_true", help="link no names (default: those of plugins' bases)")
+    parser.add_argument("--follow", action="store_true", help="a line at once, with what the knowledge bases say then")
     parser.add_argument("--compare", action="store_true", help="add what the host alone answers")
     parser.add_argument("--explain", action="store_true", help="add what each entity, or which passages, did")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="labels an answer, at most (default 5)")
@@ -93,19 +96,12 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
         keep_compiled()
     host = load(arguments)
     linker = plug(host, arguments)
-    at_once = arguments.window == 1 or out.isatty()
+    at_once = arguments.window == 1 or arguments.follow or out.isatty()
     answered = refused = 0
     try:
         with progress(unpacked(source, NAME)) as (stream, update):
-            for one in host.answer(
-                read_lines(stream, NAME, plain=arguments.plain),
-                NAME,
-                top=arguments.top,
-                compare=arguments.compare,
-                explain=arguments.explain,
-                errors="yield",
-                linker=linker,
-            ):
+            lines = read_lines(stream, NAME, plain=arguments.plain)
+            for one in answers(host, arguments, lines, linker):
                 out.write(json.dumps(one.to_json(), ensure_ascii=False) + "\n")
                 if at_once:
                     out.flush()
@@ -128,6 +124,19 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
     if refused or sys.stderr.isatty():
         print(f"kinject: {answered:,} answered, {refused:,} refused", file=sys.stderr)
     return 0
+
+
+def answers(
+    host: Host, arguments: argparse.Namespace, lines: Iterator[tuple[int, Any]], linker: Linker | None
+) -> Iterator[Prediction | Refused]:
+    """What the host answers to numbered lines; with --follow it looks for new revisions before each."""
+    said: dict[str, Any] = {"top": arguments.top, "compare": arguments.compare, "explain": arguments.explain}
+    if not arguments.follow:
+        yield from host.answer(lines, NAME, errors="yield", linker=linker, **said)
+        return
+    for line in lines:
+        host.refresh()
+        yield from host.answer([line], NAME, errors="yield", linker=linker, **said)
 
 
 def load(arguments: argparse.Namespace) -> Host:
@@ -180,7 +189,9 @@ def plug(host: Host, arguments: argparse.Namespace) -> Linker | None:
         raise InputError("--memory", "there is no plugin that reads it", "name one: --plugin")
     read, unread = pair(plugins, bases)
     for plugin, base in zip(plugins, read, strict=True):
-        linker = by_names(base) if arguments.link and base is not None else None
+        linker: Any = None if arguments.no_link else "names"
+        if arguments.link and base is not None:
+            linker = by_names(base)  # asked for: what stands in its way is said
         host.plug(plugin, knowledge=base, memory=arguments.memory, linker=linker)
     if unread and not (arguments.link and not plugins):
         raise InputError(f"--knowledge {unread[0].folder}", "no plugin was trained on it", "leave it out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -117,7 +117,7 @@ class Demo:
           top: how many labels each answer has at most.
 
         Returns:
-          What `kinject predict --link --compare --explain` writes of it (docs/serving.md), and `text`, `plugins` and
+          What `kinject predict --compare --explain` writes of it (docs/serving.md), and `text`, `plugins` and
           `notice`: one line for a text in which no plugin read anything, else None.
 
         Raises:
@@ -128,6 +128,7 @@ class Demo:
         if len(text) > LONGEST_TEXT:
             raise InputError("text", f"it has {len(text):,} characters", f"give at most {LONGEST_TEXT:,}")
         with self._lock:
+            self._refresh()
             self._choose(plugins)
             answers = self.host.answer(
                 [(1, text)], "text", top=top, compare=True, explain=self._explains, errors="yield"
@@ -136,6 +137,15 @@ class Demo:
         if isinstance(one, Refused):
             raise InputError("text", one.error.removeprefix("text:1: "))
         return {"text": text, "plugins": list(self.host.plugged), "notice": self._notice(one), **one.to_json()}
+
+    def _refresh(self) -> None:
+        """Goes on to the newest revisions of the knowledge bases, of plugins that are not chosen too."""
+        for name, one in self.offers.items():
+            new = None if one.knowledge is None else one.knowledge.latest()
+            if new is not None and new is not one.knowledge:
+                linker = None if one.linker is None else one.linker.refreshed(new)
+                self.offers[name] = replace(one, knowledge=new, linker=linker)
+        self.host.refresh()
 
     def _choose(self, names: Iterable[str]) -> None:
         """Plugs in exactly these; leaves the host alone where they cannot be."""

@@ -106,13 +106,13 @@ class KnowledgeBase(View):
     def latest(self) -> KnowledgeBase:
         """The knowledge base at its newest revision: this one itself where nothing is newer.
 
-        Only the pointer and what is new are read.
+        Only the pointer and what is new are read. After a compaction the new files are opened, whose rows are others.
 
         Raises:
           InputError: see `open`.
         """
         head = read_head(self.folder)
-        if head is None or head[:2] == self.overlay.head[:2]:
+        if head is None or head == self.overlay.head:
             return self
         if self.folder / head.base != self.stored.folder or head.revision < self.revision:
             return KnowledgeBase.open(self.folder)

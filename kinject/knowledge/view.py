@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -32,9 +32,9 @@ class View:
         self.folder, self.stored, self.overlay = folder, stored, overlay
         self.manifest = stored.manifest
 
-    def snapshot(self) -> View:
+    def snapshot(self) -> Self:
         """The revision of now, whatever the knowledge base that it is taken of goes on to; nothing is copied."""
-        return View(self.folder, self.stored, self.overlay)
+        return type(self)(self.folder, self.stored, self.overlay)
 
     @property
     def name(self) -> str:

@@ -10,5 +10,6 @@ the entity's id, in any order, none overlapping another. Two lines make one:
 """
 
 from kinject.linking.linker import AliasLinker, Linker, Span
+from kinject.linking.names import NamesLinker
 
-__all__ = ["AliasLinker", "Linker", "Span"]
+__all__ = ["AliasLinker", "Linker", "NamesLinker", "Span"]

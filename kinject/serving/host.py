@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from kinject.inference.comparison import Comparison
 from kinject.inference.host import HostBundle, open_host, open_under_head, told_task
 from kinject.inference.mesh import Placement
 from kinject.knowledge.base import KnowledgeBase
-from kinject.linking import Linker
+from kinject.linking import Linker, NamesLinker
 from kinject.memory.store import PassageMemory
 from kinject.models.precision import Precision, activations, check_installed
 from kinject.plugins.store import read_head
@@ -29,6 +30,7 @@ from kinject.serving.queries import Prediction, Refused, read_queries
 from kinject.tasks.base import Task, make_task
 
 Folder = str | os.PathLike[str]
+log = logging.getLogger("kinject")
 Input = str | Mapping[str, Any] | Record
 
 
@@ -57,7 +59,7 @@ class Host:
         self.engine = Engine(ready, task, **options)
         self._plugged: dict[str, Plugged] = {}
         self._arrangement = ActivePlugins()
-        self._off = False
+        self._off = self._told = False
 
     @classmethod
     def load(
@@ -118,6 +120,17 @@ class Host:
         plugged = [f"{name} ({base.size:,} entities)" if base is not None else name for name, base in read.items()]
         return f"Host({', '.join(told)}; plugged in: {', '.join(plugged) or 'nothing'})"
 
+    def _watched(
+        self, answers: Iterator[Prediction | Refused], active: ActivePlugins
+    ) -> Iterator[Prediction | Refused]:
+        """Says once where plugins are in that read entities, and an answer comes in which none read any."""
+        for one in answers:
+            nothing = isinstance(one, Prediction) and all(linked.plugin is None for linked in one.entities)
+            if nothing and active.reads_slots and not self._told:
+                self._told = True
+                log.warning("input %d names no entity that a plugin knows: its answer is the host's own", one.line)
+            yield one
+
     @property
     def plugged(self) -> tuple[str, ...]:
         """The names of the plugins, in the order in which they were plugged in."""
@@ -129,7 +142,7 @@ class Host:
         *,
         knowledge: KnowledgeBase | Folder | None = None,
         memory: Folder | Iterable[Folder] = (),
-        linker: Linker | None = None,
+        linker: Linker | Literal["names"] | None = "names",
         name: str | None = None,
     ) -> Host:
         """Plugs a plugin in, beside those that are in already, and returns the host.
@@ -142,7 +155,8 @@ class Host:
           knowledge: the knowledge base that it was trained on, or its folder; None = the one that a plugin of
             `kinject.tune` brings along, and for a plugin that reads none.
           memory: PlugLM's memory or memories.
-          linker: finds mentions in texts that come without.
+          linker: finds mentions in texts that come without; "names" = the names and aliases of the knowledge base,
+            where it has any. None = nothing is linked.
           name: what it is called in answers; one that is plugged in under it is replaced. None = its own name, or that
             of its knowledge base where another plugin goes by its own; the same plugin is replaced.
 
@@ -156,10 +170,28 @@ class Host:
         folders = [memory] if isinstance(memory, str | os.PathLike) else memory
         memories = [PassageMemory.open(Path(one)) for one in folders]
         name = self._free_name(plugin) if name is None else name
+        knowledge = None if knowledge is None else knowledge.snapshot()  # the host goes on by `refresh` alone
+        if linker == "names":
+            linker = NamesLinker(knowledge) if knowledge is not None and knowledge.has_names else None
         one = fit(plugin, self.ready, name, knowledge, memories, linker)
         plugged = {**self._plugged, name: one}
         self._arrangement, self._plugged = ActivePlugins.of(plugged), plugged
         return self
+
+    def refresh(self) -> bool:
+        """Goes on to the newest revision of every knowledge base that is plugged in; returns whether there was one.
+
+        Nothing is compiled or loaded anew, and answers that are under way are not touched. Where nothing changed, that
+        costs the reading of one small file a base.
+
+        Raises:
+          InputError: a base was damaged, or replaced by one of another space; the host stays as it was.
+        """
+        plugged = {name: one.refreshed() for name, one in self._plugged.items()}
+        if all(one is plugged[name] for name, one in self._plugged.items()):
+            return False
+        self._arrangement, self._plugged = ActivePlugins.of(plugged), plugged
+        return True
 
     def unplug(self, which: Plugin | str | None = None) -> Host:
         """Takes out a plugin, or the one of a name, or with no argument all of them, and returns the host.
@@ -285,7 +317,7 @@ class Host:
         now = self._arrangement.alone if self._off else self._arrangement
         queries = read_queries(numbered, name, (linker,) if linker else now.linkers)
         explainer = Explainer(self.engine, now) if explain else None
-        answers = self.engine.answer(queries, now, top=top, compare=compare, explainer=explainer)
+        answers = self._watched(self.engine.answer(queries, now, top=top, compare=compare, explainer=explainer), now)
         return answers if errors == "yield" else _raising(answers)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ from kinject.serving.routing import JoinedKnowledge, Routed
 from kinject.tasks.base import Task
 
 NAMES_KEPT = 1 << 16
+log = logging.getLogger("kinject")
 SLOTS_ALONE = ("feed_forward", "outputs", "before", "prepare")  # a plugin beside others must not override these
 
 
@@ -210,6 +212,15 @@ class Plugged:
     linker: Linker | None
     source: Plugin
 
+    def refreshed(self) -> Plugged:
+        """The plugin with the newest revision of its knowledge base; itself where that is the one it reads."""
+        new = None if self.knowledge is None else self.knowledge.latest()
+        if new is None or new is self.knowledge:
+            return self
+        check_fits(self.source.stored.folder, self.source.manifest, None, knowledge_identity(new))
+        again = getattr(self.linker, "refreshed", None)
+        return replace(self, knowledge=new, linker=self.linker if again is None else again(new))
+
 
 def fit(
     plugin: Plugin,
@@ -228,6 +239,7 @@ def fit(
     stored, made = plugin.stored, nnx.merge(*nnx.split(plugin.stored.plugin))
     identity = None if plugin.reads_memory and knowledge is None else knowledge_identity(knowledge)
     check_fits(stored.folder, stored.manifest, host.identity, identity)
+    _tell_revision(plugin, knowledge)
     if isinstance(made, PlugLM):
         if not memories:
             problem = "it answers from a memory of passages, and none is given"
@@ -236,6 +248,21 @@ def fit(
     elif memories:
         raise InputError(stored.folder, f"{plugin.method} reads no memory of passages", "leave the memory out")
     return Plugged(name, made, knowledge, tuple(memories), linker, plugin)
+
+
+def _tell_revision(plugin: Plugin, knowledge: KnowledgeBase | None) -> None:
+    """Says in one line where a plugin reads another revision than it was trained on."""
+    pinned = plugin.manifest["knowledge"]
+    if knowledge is None or pinned.get("fingerprint") in (None, knowledge.fingerprint):
+        return
+    trained, now = pinned.get("revision", 0), knowledge.revision
+    log.warning(
+        "%s was trained on revision %s of %s and reads revision %s, in the same space",
+        plugin.name,
+        trained,
+        knowledge.name,
+        now,
+    )
 
 
 @dataclass(frozen=True)

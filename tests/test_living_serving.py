@@ -1,0 +1,109 @@
+"""Served while it changes: linked without being asked, new revisions without recompilation, other spaces refused."""
+
+import io
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from served import Served
+
+from kinject.cli.predict import parse, run
+from kinject.errors import InputError
+from kinject.knowledge import KnowledgeBase, write_knowledge
+from kinject.serving import Host
+
+TEXT = "new town is in [MASK] ."
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    return Served(tmp_path_factory.mktemp("living_serving"))
+
+
+@pytest.fixture
+def knowledge(served, tmp_path):
+    return shutil.copytree(served.knowledge, tmp_path / "knowledge")
+
+
+def named(base, one="N1", label="new town"):
+    base.add([{"id": one, "label": label}], vectors={one: np.linspace(-1, 1, base.dim)})
+
+
+def test_a_host_takes_new_revisions_when_it_is_told_to_and_compiles_nothing(served, knowledge, caplog):
+    host = Host.load(served.host(), batch_size=4).plug(served.plugin(), knowledge=knowledge)
+    before = host.predict(TEXT)
+    assert before.entities == () and [one.message for one in caplog.records] == [
+        "input 1 names no entity that a plugin knows: its answer is the host's own"
+    ]
+    base = KnowledgeBase.open(knowledge)
+    named(base)
+    assert host.predict(TEXT).labels == before.labels and len(caplog.records) == 1, "it goes on reading what it read"
+    compiled = host.engine.programs.compiled
+    assert host.predict("city1 is in [MASK] .").entities[0].entity == "Q1", "linked without being asked"
+    assert host.refresh() and not host.refresh()
+    after = host.predict(TEXT)
+    assert [(one.entity, one.name, one.plugin) for one in after.entities] == [("N1", "new town", "geo")]
+    assert after.labels != before.labels and host.engine.programs.compiled == compiled
+    base.remove(["N1"])
+    host.refresh()
+    assert host.predict(TEXT).labels == before.labels
+    base.compact()
+    assert host.refresh() and host.predict(TEXT).labels == before.labels
+    off = Host.load(served.host(), batch_size=4).plug(served.plugin(), knowledge=knowledge, linker=None)
+    assert off.predict("city1 is in [MASK] .").entities == ()
+
+
+def test_a_plugin_reads_a_revision_of_its_space_and_says_so(served, knowledge, tmp_path, caplog):
+    base = KnowledgeBase.open(knowledge)
+    for number in range(3):
+        named(base, f"N{number}", f"town {number}")
+    caplog.set_level(logging.WARNING)
+    Host.load(served.host()).plug(served.plugin(), knowledge=base)
+    assert caplog.messages == [f"geo was trained on revision 0 of {base.name} and reads revision 3, in the same space"]
+    plugin = served.plugin("late", knowledge=knowledge, folder=tmp_path / "late")
+    base.remove(["N0"])
+    base.compact(keep=1)
+    Host.load(served.host()).plug(plugin, knowledge=base)
+    assert caplog.messages[-1].endswith("reads revision 4, in the same space")
+    other = write_knowledge(tmp_path / "b", name="b", ids=["Q1"], vectors=np.ones((1, base.dim), np.float32))
+    with pytest.raises(InputError, match="vectors of another embedding space"):
+        Host.load(served.host()).plug(plugin, knowledge=other)
+
+
+class Waiting(io.RawIOBase):
+    """Lines that come one at a time; between two of them somebody edits the knowledge base."""
+
+    def __init__(self, lines, between):
+        self.lines, self.between = list(lines), between
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if not self.lines:
+            return 0
+        self.between(len(self.lines))
+        line = (self.lines.pop(0) + "\n").encode()
+        buffer[: len(line)] = line
+        return len(line)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_the_command_follows(served, knowledge, follow, capsys):
+    came = Waiting([TEXT, TEXT], lambda left: left == 1 and named(KnowledgeBase.open(knowledge)))
+    lines = io.BufferedReader(came)
+    arguments = ["--host", str(served.host()), "--plain", "--no-compilation-cache", *["--follow"][: int(follow)]]
+    out = io.StringIO()
+    assert run(parse([*arguments, "--plugin", str(served.plugin()), "--knowledge", str(knowledge)]), lines, out) == 0
+    found = [[one["entity"] for one in json.loads(line)["entities"]] for line in out.getvalue().splitlines()]
+    assert found == [[], ["N1"] if follow else []]
+
+
+def test_names_that_cannot_be_indexed_are_said_once(served, knowledge, caplog):
+    base = KnowledgeBase.open(knowledge)
+    (knowledge.parent / "knowledge.names").write_text("a file in the index's place")
+    host = Host.load(served.host()).plug(served.plugin(), knowledge=base)
+    assert host.predict(["city1 is in [MASK] ."] * 2)[1].entities == ()
+    assert sum("texts are not linked by names" in one for one in caplog.messages) == 1
