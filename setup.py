@@ -40,6 +40,7 @@ TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2.2,<3"], "wandb": ["wandb>=0.20,
 INT8 = ["qwix>=0.1.8,<0.2"]  # Apache-2.0: weights in 8 bits
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
 BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2", "peft>=0.20,<0.22"]  # to compare with
+TABLES = ["openpyxl>=3.1,<4"]  # Excel's .xlsx as tables of entities and records
 DEMO = ["starlette>=1.0,<2", "uvicorn>=0.50,<1"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"]
 TEST = [
@@ -49,6 +50,7 @@ TEST = [
     *RETRIEVAL,
     *INDEX,
     *INT8,
+    *TABLES,
     MODEL,
     "nbclient>=0.10,<0.12",  # the notebooks are executed
     "nbformat>=5.10,<6",
@@ -102,6 +104,7 @@ setup(
         "torch": ["torch>=2.6"],
         "index": INDEX,
         "int8": INT8,
+        "tables": TABLES,
         "benchmarks": BENCHMARKS,
     },
 )

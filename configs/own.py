@@ -33,6 +33,15 @@ def labels_of(file):
     return sorted({str(one.fields["label"]) for one in read_records(file, ("label",))}) if file.is_file() else None
 
 
+def task_of(host):
+    """The task that a host of your own answers."""
+    if host is None or not Path(host).is_dir():
+        return "sequence_classification"
+    from kinject.inference.host import told_task
+
+    return told_task(host)[0]
+
+
 def fit(epochs, learning_rate, **changes):
     optimizer = {"name": "adamw", "learning_rate": learning_rate, "schedule": "linear", "warmup": 0.1, "clip": 1.0}
     return {"batch_size": 20, "epochs": epochs, "optimizer": optimizer, **changes}
@@ -52,7 +61,7 @@ def host_stage(folder):
 
 def get_config(arg=""):
     folder, host = settings_of(arg)
-    knowledge = str(folder / "knowledge")
+    knowledge, task = str(folder / "knowledge"), task_of(host)
     return {
         "name": f"own:{folder}",
         "seed": 0,
@@ -60,7 +69,7 @@ def get_config(arg=""):
             **({} if host else {"host": host_stage(folder)}),
             "plugin": {
                 "kind": "plugin",
-                "task": "sequence_classification",
+                "task": task,
                 "host": host or "@host",
                 "knowledge": knowledge,
                 "data": (str(folder / "plugin.jsonl"),),
@@ -69,7 +78,7 @@ def get_config(arg=""):
             },
             "evaluate": {
                 "kind": "evaluate",
-                "task": "sequence_classification",
+                "task": task,
                 "host": host or "@host",
                 "domains": {
                     "own": {

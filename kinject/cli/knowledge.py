@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,9 @@ from kinject.errors import InputError
 
 if TYPE_CHECKING:
     from kinject.knowledge.base import KnowledgeBase
+    from kinject.knowledge.build import Given
     from kinject.knowledge.described import Cut
+    from kinject.reports.console import Reporter
 
 FORMATS = ("biggraph", "glove", "npy", "openke", "pykeen", "table", "umls", "wikipedia2vec", "word2vec")
 
@@ -28,6 +32,8 @@ examples:
 BUILD = """\
 examples:
   kinject knowledge build --entities things.csv --out kb
+  kinject knowledge build --entities products.xlsx --id code --label name --facts manufacturer,form --out kb
+  kinject knowledge build --entities "shop.db#SELECT * FROM products" --id code --label name --facts form --out kb
   kinject knowledge build --entities things.csv --triples triples.tsv --vectors-from both --out kb
   kinject knowledge build --entities export.csv --columns id=qid,label=name,aliases=also --out kb
   kinject knowledge build --entities things.jsonl --vectors things.npy --out kb
@@ -39,6 +45,9 @@ examples:
 A table of entities is CSV, TSV or JSON lines (each also .gz) with the columns id, label, aliases, description, vector
 and triples; only id is needed. In CSV and TSV aliases are joined by "|", triples are "relation=tail|relation=tail", and
 a vector is numbers with spaces between; in JSON all are lists. --triples is a TSV of head, relation, tail.
+
+With --id any table will do: CSV of any delimiter, TSV, JSON lines, .xlsx, .parquet, SQLite (FILE.db#TABLE, #SELECT …).
+Each column of --facts becomes a relation, and each of its values an entity; "|" stands between several in a cell.
 
 Vectors that are not given are made. Of triples: a graph embedding (TransE; or RotatE, DistMult), trained here. Of
 descriptions: TF-IDF and a truncated SVD from scikit-learn (latent semantic analysis), which need no model and no
@@ -74,7 +83,11 @@ def _add_build(commands: Any) -> None:
         "build", help="make a folder of entities, triples, vectors", epilog=BUILD, description="Build a knowledge base."
     )
     build.add_argument("--out", required=True, type=Path, metavar="KB", help="folder to write; must not exist")
-    build.add_argument("--entities", type=Path, metavar="FILE", help=".csv, .tsv or .jsonl of entities")
+    build.add_argument("--entities", metavar="FILE", help=".csv, .tsv or .jsonl of entities; with --id any table")
+    build.add_argument("--id", metavar="COLUMN", help="of a table of your own: the column that names each entity")
+    for name, what in (("label", "the name in texts"), ("aliases", "other names"), ("description", "a text about it")):
+        build.add_argument(f"--{name}", metavar="COLUMN", help=f"with --id: {what}")
+    build.add_argument("--facts", metavar="COLUMN,…", help="with --id: columns that become triples")
     build.add_argument("--columns", metavar="NAME=THEIRS,…", help="what its columns are called; others are not read")
     build.add_argument("--separator", default="|", metavar="C", help='between aliases of a CSV or TSV (default "|")')
     build.add_argument("--triples", type=Path, metavar="FILE", help="TSV of head, relation, tail")
@@ -151,7 +164,7 @@ def _build(arguments: argparse.Namespace) -> None:
         if value is not None and value < least:
             raise InputError(f"--{option.replace('_', '-')} {value}", f"it must be {least} or more")
     given = Given(
-        entities=arguments.entities,
+        entities=None if arguments.entities is None else Path(arguments.entities),
         triples=arguments.triples,
         vectors=_files(arguments.vectors),
         vectors_format=arguments.vectors_format,
@@ -181,6 +194,7 @@ def _build(arguments: argparse.Namespace) -> None:
             updates[0](done, loss=loss)
 
         try:
+            given = _of_columns(arguments, given, stack, reporter)
             folder = build_knowledge(arguments.out, given, making, progress=progress, **about)
         except OSError as error:
             where = error.filename or arguments.out
@@ -228,6 +242,30 @@ def _build_from_text(arguments: argparse.Namespace) -> None:
     if not arguments.quiet:
         print("\n".join(_lines(summarise(KnowledgeBase.open(folder)))))
         print(f"written: {folder}")
+
+
+def _of_columns(arguments: argparse.Namespace, given: Given, stack: ExitStack, reporter: Reporter) -> Given:
+    """The same with the table's columns told as triples, where --id says that it is a table of one's own."""
+    from kinject.data.tables import read_table
+    from kinject.knowledge.facts_of_columns import Columns, write_entities
+
+    about = {name: getattr(arguments, name) for name in ("label", "aliases", "description")}
+    if arguments.id is None:
+        for name in ("label", "aliases", "description", "facts"):
+            if getattr(arguments, name) is not None:
+                raise InputError(f"--{name}", "it is a column of a table of your own", "name its ids too: --id COLUMN")
+        return given
+    if arguments.entities is None or arguments.columns is not None:
+        raise InputError(
+            "--id", "it needs --entities, and no --columns", "say what the columns are in one of the two ways"
+        )
+    facts = tuple(one.strip() for one in (arguments.facts or "").split(",") if one.strip())
+    columns = Columns(arguments.id, **about, facts=facts, separator=arguments.separator)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kinject-")))
+    name = Path(arguments.entities.partition("#")[0]).name
+    told = write_entities(read_table(arguments.entities), columns, folder / f"{name}.jsonl")
+    reporter.say("\n".join(told.lines()))
+    return replace(given, entities=folder / f"{name}.jsonl")
 
 
 def _files(values: Sequence[str]) -> dict[str, Path]:

@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "link": Verb("kinject.cli.link", "find the entities of a knowledge base in raw text"),
     "verify": Verb("kinject.cli.verify", "check hosts, knowledge bases, plugins and memories, every byte of them"),
     "seal": Verb("kinject.cli.seal", "write seals, so that whatever is changed later is refused"),
+    "split": Verb("kinject.cli.split", "cut records into parts that share no entity"),
     "data": Verb("kinject.cli.data", "prepare data sets from their published files"),
 }
 

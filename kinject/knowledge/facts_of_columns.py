@@ -1,0 +1,133 @@
+"""A table whose columns are facts, as entities and triples: `manufacturer` of a product becomes a relation.
+
+The value of a fact is the entity of that id where the table has one, and else an entity of its own, called after column
+and value (`form: tablet`): it takes a vector, and no text is linked to it by chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kinject.errors import InputError, did_you_mean
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the columns of a table are.
+
+    Attributes:
+      id: names each entity; every row has one of its own.
+      label: the name in texts; None = the id.
+      aliases: other names, `separator` between them.
+      description: a text about it.
+      facts: columns whose values are told as triples; several values of a cell have `separator` between them.
+      separator: between values of one cell.
+    """
+
+    id: str
+    label: str | None = None
+    aliases: str | None = None
+    description: str | None = None
+    facts: tuple[str, ...] = ()
+    separator: str = "|"
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """All of them."""
+        some = (self.id, self.label, self.aliases, self.description, *self.facts)
+        return tuple(dict.fromkeys(one for one in some if one is not None))
+
+
+@dataclass
+class Told:
+    """What became of a table.
+
+    Attributes:
+      entities: rows that are entities.
+      facts: triples, by column.
+      values: values that became entities of their own, by column.
+      empty: entities without any fact of the column, by column.
+      unread: columns that nobody named.
+    """
+
+    entities: int = 0
+    facts: dict[str, int] = field(default_factory=dict)
+    values: dict[str, int] = field(default_factory=dict)
+    empty: dict[str, int] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        made = [f"{self.entities:,} entities"]
+        for column, count in self.facts.items():
+            line = f"  {column}: {count:,} facts, {self.values[column]:,} values"
+            line += f", {self.empty[column]:,} entities without" if self.empty[column] else ""
+            if count and self.values[column] > 0.8 * count and count > 10:
+                line += "; nearly every entity has a value of its own, which tells none by another"
+            made.append(line)
+        return [*made, *([f"  not read: {', '.join(self.unread)}"] if self.unread else [])]
+
+
+def write_entities(rows: Iterable[tuple[str, Row]], columns: Columns, path: Path) -> Told:
+    """Writes a table as JSON lines of entities with their triples, as `kinject knowledge build` reads them.
+
+    Args:
+      rows: (where, row) of the table; read once, and held.
+      columns: what its columns are.
+      path: the file to write.
+
+    Raises:
+      InputError: a column that there is not, an empty id, or one that occurs twice.
+    """
+    held = list(rows)
+    if not held:
+        raise InputError(path.stem, "the table has no row", "its first line names the columns")
+    first = held[0][1]
+    for one in columns.named:
+        if one not in first:
+            raise InputError(held[0][0], f"there is no column {one!r}", did_you_mean(one, first))
+    told = Told(len(held), unread=tuple(one for one in first if one not in columns.named))
+    ids: dict[str, str] = {}
+    for where, row in held:
+        one = row.get(columns.id, "")
+        if not one:
+            raise InputError(where, f"column {columns.id!r} is empty", "every entity needs an id")
+        if one in ids:
+            raise InputError(where, f"{columns.id} {one!r} stands in {ids[one]} already", "keep one row of each")
+        ids[one] = where
+    values: dict[str, None] = {}
+    with path.open("w", encoding="utf-8") as file:
+        for _, row in held:
+            triples = list(_triples(row, columns, ids, values, told))
+            made = {"id": row[columns.id], "label": row[columns.label or columns.id], "triples": triples}
+            made["aliases"] = _split(row[columns.aliases], columns.separator) if columns.aliases else []
+            made["description"] = row[columns.description] if columns.description else ""
+            file.write(json.dumps(made, ensure_ascii=False) + "\n")
+        for value in values:
+            file.write(json.dumps({"id": value, "label": value}, ensure_ascii=False) + "\n")
+    return told
+
+
+def _triples(
+    row: Row, columns: Columns, ids: Mapping[str, str], values: dict[str, None], told: Told
+) -> Iterable[Sequence[str]]:
+    for column in columns.facts:
+        found = _split(row[column], columns.separator)
+        told.facts[column] = told.facts.get(column, 0) + len(found)
+        told.empty[column] = told.empty.get(column, 0) + (not found)
+        told.values.setdefault(column, 0)
+        for value in found:
+            tail = value if value in ids else f"{column}: {value}"
+            if tail not in ids and tail not in values:
+                values[tail] = None
+                told.values[column] += 1
+            yield column, tail
+
+
+def _split(cell: str, separator: str) -> list[str]:
+    return [one.strip() for one in cell.split(separator) if one.strip()]
