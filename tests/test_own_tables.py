@@ -13,7 +13,7 @@ from kinject.data.split import split_records
 from kinject.data.tables import read_table
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.knowledge.facts_of_columns import Columns, write_entities
+from kinject.knowledge.facts_of_columns import FactColumns, write_entities
 
 ROWS = [
     {
@@ -27,7 +27,7 @@ ROWS = [
     {"product_code": "P2", "name": "Nurex", "manufacturer": "Acme", "form": "syrup", "contains": "", "price": "2"},
     {"product_code": "P3", "name": "Base; pure", "manufacturer": "Böhm", "form": "", "contains": "", "price": "3"},
 ]
-COLUMNS = Columns("product_code", label="name", facts=("manufacturer", "form", "contains"))
+COLUMNS = FactColumns("product_code", label="name", facts=("manufacturer", "form", "contains"))
 
 
 def delimited(path, delimiter):

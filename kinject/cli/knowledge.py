@@ -247,7 +247,7 @@ def _build_from_text(arguments: argparse.Namespace) -> None:
 def _of_columns(arguments: argparse.Namespace, given: Given, stack: ExitStack, reporter: Reporter) -> Given:
     """The same with the table's columns told as triples, where --id says that it is a table of one's own."""
     from kinject.data.tables import read_table
-    from kinject.knowledge.facts_of_columns import Columns, write_entities
+    from kinject.knowledge.facts_of_columns import FactColumns, write_entities
 
     about = {name: getattr(arguments, name) for name in ("label", "aliases", "description")}
     if arguments.id is None:
@@ -260,7 +260,7 @@ def _of_columns(arguments: argparse.Namespace, given: Given, stack: ExitStack, r
             "--id", "it needs --entities, and no --columns", "say what the columns are in one of the two ways"
         )
     facts = tuple(one.strip() for one in (arguments.facts or "").split(",") if one.strip())
-    columns = Columns(arguments.id, **about, facts=facts, separator=arguments.separator)
+    columns = FactColumns(arguments.id, **about, facts=facts, separator=arguments.separator)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kinject-")))
     name = Path(arguments.entities.partition("#")[0]).name
     told = write_entities(read_table(arguments.entities), columns, folder / f"{name}.jsonl")

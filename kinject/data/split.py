@@ -15,7 +15,7 @@ By = Literal["entity", "record"]
 
 
 @dataclass(frozen=True)
-class Parts:
+class RecordParts:
     """Records by part.
 
     Attributes:
@@ -35,7 +35,9 @@ class Parts:
         return [number for number, one in enumerate(self.of) if one == part]
 
 
-def split_records(records: Sequence[Mapping[str, Any]], into: Mapping[str, float], *, by: By, seed: int = 0) -> Parts:
+def split_records(
+    records: Sequence[Mapping[str, Any]], into: Mapping[str, float], *, by: By, seed: int = 0
+) -> RecordParts:
     """Draws parts of given shares.
 
     Args:
@@ -66,7 +68,7 @@ def split_records(records: Sequence[Mapping[str, Any]], into: Mapping[str, float
         problem = f"part {empty[0]} stays empty: of {len(records)} records {sizes.max()} share entities"
         raise InputError("--by entity", problem, "link fewer names, or split --by record")
     unlinked = sum(not one for one in entities)
-    return Parts(tuple(part_of[one] for one in group.tolist()), len(sizes), int(sizes.max()), unlinked)
+    return RecordParts(tuple(part_of[one] for one in group.tolist()), len(sizes), int(sizes.max()), unlinked)
 
 
 def _connected(entities: Sequence[Sequence[str]]) -> np.ndarray:

@@ -17,7 +17,7 @@ Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Columns:
+class FactColumns:
     """What the columns of a table are.
 
     Attributes:
@@ -44,7 +44,7 @@ class Columns:
 
 
 @dataclass
-class Told:
+class TableSummary:
     """What became of a table.
 
     Attributes:
@@ -73,7 +73,7 @@ class Told:
         return [*made, *([f"  not read: {', '.join(self.unread)}"] if self.unread else [])]
 
 
-def write_entities(rows: Iterable[tuple[str, Row]], columns: Columns, path: Path) -> Told:
+def write_entities(rows: Iterable[tuple[str, Row]], columns: FactColumns, path: Path) -> TableSummary:
     """Writes a table as JSON lines of entities with their triples, as `kinject knowledge build` reads them.
 
     Args:
@@ -91,7 +91,7 @@ def write_entities(rows: Iterable[tuple[str, Row]], columns: Columns, path: Path
     for one in columns.named:
         if one not in first:
             raise InputError(held[0][0], f"there is no column {one!r}", did_you_mean(one, first))
-    told = Told(len(held), unread=tuple(one for one in first if one not in columns.named))
+    told = TableSummary(len(held), unread=tuple(one for one in first if one not in columns.named))
     ids: dict[str, str] = {}
     for where, row in held:
         one = row.get(columns.id, "")
@@ -114,7 +114,7 @@ def write_entities(rows: Iterable[tuple[str, Row]], columns: Columns, path: Path
 
 
 def _triples(
-    row: Row, columns: Columns, ids: Mapping[str, str], values: dict[str, None], told: Told
+    row: Row, columns: FactColumns, ids: Mapping[str, str], values: dict[str, None], told: TableSummary
 ) -> Iterable[Sequence[str]]:
     for column in columns.facts:
         found = _split(row[column], columns.separator)
