@@ -99,7 +99,7 @@ def predictions_of(task, examples, host, plugin=None, gather=None):
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-@pytest.mark.parametrize("masking", ASKED)
+@pytest.mark.parametrize("masking", ["within_word_l2r", pytest.param("original", marks=pytest.mark.slow)])
 def test_an_answer_is_the_sum_over_its_pieces(host, masking):
     before, behind = ["a", "place", "of", "city3", "is", "in"], ["far", "."]
     task = make_task("pseudo_likelihood", masking=masking)

@@ -146,6 +146,7 @@ def test_ensembles():
     np.testing.assert_allclose(together(one, other, among, "max")[:, :2], np.log([[7 / 9, 2 / 9]]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ensemble_of_lama(folder, host):
     knowledge = KnowledgeBase.open(folder / "knowledge")
     texts = [f"city{i} is in {'far ' * (i % 3)}[MASK] ." for i in range(8)]

@@ -115,6 +115,15 @@ class Embeddings(nnx.Module):
             total = total + self._rows(self.position, position_ids + self.offset)
         return self.dropout(self.norm(total), site(key, ATTENTION))
 
+    def places(self, position_ids: jax.Array, type_ids: jax.Array) -> jax.Array:
+        """What type and position add to word embeddings, [B, L, E]; zeros where a family has neither."""
+        total = jnp.zeros((*position_ids.shape, self.word.features), self.dtype)
+        if self.type is not None:
+            total = total + self._rows(
+                self.type, jnp.zeros_like(type_ids) if self.type.num_embeddings == 1 else type_ids
+            )
+        return total if self.position is None else total + self._rows(self.position, position_ids + self.offset)
+
     def _rows(self, table: nnx.Embed, ids: jax.Array) -> jax.Array:
         # nnx.Embed would cast the whole table to the compute dtype before it takes a few rows
         return jnp.take(table.embedding[...], ids, axis=0).astype(self.dtype)
