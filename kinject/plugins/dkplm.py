@@ -173,7 +173,7 @@ class Dkplm(Plugin):
         return jnp.stack(states, 1)
 
 
-class Chosen(NamedTuple):
+class Drawn(NamedTuple):
     """Of each record its entity's row, the relation and the other entity's row, int [n]; -1 = it has no triple."""
 
     own: np.ndarray
@@ -181,7 +181,7 @@ class Chosen(NamedTuple):
     other: np.ndarray
 
 
-def choose_triples(records: Sequence[Record], knowledge: KnowledgeBase, seed: int) -> Chosen:
+def choose_triples(records: Sequence[Record], knowledge: KnowledgeBase, seed: int) -> Drawn:
     """Draws a triple of the first mention's entity, as head or as tail; the same for the same text."""
     asked = [record.mentions[0].entity or "" if record.mentions else "" for record in records]
     own = knowledge.rows(asked)
@@ -197,7 +197,7 @@ def choose_triples(records: Sequence[Record], knowledge: KnowledgeBase, seed: in
         place = int(order[low + draw])
         triple = triples[place % len(triples)]
         relation[number], other[number] = triple[1], triple[2 if place < len(triples) else 0]
-    return Chosen(np.asarray(own, np.int64), relation, other)
+    return Drawn(np.asarray(own, np.int64), relation, other)
 
 
 def relation_vectors(knowledge: KnowledgeBase) -> np.ndarray:
@@ -228,7 +228,7 @@ def framed(tokenizer: HostTokenizer, texts: Sequence[str], length: int) -> np.nd
     return ids
 
 
-def _vectors(chosen: Chosen, knowledge: KnowledgeBase) -> dict[str, np.ndarray]:
+def _vectors(chosen: Drawn, knowledge: KnowledgeBase) -> dict[str, np.ndarray]:
     """Vectors of the other entities and of the relations; an entity without one is not found."""
     vectors, there = knowledge.gather(chosen.other)
     relations = relation_vectors(knowledge)[np.maximum(chosen.relation, 0)]
