@@ -73,6 +73,16 @@ def read_value(path: Path, hint: str = "") -> Any:
         raise InputError(path, f"it is not JSON: {first_line(error)}", hint) from None
 
 
+def to_line(value: Any) -> str:
+    """A value as one line of JSON; half of a surrogate pair, which no UTF-8 can hold, is escaped, and NaN refused."""
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False)
+    return line
+
+
 def write_object(path: Path, values: Mapping[str, Any]) -> None:
     """Writes an object as JSON, readable by people, whole or not at all: into a sibling first, then renamed over."""
     path.parent.mkdir(parents=True, exist_ok=True)

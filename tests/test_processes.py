@@ -72,7 +72,7 @@ def test_ctrl_c_and_sigterm_of_one_process(world, tmp_path):
     assert "Traceback" not in output
     seen = metrics_of(workdir)[-1]["step"]
     code, output = disturbed(1, config, workdir, lambda run: run.signal(signal.SIGTERM), step=seen + 5)
-    assert code == EXIT_AGAIN and resumed_at(output) % 50 == 0, output
+    assert code == EXIT_AGAIN and resumed_at(output) >= 110, "the first Ctrl-C saves, as SIGTERM does: " + output
     assert "kinject: preempted" in output and "Traceback" not in output
     steps = [line["step"] for line in metrics_of(workdir)]
     assert seen < steps[-1] < 1000 and steps == list(range(1, steps[-1] + 1))

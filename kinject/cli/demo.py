@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from kinject.cli.parser import Parser, add_plugs, exit_code
+from kinject.cli.parser import Parser, add_plugs, exit_code, whole
 
 EXAMPLES = """\
 examples, after the quickstart:
@@ -43,7 +43,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="records whose first texts the page offers; may be repeated",
     )
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS", help="listen here (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default 8000; 0: any free one")
+    parser.add_argument(
+        "--port", type=whole(0, 65_535), default=8000, metavar="N", help="default 8000; 0: any free one"
+    )
     parser.add_argument(
         "--no-compilation-cache", action="store_true", help="keep no compiled programs (default: in ~/.cache/kinject)"
     )

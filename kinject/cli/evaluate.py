@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.cli.parser import PRECISIONS, Parser, exit_code
+from kinject.cli.parser import PRECISIONS, Parser, exit_code, whole
 from kinject.errors import InputError
 
 EXAMPLES = """\
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         choices=PRECISIONS,
         help="what the host is held and computed in (default float32)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffle (default 0)")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the shuffle (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     return parser.parse_args(argv)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinject.cli.parser import Parser, exit_code
+from kinject.cli.parser import Parser, exit_code, finite, whole
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     inspect.add_argument("folder", metavar="KB", help="knowledge base folder")
     inspect.add_argument("--entity", action="append", default=[], metavar="ID", help="all about it; may be repeated")
     inspect.add_argument("--near", action="append", default=[], metavar="ID", help="its neighbours; may be repeated")
-    inspect.add_argument("--count", type=int, default=10, metavar="N", help="neighbours, triples shown (default 10)")
+    inspect.add_argument(
+        "--count", type=whole(0), default=10, metavar="N", help="neighbours, triples shown (default 10)"
+    )
     inspect.add_argument("--verify", action="store_true", help="read everything and check its hashes")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(argv)
@@ -97,7 +99,7 @@ def _add_build(commands: Any) -> None:
         default="tsv",
         help="whose file --triples is: ATOMIC-2020's, ATOMIC-10X's, ConceptNet's",
     )
-    build.add_argument("--least-weight", type=float, default=0.0, metavar="W", help="of a triple of such a file")
+    build.add_argument("--least-weight", type=finite, default=0.0, metavar="W", help="of a triple of such a file")
     build.add_argument(
         "--language", default="en", metavar="LL", help='of ConceptNet\'s concepts (default en; "" = any)'
     )
@@ -121,16 +123,22 @@ def _add_build(commands: Any) -> None:
         "--from-text", nargs="+", type=Path, metavar="FILE", help="linked texts to make vectors of, through --host"
     )
     build.add_argument("--host", metavar="HOST", help="masked language model for --from-text")
-    build.add_argument("--most", type=int, default=256, metavar="N", help="occurrences of an entity (default 256)")
-    build.add_argument("--max-length", type=int, default=64, metavar="N", help="pieces of a text (default 64)")
-    build.add_argument("--dim", type=int, default=64, metavar="K", help="numbers in a vector, of each (default 64)")
+    build.add_argument("--most", type=whole(1), default=256, metavar="N", help="occurrences of an entity (default 256)")
+    build.add_argument("--max-length", type=whole(1), default=64, metavar="N", help="pieces of a text (default 64)")
+    build.add_argument(
+        "--dim", type=whole(1, 65_536), default=64, metavar="K", help="numbers in a vector, of each (default 64)"
+    )
     build.add_argument("--method", choices=("transe", "rotate", "distmult"), default="transe", help="for triples")
-    build.add_argument("--epochs", type=int, metavar="N", help="over the triples (default: by their number)")
-    build.add_argument("--held-out", type=int, default=0, metavar="N", help="triples to rank instead of training on")
+    build.add_argument(
+        "--epochs", type=whole(1, 1_000_000), metavar="N", help="over the triples (default: by their number)"
+    )
+    build.add_argument(
+        "--held-out", type=whole(0), default=0, metavar="N", help="triples to rank instead of training on"
+    )
     build.add_argument(
         "--tokenizer-of", metavar="HOST", help="cut descriptions into this host's pieces, not into words"
     )
-    build.add_argument("--seed", type=int, default=0, metavar="N", help="of what is made (default 0)")
+    build.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of what is made (default 0)")
     for name in ("name", "source", "license"):
         build.add_argument(f"--{name}", metavar="TEXT", help="noted in knowledge.json")
     build.add_argument("--quiet", action="store_true", help="print nothing")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinject.cli.parser import Parser, exit_code
+from kinject.cli.parser import Parser, exit_code, whole
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,8 +42,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--knowledge", metavar="DIR", help="knowledge base folder of the plugin, where it reads one")
     parser.add_argument("--questions", required=True, type=Path, metavar="FILE", help="the leaderboard's file")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="a new file for the class numbers")
-    parser.add_argument("--max-length", type=int, metavar="L", help="tokens a pair (default: the host's maximum)")
-    parser.add_argument("--batch-size", type=int, default=25, metavar="B", help="questions a step (default 25)")
+    parser.add_argument("--max-length", type=whole(1), metavar="L", help="tokens a pair (default: the host's maximum)")
+    parser.add_argument(
+        "--batch-size", type=whole(1, 65_536), default=25, metavar="B", help="questions a step (default 25)"
+    )
     return parser.parse_args(argv)
 
 

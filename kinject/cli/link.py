@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinject.cli.parser import Parser, exit_code
+from kinject.cli.parser import Parser, exit_code, finite, whole
 from kinject.errors import EXIT_BAD_INPUT, InputError, first_line
 
 if TYPE_CHECKING:
@@ -53,12 +52,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--columns", metavar="NAME,…", help="of CoNLL files (default: first token, last tag)")
     parser.add_argument("--search", action="store_true", help="look for more mentions where some are given")
     parser.add_argument("--ambiguous", choices=("prior", "context"), default="prior", help="see below")
-    parser.add_argument("--strength", type=float, default=10.0, metavar="X", help="of the context (default 10)")
+    parser.add_argument("--strength", type=finite, default=10.0, metavar="X", help="of the context (default 10)")
     parser.add_argument(
         "--case", choices=("auto", "ignore", "exact"), default="auto", help="auto: short names in capitals are exact"
     )
-    parser.add_argument("--capitals", type=int, default=5, metavar="N", help="characters of a short name (default 5)")
-    parser.add_argument("--shortest", type=int, default=2, metavar="N", help="characters of a name (default 2)")
+    parser.add_argument(
+        "--capitals", type=whole(0), default=5, metavar="N", help="characters of a short name (default 5)"
+    )
+    parser.add_argument("--shortest", type=whole(1), default=2, metavar="N", help="characters of a name (default 2)")
     parser.add_argument("--summary", action="store_true", help="say at the end, on standard error, what was found")
     return parser.parse_args(argv)
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Links what comes, line by line, and returns the exit code."""
+    from kinject.json_file import to_line
     from kinject.knowledge.base import KnowledgeBase
     from kinject.linking.document import link_document
     from kinject.linking.linker import AliasLinker
@@ -97,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             record = link_document(linker, document, search=arguments.search)
             counted.add(record)
             # each at once, for whoever waits at the other end; beside the linking it costs nothing
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            print(to_line(record), flush=True)
     except BrokenPipeError:  # whoever reads has enough: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

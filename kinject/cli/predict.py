@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from kinject.cli.parser import PRECISIONS, Parser, add_plugs, exit_code
+from kinject.cli.parser import EXIT_INTERRUPTED, MOST_DEVICES, PRECISIONS, Parser, add_plugs, exit_code, whole
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from kinject.linking import Linker
     from kinject.serving import Host, Prediction, Refused
 
-EXIT_INTERRUPTED = 130
 NAME = "stdin"
 EXAMPLES = """\
 examples, after the quickstart:
@@ -49,7 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--follow", action="store_true", help="a line at once, with what the knowledge bases say then")
     parser.add_argument("--compare", action="store_true", help="add what the host alone answers")
     parser.add_argument("--explain", action="store_true", help="add what each entity, or which passages, did")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="labels an answer, at most (default 5)")
+    parser.add_argument("--top", type=whole(1), default=5, metavar="N", help="labels an answer, at most (default 5)")
     parser.add_argument("--plain", action="store_true", help="a line is a text, not JSON")
     parser.add_argument("--task", metavar="NAME", help="task (default: that of the host's folder)")
     parser.add_argument(
@@ -57,19 +56,25 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--head", metavar="DIR", help="answer under the head that came with this plugin")
     parser.add_argument("--labels", metavar="FILE", help="names of the host's labels, where its folder has none")
-    parser.add_argument("--max-length", type=int, metavar="L", help="tokens a text (default: the host's maximum)")
+    parser.add_argument("--max-length", type=whole(1), metavar="L", help="tokens a text (default: the host's maximum)")
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="B", help="texts a batch, fewer of long ones (default 32)"
+        "--batch-size",
+        type=whole(1, 65_536),
+        default=32,
+        metavar="B",
+        help="texts a batch, fewer of long ones (default 32)",
     )
     parser.add_argument(
         "--window",
-        type=int,
+        type=whole(1),
         default=1024,
         metavar="W",
         help="texts sorted by length together (default 1024); 1: at once",
     )
     parser.add_argument("--precision", default="float32", choices=PRECISIONS)
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices that share a batch (default 1)")
+    parser.add_argument(
+        "--devices", type=whole(1, MOST_DEVICES), default=1, metavar="N", help="devices that share a batch (default 1)"
+    )
     parser.add_argument(
         "--no-compilation-cache", action="store_true", help="keep no compiled programs (default: in ~/.cache/kinject)"
     )
@@ -88,6 +93,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
       InputError: host, plugins and knowledge bases do not fit, or nothing could be answered.
     """
     from kinject.inference.xla import keep_compiled
+    from kinject.json_file import to_line
     from kinject.serving import Refused
     from kinject.serving.queries import read_lines
     from kinject.text_files import unpacked
@@ -102,7 +108,7 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
         with progress(unpacked(source, NAME)) as (stream, update):
             lines = read_lines(stream, NAME, plain=arguments.plain)
             for one in answers(host, arguments, lines, linker):
-                out.write(json.dumps(one.to_json(), ensure_ascii=False) + "\n")
+                out.write(to_line(one.to_json()) + "\n")
                 if at_once:
                     out.flush()
                 if isinstance(one, Refused):

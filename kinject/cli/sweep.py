@@ -85,6 +85,8 @@ def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise InputError(f"--seeds {seeds}", "they are whole numbers with commas between") from None
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise InputError(f"--seeds {seeds}", "they are different whole numbers from 0")
     for config in configs:
         config_file(config.partition(":")[0], config)
     return [

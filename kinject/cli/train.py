@@ -12,11 +12,19 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.cli.parser import Parser, quiet_libraries
+from kinject.cli.parser import EXIT_INTERRUPTED, MOST_DEVICES, Parser, of_this_machine, quiet_libraries, whole
 from kinject.errors import EXIT_BAD_INPUT, InputError
-from kinject.inference.processes import EXIT_AGAIN, Cluster, EndedByFirst, Preempted, first, joined, leave, lost_peer
-
-EXIT_INTERRUPTED = 130
+from kinject.inference.processes import (
+    EXIT_AGAIN,
+    Cluster,
+    EndedByFirst,
+    Preempted,
+    first,
+    joined,
+    leave,
+    listen,
+    lost_peer,
+)
 
 EXAMPLES = """\
 examples:
@@ -51,7 +59,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="where everything is written")
     parser.add_argument("--stage", action="append", metavar="NAME", help="run only this stage (may be repeated)")
-    parser.add_argument("--devices", type=int, metavar="N", help="use N devices (default: all); of a CPU, N parts")
+    parser.add_argument(
+        "--devices", type=whole(1, MOST_DEVICES), metavar="N", help="use N devices (default: all); of a CPU, N parts"
+    )
     parser.add_argument(
         "--no-compilation-cache", action="store_true", help="keep no compiled programs (default: in ~/.cache/kinject)"
     )
@@ -81,6 +91,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     quiet_libraries()
+    listen()  # before anything heavy is imported
     return leave(*_main(sys.argv[1:] if argv is None else argv))
 
 
@@ -98,6 +109,9 @@ def _main(argv: Sequence[str]) -> tuple[int, bool]:
     except EndedByFirst as error:
         return error.code, True
     except Preempted as notice:
+        if notice.interrupted:
+            print("kinject: interrupted; the same command goes on where it stopped", file=sys.stderr)
+            return EXIT_INTERRUPTED, False
         if first():
             print("kinject: preempted; the same command goes on where it stopped", file=sys.stderr)
         return EXIT_AGAIN, notice.agreed
@@ -105,6 +119,10 @@ def _main(argv: Sequence[str]) -> tuple[int, bool]:
         print("kinject: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return EXIT_INTERRUPTED, False
     except Exception as error:
+        told = of_this_machine(error)
+        if told is not None and not joined():
+            print(f"kinject: {told}", file=sys.stderr)
+            return EXIT_BAD_INPUT, False
         if not joined():
             raise
         if not lost_peer(error):
@@ -120,11 +138,9 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
     started = time.monotonic()
     cluster = Cluster.read(arguments.coordinator, arguments.processes, arguments.process_id, arguments.distributed)
     from kinject.config import read_config
-    from kinject.inference.processes import listen
     from kinject.inference.xla import keep_compiled, split_cpu, tune_malloc
     from kinject.stages.experiment import Experiment
 
-    listen()
     tune_malloc()
     if arguments.devices is not None and cluster is None:
         split_cpu(arguments.devices)
@@ -135,6 +151,7 @@ def run(arguments: argparse.Namespace, overrides: Sequence[str], command: str) -
         cluster.join()
     options = {"devices": arguments.devices, "quiet": arguments.quiet, "command": command}
     experiment = Experiment.open(config, arguments.workdir, **options)
+    experiment.check_names(arguments.stage)
     with experiment:
         for stage in experiment.choose(arguments.stage):
             experiment.execute(stage)

@@ -37,7 +37,8 @@ LOST_PEER = ("gloo", "connection closed", "connection reset", "unavailable:", "c
 
 Result = TypeVar("Result")
 _turn = itertools.count()
-_noticed = False  # SIGTERM has come
+_noticed = False  # SIGTERM has come, or the first Ctrl-C while a loop trains
+_interrupted = False  # Ctrl-C has
 _watching = False  # a loop trains
 
 
@@ -46,11 +47,12 @@ class Preempted(BaseException):
 
     Attributes:
       agreed: all processes stop alike.
+      interrupted: it was Ctrl-C that asked for it.
     """
 
     def __init__(self, agreed: bool = False):
         super().__init__()
-        self.agreed = agreed
+        self.agreed, self.interrupted = agreed, _interrupted
 
 
 class EndedByFirst(Exception):
@@ -197,9 +199,12 @@ def on_first(work: Callable[[], Result]) -> Result:
 
 
 def listen() -> None:
-    """Takes SIGTERM as a notice from now on; there has been none yet."""
-    global _noticed
-    _noticed = False
+    """Takes SIGTERM, and the first Ctrl-C while a loop trains, as a notice from now on; there has been none yet.
+
+    A notice that comes while Python finalises an object is lost there, as whatever is raised there: it is given again.
+    """
+    global _noticed, _interrupted
+    _noticed = _interrupted = False
 
     def notice(number: int, frame: Any) -> None:
         global _noticed
@@ -207,8 +212,33 @@ def listen() -> None:
         if not _watching:
             raise Preempted
 
+    def interrupt(number: int, frame: Any) -> None:
+        global _noticed, _interrupted
+        if _interrupted or not _watching:
+            raise KeyboardInterrupt
+        _noticed = _interrupted = True
+
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, notice)
+        signal.signal(signal.SIGINT, interrupt)
+        if not isinstance(getattr(sys.unraisablehook, "__self__", None), _Again):
+            sys.unraisablehook = _Again(sys.unraisablehook).take
+
+
+class _Again:
+    """Gives a notice again that was raised where Python lets nothing out, such as in `__del__`."""
+
+    def __init__(self, before: Callable[[Any], None]):
+        self.before = before
+
+    def take(self, unraisable: Any) -> None:
+        """Python's hook for what it cannot raise."""
+        if not isinstance(unraisable.exc_value, Preempted):
+            self.before(unraisable)
+            return
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,11 @@ FORMAT_VERSION = 1
 TRIE, ABOUT = "names.marisa", "about.json"
 STARTS, ROWS, WEIGHTS, CAPITALS = "starts.npy", "rows.npy", "weights.npy", "capitals.npy"
 ALIAS_WEIGHT = 0.5  # of a label's
+
+
+def folded_name(name: str, *, cases: bool) -> str:
+    """What a name is looked up as: folded, runs of white space as one."""
+    return " ".join(fold(name, cases=cases).text.split())
 
 
 class Owners(NamedTuple):
@@ -75,7 +81,7 @@ class Aliases:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             mend = "the folder of the knowledge base must be writable; delete the index and try again"
             raise InputError(self.folder, f"cannot be made or read: {first_line(error)}", mend) from None
-        self._changes = NameChanges(self.fold).after(base)
+        self._changes = NameChanges(partial(folded_name, cases=cases)).after(base)  # holds nothing of this
 
     def refreshed(self, base: View) -> Aliases:
         """The names of another revision of the base; only what is new is read."""
@@ -87,7 +93,7 @@ class Aliases:
 
     def fold(self, name: str) -> str:
         """What a name is looked up as: folded, runs of white space as one."""
-        return " ".join(fold(name, cases=self.cases).text.split())
+        return folded_name(name, cases=self.cases)
 
     def names_at(self, folded: str, start: int, unit: str) -> list[str]:
         """The names that a folded text may have at a place, longest first; `unit` is the word or sign there."""

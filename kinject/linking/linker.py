@@ -8,8 +8,8 @@ name means is decided by how likely each is beforehand, or by the context (`disa
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -81,7 +81,7 @@ class AliasLinker:
         self.base, self.ambiguous, self.strength, self.shortest = base.snapshot(), ambiguous, strength, shortest
         self.capitals = capitals if case == "auto" else 0
         self.aliases = Aliases(base, cases=case != "exact")
-        self._owners = lru_cache(REMEMBERED)(self._look_up)  # texts name the same few again and again
+        self._owners = _remembered(self.aliases, self.capitals)
 
     def __call__(self, text: str) -> list[Span]:
         """The mentions of a text, in order, none overlapping another."""
@@ -111,7 +111,7 @@ class AliasLinker:
             return self
         new = copy.copy(self)
         new.base, new.aliases = base.snapshot(), self.aliases.refreshed(base)
-        new._owners = lru_cache(REMEMBERED)(new._look_up)
+        new._owners = _remembered(new.aliases, new.capitals)
         return new
 
     def link(self, text: str, mentions: Iterable[tuple[int, int]]) -> list[Span | None]:
@@ -137,19 +137,6 @@ class AliasLinker:
         anyhow, in_lower_case = self._owners(name)
         return anyhow if written.isupper() else in_lower_case
 
-    def _look_up(self, name: str) -> tuple[Candidates | None, Candidates | None]:
-        """Who has a name: all, and those who have it where it is not written in capitals."""
-        owners = self.aliases.owners(name)
-        if owners is None:
-            return None, None
-        rows, weights, capitals = owners
-        everybody = _shared(name, rows, weights)
-        if not any(capitals) or len(name) > self.capitals:
-            return everybody, everybody
-        kept = [place for place, only in enumerate(capitals) if not only]
-        others = _shared(name, [rows[place] for place in kept], [weights[place] for place in kept]) if kept else None
-        return everybody, others
-
     def _decide(self, found: list[tuple[int, int, Candidates]]) -> list[Span]:
         """Spans with the entities that are meant."""
         if not found:
@@ -164,6 +151,28 @@ class AliasLinker:
             Span(start, end, entity, score)
             for (start, end, _), entity, (_, score) in zip(found, entities, chosen, strict=True)
         ]
+
+
+def _remembered(aliases: Aliases, capitals: int) -> Callable[[str], tuple[Candidates | None, Candidates | None]]:
+    """`_look_up`, remembered: texts name the same few again and again.
+
+    It does not hold the linker, so that a linker goes, and its files with it, when nobody holds it any more.
+    """
+    return lru_cache(REMEMBERED)(partial(_look_up, aliases, capitals))
+
+
+def _look_up(aliases: Aliases, longest: int, name: str) -> tuple[Candidates | None, Candidates | None]:
+    """Who has a name: all, and those who have it where it is not written in capitals."""
+    owners = aliases.owners(name)
+    if owners is None:
+        return None, None
+    rows, weights, capitals = owners
+    everybody = _shared(name, rows, weights)
+    if not any(capitals) or len(name) > longest:
+        return everybody, everybody
+    kept = [place for place, only in enumerate(capitals) if not only]
+    others = _shared(name, [rows[place] for place in kept], [weights[place] for place in kept]) if kept else None
+    return everybody, others
 
 
 def _shared(name: str, rows: list[int], weights: list[float]) -> Candidates:

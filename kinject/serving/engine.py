@@ -240,6 +240,11 @@ class Engine:
             if number in refused:
                 yield Refused.because_of(refused[number], one.line, one.id)
                 continue
+            if not _finite(found[number]) or (before is not None and not _finite(alone[number])):
+                mend = "a weight, a vector or the texts' numbers are too large: look at the host and the plugins"
+                cause = InputError(one.record.where, "the scores are not finite, so there is no answer", mend)
+                yield Refused.because_of(cause, one.line, one.id)
+                continue
             yield Prediction(
                 one.line,
                 self.labels(found[number], one.record, top),
@@ -259,6 +264,13 @@ class Engine:
     def _new_shapes(self) -> Shapes:
         longest = self._hosts[""].tokenizer.max_length
         return Shapes(longest, self.rows, self.place.row_parts)
+
+
+def _finite(answer: Any) -> bool:
+    """Whether no number of an answer step's row, or of the parts of one with spans, is NaN or infinite."""
+    parts = [row for row, _ in answer] if isinstance(answer, list | tuple) else [answer]
+    leaves = (np.asarray(leaf) for row in parts for leaf in jax.tree.leaves(row))
+    return all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f")
 
 
 def windows(queries: Iterable[Any], size: int) -> Iterator[list[Any]]:

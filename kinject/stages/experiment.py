@@ -160,14 +160,18 @@ class Experiment:
         Raises:
           InputError: the config has no stage of that name.
         """
-        for name in names or ():
-            if name not in self.run.stages:
-                raise InputError(f"--stage {name}", "the config has no such stage", did_you_mean(name, self.run.stages))
+        self.check_names(names)
         wanted = [name for name in self.run.stages if names is None or name in names]
         done = [name for name in wanted if name in self.run.results]
         if done:
             self.run.reporter.say(f"done already in {self.run.workdir}: {', '.join(done)}")
         return [name for name in wanted if name not in self.run.results]
+
+    def check_names(self, names: Sequence[str] | None) -> None:
+        """Raises InputError for a name that no stage of the config has."""
+        for name in names or ():
+            if name not in self.run.stages:
+                raise InputError(f"--stage {name}", "the config has no such stage", did_you_mean(name, self.run.stages))
 
     def execute(self, name: str) -> None:
         """Runs one stage and keeps what it reports."""
@@ -185,8 +189,8 @@ class Experiment:
         self.run.reporter.say(f"{name}: done in {seconds[name]:.1f} s")
 
     def _keep(self, stage: str, seconds: float) -> None:
+        note_provenance(self.run.workdir, stage, self.command, seconds)  # first: a kill between runs the stage again
         write_object(self.run.workdir / "results.json", self.run.results)
-        note_provenance(self.run.workdir, stage, self.command, seconds)
 
     def report(self, seconds: float) -> None:
         """Prints and saves what a person wants to see at the end."""
@@ -325,8 +329,11 @@ def read_results(workdir: Path) -> dict[str, Any]:
 def note_provenance(workdir: Path, stage: str, command: str, seconds: float) -> None:
     """Adds a stage's line to `provenance.jsonl`, which holds a clock, unlike most files.
 
-    A stage that was resumed is noted by the call that finished it.
+    A stage that was resumed is noted by the call that finished it. One line a stage, in a file that is always whole.
     """
+    path = workdir / PROVENANCE
+    kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [one for one in kept if one.endswith("}") and json.loads(one).get("stage") != stage]
     line = {
         "stage": stage,
         "command": command,
@@ -335,8 +342,9 @@ def note_provenance(workdir: Path, stage: str, command: str, seconds: float) -> 
         "hardware": hardware(),
         "versions": {"python": platform.python_version(), **library_versions()},
     }
-    with (workdir / PROVENANCE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("\n".join([*kept, json.dumps(line, ensure_ascii=False)]) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def hardware() -> dict[str, Any]:

@@ -39,7 +39,8 @@ class TokenClassification(LabelledTask):
     """Records need `tokens` and `tags`, one a token; linked mentions get slots.
 
     A word that is cut off by `max_length`, or of which the tokenizer keeps nothing, is not trained on, and counts as
-    predicted `O`. What is served may be a text: its answers are names with their characters.
+    predicted `O`; where it is served, its tag is `O` with the score 0. What is served may be a text: its answers are
+    names with their characters.
 
     Args:
       labels: names of the tags, `O` among them, or a file of them; see `LabelledTask`.
@@ -116,7 +117,9 @@ class TokenClassification(LabelledTask):
         return {"tags": UNKNOWN if isinstance(record.source, str) else [self.names[0]] * len(record.source)}
 
     def found(self, outputs: jax.Array, batch: Mapping[str, jax.Array], top: int) -> dict[str, jax.Array]:
-        return {"scores": jax.nn.softmax(outputs.astype(jnp.float32), axis=-1)}
+        scores = jax.nn.softmax(outputs.astype(jnp.float32), axis=-1)
+        nothing = jnp.where(jnp.arange(scores.shape[-1]) == self.names.index(OUTSIDE), 0.0, -1.0)
+        return {"scores": jnp.where(batch["weights"][..., None] > 0, scores, nothing)}  # O, and sure of nothing
 
     def spans(
         self, record: Record, rows: Sequence[tuple[Mapping[str, np.ndarray], Any]], top: int, tokenizer: HostTokenizer

@@ -70,7 +70,7 @@ class FitConfig(Section):
     `trackers` get what `metrics.jsonl` gets (metrics.py). A run may go on with or without these two.
     """
 
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=1 << 20)
     epochs: float | None = Field(None, gt=0)
     steps: int | None = Field(None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig.model_validate({})
@@ -78,7 +78,7 @@ class FitConfig(Section):
     log_every: int = Field(10, ge=1)
     checkpoint_every: int = Field(50, ge=1)
     evaluate_every: Annotated[int, Field(ge=0)] | Literal["epoch"] = 0
-    evaluation_batch_size: int = Field(100, ge=1)
+    evaluation_batch_size: int = Field(100, ge=1, le=1 << 20)
     patience: int | None = Field(None, ge=1)
     buckets: int = Field(2, ge=1, le=16)
     prefix_cache_mb: int = Field(2048, ge=0)
