@@ -125,10 +125,15 @@ def apply_override(config: dict[str, Any], override: str) -> None:
         node = node[part]
     if not isinstance(node, dict):
         raise InputError(f"--config.{place}", f"{'.'.join(parents)} is a value, not a section")
+    node[leaf] = value_of(text)
+
+
+def value_of(text: str) -> Any:
+    """What stands on a command line, as a Python literal, or else as the text that it is."""
     try:
-        node[leaf] = ast.literal_eval(text)
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        node[leaf] = text
+        return text
 
 
 def _nearest_place(asked: str, config: Mapping[str, Any]) -> str:

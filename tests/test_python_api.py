@@ -10,6 +10,8 @@ import pytest
 from tiny_world import evaluate_stage, plugin_stage, question, run_experiment
 
 import kinject
+from kinject.api.auto import candidates
+from kinject.cli.tune import main as tune_command
 from kinject.data.records import read_records
 from kinject.errors import InputError
 from kinject.plugins.store import load_plugin
@@ -156,3 +158,23 @@ def test_what_is_wrong_is_one_line(host, base, changes, said):
         kinject.tune(host, base, [{"text": "city1 is in [MASK] ."}])
     with pytest.raises(InputError, match="records: there is none"):
         kinject.tune(host, base, [])
+
+
+def test_auto_tries_a_few_settings_and_says_so(base, world, tmp_path, capsys, monkeypatch):
+    assert len(candidates("map_tuning")) == 4 and len(candidates("kformer")) == 3
+    monkeypatch.setattr("kinject.api.auto.FACTORS", (1.0,))
+    monkeypatch.setattr("kinject.inference.xla.keep_compiled", lambda: None)
+    words = ["--host", str(world / "host"), "--knowledge", str(base.folder), "--data", str(world / "train.jsonl")]
+    words += ["--dev", str(world / "dev.jsonl"), "--test", str(world / "test.jsonl"), "--auto", "--quiet"]
+    words += ["--out", str(tmp_path / "made"), "--steps=2", "--batch_size=8", "--evaluate_every=0"]
+    assert tune_command(words) == 0
+    said = capsys.readouterr().out
+    made = kinject.Plugin.load(tmp_path / "made")
+    tried = made.manifest["config"]["tried"]
+    assert [one["settings"] for one in tried] == candidates("map_tuning")
+    assert made.metrics["dev_accuracy"] == max(one["score"] for one in tried)
+    assert said.count("tried {") == len(tried) == 2 and "host + plugin, wrong vectors" in said
+    assert "Settings chosen on development data out of" in (tmp_path / "made" / "README.md").read_text()
+    assert tune_command(words) == 2 and "it exists already" in capsys.readouterr().err
+    assert tune_command([*words[:-5], "--out", str(tmp_path / "x"), "--step=2"]) == 2
+    assert "did you mean steps?" in capsys.readouterr().err

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kinject.api.auto import choose
 from kinject.data.records import Record
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import read_method
-from kinject.plugins.store import copy_plugin, load_plugin
+from kinject.plugins.store import StoredPlugin, copy_plugin, load_plugin
 from kinject.serving import Host, Plugin
 from kinject.serving.host import Folder
 from kinject.serving.labelled import Inputs, labelled, open_base
@@ -36,6 +37,7 @@ def tune(
     train: Sequence[tuple[str, str]] | None = None,
     seed: int = 0,
     name: str | None = None,
+    auto: bool = False,
     workdir: Folder | None = None,
     quiet: bool | None = None,
     **fit: Any,
@@ -56,6 +58,7 @@ def tune(
       train: (regex, "train" | "freeze") rules over parameter paths; None = the plugin alone.
       seed: of the order of the records, of dropout, and of what is drawn.
       name: what the plugin is called; None = as its knowledge base.
+      auto: try a few settings (`kinject.api.auto.candidates`) and keep what `dev` scores highest; the card says which.
       workdir: where checkpoints and the plugin's folder go: the same call again goes on where it was interrupted.
         None = nowhere that stays.
       quiet: print nothing; None = where there is no terminal.
@@ -71,6 +74,10 @@ def tune(
     base = None if knowledge is None else open_base(knowledge)
     settings = {"name": method} if isinstance(method, str) else dict(method)
     cls, _ = read_method(settings, "method")
+    if auto:
+        same = {"method": settings, "max_length": max_length, "train": train, "seed": seed, "name": name, **fit}
+        same |= {"initialise": initialise, "quiet": quiet}
+        return _tune_auto(host, base, records, dev, cls.name, workdir, same)
     stage = {
         "method": settings,
         "max_length": host.engine.max_length if max_length is None else max_length,
@@ -79,21 +86,43 @@ def tune(
         **({} if train is None else {"train": tuple((regex, label) for regex, label in train)}),
     }
     stage, given = _with_what_is_at_hand(stage, host, base, records, dev)
-    keeps = None if workdir is not None else tempfile.TemporaryDirectory(prefix="kinject-")
-    folder = Path(f"{keeps.name}/run" if workdir is None and keeps is not None else workdir or "")
-    quiet = not sys.stdout.isatty() if quiet is None else quiet
     config = {"name": "kinject.tune", "seed": seed, "stages": {STAGE: stage}}
-    devices = host.engine.place.devices
-    with Experiment.open(
-        config, folder, devices=devices, quiet=quiet, command="kinject.tune", given=given
-    ) as experiment:
-        for one in experiment.choose(None):
-            experiment.execute(one)
-    made = load_plugin(folder / STAGE)
+    quiet = not sys.stdout.isatty() if quiet is None else quiet
+    run = {"devices": host.engine.place.devices, "quiet": quiet, "command": "kinject.tune", "given": given}
+    keeps = tempfile.TemporaryDirectory(prefix="kinject-") if workdir is None else None
+    made = _run(config, Path(keeps.name) / "run" if keeps is not None else Path(workdir or "."), run)
     if keeps is not None:  # all that stays of it is the plugin
         made = load_plugin(copy_plugin(made, Path(keeps.name) / STAGE))
-        shutil.rmtree(folder)
+        shutil.rmtree(Path(keeps.name) / "run")
     return Plugin(made, name=name or (cls.name if base is None else base.name), knowledge=base, keeps=keeps)
+
+
+def _run(config: Mapping[str, Any], folder: Path, options: Mapping[str, Any]) -> StoredPlugin:
+    """Runs the one stage of a config, unless the folder has its result, and returns the plugin that it wrote."""
+    with Experiment.open(config, folder, **options) as experiment:
+        for one in experiment.choose(None):
+            experiment.execute(one)
+    return load_plugin(folder / STAGE)
+
+
+def _tune_auto(
+    host: Host,
+    base: KnowledgeBase | None,
+    records: Inputs,
+    dev: Inputs | None,
+    method: str,
+    workdir: Folder | None,
+    same: Mapping[str, Any],
+) -> Plugin:
+    """`tune` with each of a few settings; `same` is what all of them share."""
+    if dev is None:
+        raise InputError("tune: auto", "there are no development records to choose by", "give dev")
+    known, chosen_by = (labelled(some, base, None, host.task.required) for some in (records, dev))
+
+    def tune_one(changes: Mapping[str, Any], folder: Path | None) -> Plugin:
+        return tune(host, base, known, **{**same, **changes, "dev": chosen_by, "workdir": folder})
+
+    return choose(tune_one, method, host.task.metric, None if workdir is None else Path(workdir))
 
 
 def _with_what_is_at_hand(

@@ -24,6 +24,7 @@ class Verb(NamedTuple):
 
 VERBS: dict[str, Verb] = {
     "train": Verb("kinject.cli.train", "train hosts and knowledge plugins as a config file says"),
+    "tune": Verb("kinject.cli.tune", "tune a plugin for a host of your own, without a config"),
     "evaluate": Verb("kinject.cli.evaluate", "compare host alone, host + plugins and the shuffled control"),
     "predict": Verb("kinject.cli.predict", "answer texts with a host and plugins"),
     "demo": Verb("kinject.cli.demo", "show in a browser what plugins change, and why"),
