@@ -1,22 +1,22 @@
-"""`kinject knowledge build` makes a knowledge base folder of what a user has; `inspect` tells what one holds."""
+"""`kinject knowledge build` makes a knowledge base of what a user has, `add` and its kin change it, `inspect` tells."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kinject.cli.knowledge_edit import EDITS, add_edits, run_edit
+from kinject.cli.knowledge_inspect import inspect, summary_lines
 from kinject.cli.parser import Parser, exit_code, finite, whole
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
-    from kinject.knowledge.base import KnowledgeBase
     from kinject.knowledge.build import Given
     from kinject.knowledge.described import Cut
     from kinject.reports.console import Reporter
@@ -26,6 +26,7 @@ FORMATS = ("biggraph", "glove", "npy", "openke", "pykeen", "table", "umls", "wik
 EXAMPLES = """\
 examples:
   kinject knowledge build --entities things.csv --triples triples.tsv --out kb
+  kinject knowledge add kb --id Q77 --label Bergen --fact country=Q20
   kinject knowledge inspect kb --near Q90
 """
 
@@ -63,9 +64,7 @@ A line that cannot be used ends the command with its file, line and field. Nothi
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of the command line, checked; raises InputError for any that is wrong."""
-    parser = Parser(
-        prog="kinject knowledge", description="Build a knowledge base folder, or tell what one holds.", epilog=EXAMPLES
-    )
+    parser = Parser(prog="kinject knowledge", description="Build, change, inspect a knowledge base.", epilog=EXAMPLES)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_build(commands)
     inspect = commands.add_parser("inspect", help="counts, coverage, single entities and their neighbours")
@@ -77,6 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     inspect.add_argument("--verify", action="store_true", help="read everything and check its hashes")
     inspect.add_argument("--json", action="store_true", help="print JSON")
+    add_edits(commands)
     return parser.parse_args(argv)
 
 
@@ -150,11 +150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds or inspects."""
-    if arguments.command == "build":
+    """Builds, changes or inspects."""
+    if arguments.command in EDITS:
+        run_edit(arguments)
+    elif arguments.command == "build":
         _build(arguments)
     else:
-        _inspect(arguments)
+        inspect(arguments)
 
 
 def _build(arguments: argparse.Namespace) -> None:
@@ -208,7 +210,7 @@ def _build(arguments: argparse.Namespace) -> None:
             where = error.filename or arguments.out
             raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
     if not arguments.quiet:
-        print("\n".join(_lines(summarise(KnowledgeBase.open(folder)))))
+        print("\n".join(summary_lines(summarise(KnowledgeBase.open(folder)))))
         print(f"written: {folder}")
 
 
@@ -248,7 +250,7 @@ def _build_from_text(arguments: argparse.Namespace) -> None:
             where = error.filename or arguments.out
             raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
     if not arguments.quiet:
-        print("\n".join(_lines(summarise(KnowledgeBase.open(folder)))))
+        print("\n".join(summary_lines(summarise(KnowledgeBase.open(folder)))))
         print(f"written: {folder}")
 
 
@@ -306,92 +308,6 @@ def _pieces_of(host: str) -> Cut:
     from kinject.knowledge.described import TokenizerCut
 
     return TokenizerCut(load_tokenizer(host).backend.to_str())
-
-
-def _lines(found: Mapping[str, Any]) -> list[str]:
-    """A summary for people."""
-    lines = [f"{found['name']}: {found['entities']:,} entities, {found['dim']} numbers a vector ({found['dtype']})"]
-    for what, count in found["with"].items():
-        more = f"  {found['aliases']:,} in all" if what == "aliases" and count else ""
-        lines.append(f"  with {what:13} {count:12,}  {found['share'][what]:7.1%}{more}")
-    lines.append(f"  {found['triples']:,} triples of {found['relations']:,} relations")
-    for key in ("provenance", "metrics"):
-        if found[key]:
-            lines.append(f"  {key}: " + "; ".join(f"{name} {_said(value)}" for name, value in found[key].items()))
-    for key in ("source", "license", "normalisation"):
-        if found[key]:
-            lines.append(f"  {key}: {found[key]}")
-    return [*lines, *_neighbour_lines(found["neighbours"])]
-
-
-def _said(value: Any) -> str:
-    return " ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, Mapping) else str(value)
-
-
-def _neighbour_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["nearest neighbours (cosine):"] if found else []
-    for one in found:
-        near = ", ".join(f"{other['label'] or other['id']} {other['cosine']:.2f}" for other in one["near"])
-        lines.append(f"  {one['label'] or one['id']} ({one['id']}): {near or 'it has no vector, or nobody else has'}")
-    return lines
-
-
-def _inspect(arguments: argparse.Namespace) -> None:
-    from kinject.knowledge.base import KnowledgeBase
-    from kinject.knowledge.summary import named_neighbours, summarise
-
-    base = KnowledgeBase.open(arguments.folder)
-    if arguments.verify:
-        base.verify()
-    rows = {one: _row(base, one) for one in (*arguments.entity, *arguments.near)}
-    found: dict[str, Any] = {}
-    if not rows:
-        found = summarise(base)
-    if arguments.entity:
-        found["found"] = [_entity(base, rows[one], arguments.count) for one in arguments.entity]
-    if arguments.near:
-        near = [row for one, row in rows.items() if one in arguments.near]
-        found["neighbours"] = named_neighbours(base, near, arguments.count)
-    if arguments.json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
-        return
-    lines = _lines(found) if not rows else []
-    for one in found.get("found", ()):
-        lines += _entity_lines(one)
-    lines += _neighbour_lines(found["neighbours"]) if arguments.near else []
-    print("\n".join([*lines, *(["verified: every file and the fingerprint"] if arguments.verify else [])]))
-
-
-def _row(base: KnowledgeBase, one: str) -> int:
-    (row,) = base.rows([one]).tolist()
-    if row < 0:
-        raise InputError(base.folder, f"there is no entity {one!r}", f"its ids are such as {base.ids([0])[0]}")
-    return row
-
-
-def _entity(base: KnowledgeBase, row: int, most: int) -> dict[str, Any]:
-    import numpy as np
-
-    from kinject.knowledge.summary import triples_of
-
-    _, found = base.gather(np.array([row]))
-    triples, count = triples_of(base, row, most)
-    return {
-        **base.entity(row)._asdict(),
-        "row": row,
-        "has_vector": bool(found[0]),
-        "in_triples": count,
-        "triples": triples,
-    }
-
-
-def _entity_lines(one: Mapping[str, Any]) -> list[str]:
-    lines = [f"{one['id']}  {one['label']}", f"  row {one['row']}, {'a' if one['has_vector'] else 'no'} vector"]
-    lines += [f"  aliases: {' | '.join(one['aliases'])}"] if one["aliases"] else []
-    lines += [f"  {one['description']}"] if one["description"] else []
-    lines += [f"  {head} -- {relation} -> {tail}" for head, relation, tail in one["triples"]]
-    more = one["in_triples"] - len(one["triples"])
-    return [*lines, f"  … and {more:,} more triples"] if more else lines
 
 
 if __name__ == "__main__":

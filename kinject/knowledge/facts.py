@@ -2,11 +2,12 @@
 
 Facts are descriptions, and triples as `head relation tail`. BM25 (Robertson and Zaragoza 2009) is the library bm25s,
 whose scores are sparse matrices made when the index is built. Both the index of triples by their heads and that of
-words are made once, kept beside the knowledge base and memory-mapped.
+words are made once, kept beside the knowledge base and memory-mapped; what revisions changed is looked at beside them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from kinject.errors import InputError, first_line
-from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.derived import derived_path, ensure_derived
+from kinject.knowledge.view import View
 
 Form = Literal["description", "triples", "all"]
 ORDER, STARTS = "order.npy", "starts.npy"
@@ -33,58 +34,83 @@ class Facts:
       InputError: the index cannot be written or read.
     """
 
-    def __init__(self, base: KnowledgeBase, form: Form = "all"):
+    def __init__(self, base: View, form: Form = "all"):
         self.base, self.form = base, form
         self.relations = [(one["label"] or one["id"]).replace("_", " ") for one in base.relations]
-        self._triples = None if form == "description" else base.triples
+        self._triples = None if form == "description" else base.stored.triples
         self._by_head = None if self._triples is None else _triples_by_head(base, self._triples)
 
     def of(self, rows: Sequence[int] | np.ndarray) -> list[list[str]]:
         """The facts of each row: `name: description` first, then its triples in their order; none of row -1."""
         rows = np.asarray(rows, np.int64).reshape(-1)
-        spans = [self._places(row) for row in rows.tolist()]
-        triples = np.empty((0, 3), np.int32)
-        if self._triples is not None and spans:
-            triples = self._triples[np.concatenate(spans)]
-        names = self._names(np.concatenate([rows, triples[:, 2]]))
+        triples = self._headed(rows)
+        tails = np.array([tail for some in triples for _, _, tail in some], np.int64)
+        names = self._names(np.concatenate([rows, tails]))
         descriptions = self._descriptions(rows)
-        found, done = [], 0
-        for row, span, description in zip(rows.tolist(), spans, descriptions, strict=True):
+        found = []
+        for row, some, description in zip(rows.tolist(), triples, descriptions, strict=True):
             facts = [f"{names[row]}: {description}"] if description else []
-            for _, relation, tail in triples[done : done + len(span)].tolist():
-                facts.append(f"{names[row]} {self.relations[relation]} {names[tail]}")
+            found.append(
+                facts + [f"{names[row]} {self.relations[relation]} {names[tail]}" for _, relation, tail in some]
+            )
+        return found
+
+    def _headed(self, rows: np.ndarray) -> list[list[tuple[int, int, int]]]:
+        """The triples that each row is the head of: those of the files that still hold, then those that came."""
+        overlay = self.base.overlay
+        spans = [self._places(row) for row in rows.tolist()]
+        every = np.empty((0, 3), np.int32)
+        if self._triples is not None and spans:
+            every = self._triples[np.concatenate(spans)]
+        done, found = 0, []
+        for row, span in zip(rows.tolist(), spans, strict=True):
+            some: list[tuple[int, int, int]] = [(a, b, c) for a, b, c in every[done : done + len(span)].tolist()]
             done += len(span)
-            found.append(facts)
+            if overlay.dropped or overlay.removed:
+                some = [one for one in some if overlay.holds(one)]
+            if self.form != "description":
+                some += [one for one in overlay.by_head.get(row, ()) if overlay.holds(one)]
+            found.append(some)
         return found
 
     def _places(self, row: int) -> np.ndarray:
         """Which triples an entity is the head of."""
-        if self._by_head is None or row < 0:
+        if self._by_head is None or not 0 <= row < self.base.stored.size:
             return np.empty(0, np.int64)
         order, starts = self._by_head
         return np.asarray(order[starts[row] : starts[row + 1]])
 
     def _names(self, rows: np.ndarray) -> dict[int, str]:
         known = np.unique(rows[rows >= 0])
-        ids = self.base.ids(known)
-        table = self.base.entities
-        labels = ids if table is None else table.column("label").take(known).to_pylist()
-        return {row: label or one for row, label, one in zip(known.tolist(), labels, ids, strict=True)}
+        labels = self._words("label", known)
+        return {row: label or one for row, label, one in zip(known.tolist(), labels, self.base.ids(known), strict=True)}
 
     def _descriptions(self, rows: np.ndarray) -> list[str]:
-        if self.base.entities is None or self.form == "triples":
+        if self.form == "triples":
             return [""] * len(rows)
-        texts = self.base.entities.column("description").take(np.maximum(rows, 0)).to_pylist()
-        return [(text or "") if row >= 0 else "" for row, text in zip(rows.tolist(), texts, strict=True)]
+        return self._words("description", rows)
+
+    def _words(self, field: str, rows: np.ndarray) -> list[str]:
+        """The label or description of each row; empty where there is none."""
+        stored, words = self.base.stored, self.base.overlay.words
+        old = (rows >= 0) & (rows < stored.size)
+        texts = [""] * len(rows)
+        if stored.entities is not None:
+            texts = stored.entities.column(field).take(np.where(old, rows, 0)).to_pylist()
+        gone = self.base.overlay.removed
+        return [
+            getattr(words[row], field) if row in words else (text or "") if there and row not in gone else ""
+            for row, text, there in zip(rows.tolist(), texts, old.tolist(), strict=True)
+        ]
 
 
-def _triples_by_head(base: KnowledgeBase, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _triples_by_head(base: View, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Triples in the order of their heads, int64 [T], and where each row's begin, int64 [N + 1]; memory-mapped."""
 
     def make(folder: Path) -> None:
         heads = np.asarray(triples[:, 0])
         np.save(folder / ORDER, np.argsort(heads, kind="stable"))
-        np.save(folder / STARTS, np.concatenate([[0], np.cumsum(np.bincount(heads, minlength=base.size))]))
+        np.save(folder / STARTS, np.concatenate([[0], np.cumsum(np.bincount(heads, minlength=base.stored.size))]))
 
     try:
         folder = ensure_derived(base, "facts", make)
@@ -105,7 +131,7 @@ class TextIndex:
       InputError: bm25s is not installed, or the index cannot be written or read.
     """
 
-    def __init__(self, base: KnowledgeBase, form: Form = "all"):
+    def __init__(self, base: View, form: Form = "all"):
         try:
             import bm25s
         except ImportError:
@@ -114,18 +140,24 @@ class TextIndex:
         name = f"bm25_{form}"
         try:
             folder = ensure_derived(
-                base, name, lambda partial: self._build(Facts(base, form)).save(partial, show_progress=False)
+                base, name, lambda partial: self._build(Facts(base.built(), form)).save(partial, show_progress=False)
             )
             self._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
         except (OSError, ValueError, KeyError) as error:
             problem = f"cannot be made or read: {first_line(error)}"
             raise InputError(derived_path(base, name), problem, "delete it, try again") from None
 
+        overlay = base.overlay
+        changed = {*overlay.named, *overlay.by_head, *(head for head, _, _ in overlay.dropped)} - overlay.removed
+        self._changed = np.array(sorted(changed | {row for row in overlay.removed if row < base.stored.size}), np.int64)
+        texts = [" ".join(some) for some in Facts(base, form).of(self._changed)] if len(self._changed) else []
+        self._counts = [Counter(some) for some in self._words(texts)] if texts else []
+
     def _build(self, facts: Facts) -> Any:
         vocabulary: dict[str, int] = {}
         documents: list[list[int]] = []
-        for start in range(0, self.base.size, BLOCK):
-            texts = [" ".join(some) for some in facts.of(range(start, min(start + BLOCK, self.base.size)))]
+        for start in range(0, facts.base.size, BLOCK):
+            texts = [" ".join(some) for some in facts.of(range(start, min(start + BLOCK, facts.base.size)))]
             for words in self._words(texts):
                 documents.append([vocabulary.setdefault(word, len(vocabulary)) for word in words])
         index = self._bm25s.BM25()
@@ -140,11 +172,39 @@ class TextIndex:
         found = np.full((len(texts), count), -1, np.int32)
         words = self._words(texts)
         asked = [i for i, some in enumerate(words) if any(word in self._index.vocab_dict for word in some)]
-        if not asked:
-            return found
-        kept = min(count, self.base.size)
-        rows, scores = self._index.retrieve(
-            [words[i] for i in asked], k=kept, show_progress=False, backend_selection="numpy"
-        )
-        found[asked, :kept] = np.where(scores > 0, rows, -1)
+        kept = min(count + int((self._changed < self.base.stored.size).sum()), self.base.stored.size)
+        rows, scores = np.full((len(texts), 0), -1), np.zeros((len(texts), 0))
+        if asked:
+            best, points = self._index.retrieve(
+                [words[i] for i in asked], k=kept, show_progress=False, backend_selection="numpy"
+            )
+            rows, scores = np.full((len(texts), kept), -1), np.zeros((len(texts), kept))
+            rows[asked], scores[asked] = best, points
+        if len(self._changed):
+            scores = np.where(np.isin(rows, self._changed), 0, scores)
+            rows = np.concatenate([rows, np.broadcast_to(self._changed, (len(texts), len(self._changed)))], axis=1)
+            scores = np.concatenate([scores, self._score_changed(words)], axis=1)
+            order = np.argsort(-scores, axis=1, kind="stable")
+            rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        kept = min(count, rows.shape[1])
+        found[:, :kept] = np.where(scores > 0, rows, -1)[:, :kept]
+        return found
+
+    def _score_changed(self, asked: Sequence[Sequence[str]]) -> np.ndarray:
+        """BM25 of what revisions brought, float [n, changed], by the index's frequencies of words.
+
+        A word that the index does not have is as rare as one can be, and lengths are compared with each other.
+        """
+        index, starts = self._index, self._index.scores["indptr"]
+        documents, size = int(index.scores["num_docs"]), len(self._changed)
+        numbers = {word: index.vocab_dict.get(word) for some in asked for word in some}
+        often = {w: 0 if i is None else int(starts[i + 1] - starts[i]) for w, i in numbers.items()}
+        lengths = np.array([sum(some.values()) for some in self._counts], float)
+        norm = index.k1 * (1 - index.b + index.b * lengths / max(lengths.mean(), 1e-9))
+        found = np.zeros((len(asked), size))
+        for i, some in enumerate(asked):
+            for word in some:
+                counts = np.array([one.get(word, 0) for one in self._counts], float)
+                rarity = np.log(1 + (documents - often[word] + 0.5) / (often[word] + 0.5))
+                found[i] += rarity * counts / (counts + norm + 1e-12)
         return found

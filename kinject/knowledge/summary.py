@@ -21,6 +21,7 @@ def summarise(base: KnowledgeBase, examples: int = 3, neighbours: int = 4) -> di
     """
     import pyarrow.compute as pc
 
+    total = base.size - len(base.overlay.removed)
     counts = {"vectors": base.size if base.has_vector is None else int(base.has_vector.sum())}
     counts |= {"labels": 0, "aliases": 0, "descriptions": 0}
     aliases = 0
@@ -32,11 +33,12 @@ def summarise(base: KnowledgeBase, examples: int = 3, neighbours: int = 4) -> di
         counts["aliases"] = int(pc.sum(pc.greater(lengths, 0)).as_py() or 0)
     return {
         "name": base.name,
-        "entities": base.size,
+        **({"revision": base.revision, "removed": len(base.overlay.removed)} if base.revision else {}),
+        "entities": total,
         "dim": base.dim,
         "dtype": base.manifest["dtype"],
         "with": counts,
-        "share": {what: round(count / base.size, 4) for what, count in counts.items()},
+        "share": {what: round(count / max(total, 1), 4) for what, count in counts.items()},
         "aliases": aliases,
         "triples": 0 if base.triples is None else len(base.triples),
         "relations": len(base.relations),

@@ -36,6 +36,10 @@ class View:
         """The revision of now, whatever the knowledge base that it is taken of goes on to; nothing is copied."""
         return type(self)(self.folder, self.stored, self.overlay)
 
+    def built(self) -> View:
+        """The files as they are, without what came since."""
+        return View(self.folder, self.stored, Overlay(self.stored, self.overlay.head))
+
     @property
     def name(self) -> str:
         """What it was called when it was written."""
