@@ -23,7 +23,7 @@ OTHER_SLOT = "[Y]"
 DENIED = "not_"  # how the name of a kind begins whose "yes" is the other's "no"
 FACTS = ("country", "continent", "size")
 SIZES = ("small", "large")  # medium ones are near to both
-BLOCKS: dict[str, int] = {"host_first": 300, "host": 350, "plugin": 150, "dev": 40, "test": 60}
+BLOCKS: dict[str, int] = {"host_first": 300, "host": 250, "plugin": 120, "dev": 40, "test": 40}
 """Blocks of four questions, of each kind, a split."""
 PART = {"host_first": "host", "host": "host", "plugin": "plugin", "dev": "dev", "test": "test"}
 """Whose cities a split of blocks asks about."""
