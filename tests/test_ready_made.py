@@ -38,7 +38,7 @@ def test_the_wheel_brings_them(tmp_path, monkeypatch):
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
-    subprocess.run([*pip, tmp_path / "dist", source], check=True, capture_output=True, timeout=300)
+    subprocess.run([*pip, tmp_path / "dist", source], check=True, capture_output=True, timeout=1800)
     (wheel,) = (tmp_path / "dist").iterdir()
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(tmp_path / "installed")
