@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.cli.parser import PRECISIONS, Parser, exit_code, whole
+from kinject.cli.parser import PRECISIONS, Parser, exit_code, typed, whole
 from kinject.errors import InputError
 
 EXAMPLES = """\
@@ -28,7 +28,7 @@ right there, it does not owe to the knowledge. A plugin of another host or knowl
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
-        prog="python -m kinject.evaluate",
+        prog=" ".join(typed("evaluate")),
         description="Host alone, host with plugins, and the control that tells knowledge from parameters.",
         epilog=EXAMPLES,
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinject.cli.parser import Parser, exit_code, whole
+from kinject.cli.parser import Parser, exit_code, typed, whole
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ A plugin that reads no entity vectors needs no --knowledge.
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of the command line, checked; raises InputError for any that is wrong."""
     parser = Parser(
-        prog="python -m kinject.leaderboard",
+        prog=" ".join(typed("leaderboard")),
         description="Answer the questions of a FewRel leaderboard.",
         epilog=EXAMPLES,
     )

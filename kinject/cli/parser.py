@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from kinject.errors import EXIT_BAD_INPUT, InputError, first_line
@@ -17,6 +18,15 @@ EXIT_INTERRUPTED = 130
 MOST_DEVICES = 4096  # of one machine
 DISK = ("No space left on device", "Read-only file system", "Disk quota exceeded")  # as libraries tell it in texts
 CHATTY = ("absl", "asyncio")  # Orbax warns through these of what its caller sees as an exception anyway
+
+
+def typed(verb: str) -> list[str]:
+    """How a verb was asked for: `kinject VERB`, `python -m kinject VERB`, or `python -m kinject.VERB`."""
+    program = Path(sys.argv[0] or "")
+    if program.name == "kinject":
+        return ["kinject", verb]
+    whole = program.name == "__main__.py" and program.parent.name == "kinject"
+    return ["python", "-m", "kinject", verb] if whole else ["python", "-m", f"kinject.{verb}"]
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kinject.cli.parser import Parser, exit_code
+from kinject.cli.parser import Parser, exit_code, typed
 from kinject.errors import InputError
 from kinject.reports import plots
 from kinject.reports.html import write_report
@@ -60,7 +60,7 @@ class SweepRun:
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     """Returns the arguments, and the overrides that every run gets."""
     parser = Parser(
-        prog="python -m kinject.sweep",
+        prog=" ".join(typed("sweep")),
         description="Run configs with several seeds, and gather one table.",
         epilog=EXAMPLES,
     )

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.cli.parser import EXIT_INTERRUPTED, MOST_DEVICES, Parser, of_this_machine, quiet_libraries, whole
+from kinject.cli.parser import EXIT_INTERRUPTED, MOST_DEVICES, Parser, of_this_machine, quiet_libraries, typed, whole
 from kinject.errors import EXIT_BAD_INPUT, InputError
 from kinject.inference.processes import (
     EXIT_AGAIN,
@@ -47,7 +47,7 @@ SIGTERM or by the loss of another process: run it again, 130 interrupted.
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the arguments, and the overrides `a.b=value` of the config."""
     parser = Parser(
-        prog="python -m kinject.train",
+        prog=" ".join(typed("train")),
         description="Train hosts and knowledge plugins as a config file says.",
         epilog=EXAMPLES,
     )
@@ -102,7 +102,7 @@ def _main(argv: Sequence[str]) -> tuple[int, bool]:
         if arguments.aot is not None:
             compile_only(arguments, overrides)
         else:
-            run(arguments, overrides, command=shlex.join(["python", "-m", "kinject.train", *argv]))
+            run(arguments, overrides, command=shlex.join([*typed("train"), *argv]))
     except InputError as error:
         print(f"kinject: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT, True  # what is wrong with a config or a file is so for all

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +168,14 @@ def is_start(name: str) -> bool:
     return name in DRAWN or name.startswith("ridge_")
 
 
+def check_start(start: str, method: type[Plugin], where: str) -> None:
+    """Raises InputError for a start that there is not, or that is none of that method's."""
+    if start not in (*DRAWN, *FITTED):
+        raise InputError(where, f"unknown start {start!r}", did_you_mean(start, ("auto", "random", *DRAWN, *FITTED)))
+    if not issubclass(method, MapTuning):
+        raise InputError(where, f"{start} is a start of map_tuning, not of {method.name}", "use random")
+
+
 def initialise(
     plugin: Plugin, start: str, feed: Feed, host: HostModel, penalty: float, where: str, seed: int = 0
 ) -> None:
@@ -187,11 +195,8 @@ def initialise(
     Raises:
       InputError: an unknown start, another method, or examples without what a regression aims at.
     """
-    if start not in (*DRAWN, *FITTED):
-        raise InputError(where, f"unknown start {start!r}", did_you_mean(start, ("auto", "random", *DRAWN, *FITTED)))
-    if not isinstance(plugin, MapTuning):
-        raise InputError(where, f"{start} is a start of map_tuning, not of {plugin.name}", "use random")
-    mapper = plugin.mapper
+    check_start(start, type(plugin), where)
+    mapper = cast(MapTuning, plugin).mapper
     if start in FITTED:
         kernel, bias = _fitted(start, feed, host, penalty, where)
     else:

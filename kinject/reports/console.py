@@ -29,6 +29,14 @@ class Reporter:
         if not self.quiet:
             self.console.print(text, markup=False)
 
+    def say_folded(self, text: str, shown: int = 4) -> None:
+        """Prints a text of many lines; on a terminal its first ones, and how many there are more."""
+        lines = text.splitlines()
+        if self.console.is_terminal and len(lines) > shown + 1:
+            more = f"  … and {len(lines) - shown} more lines; they are whole where this is no terminal"
+            lines = [*lines[:shown], more]
+        self.say("\n".join(lines))
+
     @contextmanager
     def bar(self, title: str, total: int, done: int = 0) -> Iterator[Any]:
         """Yields `update(done, **values)`, to be called as often as one likes."""

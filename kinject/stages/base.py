@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,11 @@ from pydantic import Field
 
 from kinject.config import Section
 from kinject.data.pipeline import Feed
-from kinject.data.records import Record
+from kinject.data.records import Record, read_records
 from kinject.data.sources.package_data import package_file
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_datasets
 from kinject.errors import InputError, did_you_mean
+from kinject.hf_folder import stated_config
 from kinject.inference.comparison import named_seed
 from kinject.inference.host import HostBundle, attach_knowledge, knowledge_identity, task_examples
 from kinject.inference.host import open_host as open_host  # pages and notebooks imported it from here
@@ -28,12 +30,14 @@ from kinject.inference.program import split_program
 from kinject.inference.vectors import VectorTable
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.heads import AttachedTuning
+from kinject.models.manifest import read_host_manifest
 from kinject.models.precision import check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.base import method_without_parameters, read_method
 from kinject.plugins.store import load_plugin
 from kinject.reports.console import Reporter
 from kinject.tasks.base import Task, make_task
+from kinject.tasks.labels import UNNAMED, SingleLabelTask, read_labels
 from kinject.training.config import FitConfig
 from kinject.training.loop import Fit, FitResult
 from kinject.training.metrics import check_trackers
@@ -171,6 +175,46 @@ def check_plugin(run: Run, reference: str | Mapping[str, Any], where: str) -> No
         read_method(reference, where)
 
 
+LOOKED_AT = 10_000  # records of a file whose labels are checked before anything runs
+
+
+def check_labels(run: Run, settings: Any, references: Sequence[str], where: str) -> None:
+    """Raises InputError for the first record, of those that are there already, whose label is none of the host's.
+
+    Args:
+      run: the run whose stages may be referred to.
+      settings: of a stage with a task, and the host that it is asked of.
+      references: the records.
+      where: config key of the records.
+    """
+    task = make_task(settings.task, where, **settings.task_options)
+    if not isinstance(task, SingleLabelTask) or "label" not in task.required:
+        return
+    names = task.labels or _labels_of_host(run, getattr(settings, "host", None)) or ()
+    files = [one for one in references if not (one in run.given or one.startswith(OUTPUT_MARK) or is_dataset(one))]
+    for reference in files:
+        for record in islice(read_records(run.path(reference, where)), LOOKED_AT):
+            label = record.fields.get("label")
+            if names and isinstance(label, str) and label not in names:
+                problem = f"field label is {label!r}, which is none of the labels"
+                raise InputError(record.where, problem, did_you_mean(label, names)[:200])
+
+
+def _labels_of_host(run: Run, reference: str | None) -> tuple[str, ...] | None:
+    """The labels that a stage's host has or will have, where that can be told without loading it."""
+    if reference is None or reference in run.given:
+        return None
+    if reference.startswith(OUTPUT_MARK):
+        made_by = run.stages.get(reference.removeprefix(OUTPUT_MARK))
+        options = getattr(made_by, "task_options", {})
+        return read_labels(options["labels"]) if options.get("labels") else None
+    folder = Path(reference).expanduser()
+    if not (folder / "config.json").is_file():
+        return None
+    named = read_host_manifest(folder).get("labels") or list((stated_config(folder).get("id2label") or {}).values())
+    return None if not named or all(UNNAMED.fullmatch(str(one)) for one in named) else tuple(map(str, named))
+
+
 def _is_path(reference: str) -> bool:
     """Whether the name of a model is a place on this machine, not a hub id."""
     return reference.startswith((OUTPUT_MARK, PACKAGE_MARK, ".", "/", "~")) or Path(reference).exists()
@@ -246,6 +290,8 @@ class TrainingStage(Stage):
         super().check()
         check_trackers(self.config.fit.trackers, f"{self.where}.fit.trackers")
         check_installed(self.config.fit.compute_dtype, f"{self.where}.fit.compute_dtype")
+        for key in ("data", "dev_data"):
+            check_labels(self.run, self.config, getattr(self.config, key), f"{self.where}.{key}")
 
     def feeds(
         self, task: Task, host: HostBundle, knowledge: KnowledgeBase | None, plugin: Plugin | None
@@ -294,7 +340,7 @@ class TrainingStage(Stage):
             placement=self.run.placement,
             table=table,
         )
-        self.run.reporter.say(f"{self.name}: {describe(params, fit.labels, program.tables)}")
+        self.run.reporter.say_folded(f"{self.name}: {describe(params, fit.labels, program.tables)}")
         if fit.place.devices > 1:
             self.run.reporter.say("\n  ".join([fit.place.describe(), *fit.place.notes(params)]))
         return fit, params

@@ -18,7 +18,7 @@ from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.reports.results import CONTROL
-from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_plugin
+from kinject.stages.base import Stage, StageConfig, check_labels, check_plugin, check_references, open_plugin
 from kinject.stages.comparison import comparison_of, first_entities, majority, nearest_neighbour
 from kinject.stages.kinds import Rows, by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.rivals import NameSubstituted, TextAndVector
@@ -102,6 +102,7 @@ class EvaluateStage(Stage):
         for name, domain in self.config.domains.items():
             where = f"{self.where}.domains.{name}"
             check_references(self.run, domain, where)
+            check_labels(self.run, self.config, domain.data, f"{where}.data")
             for row, reference in domain.plugins.items():
                 check_plugin(self.run, reference, f"{where}.plugins.{row}")
             if domain.rivals is not None:

@@ -37,7 +37,7 @@ from kinject.models.seams import Plugin
 from kinject.models.tuning import make_tuning
 from kinject.plugins.base import make_plugin, read_method
 from kinject.plugins.map_files import load_released_affine
-from kinject.plugins.map_tuning import initialise, is_start, suited_start
+from kinject.plugins.map_tuning import check_start, initialise, is_start, suited_start
 from kinject.plugins.store import StoredPlugin, load_plugin, save_plugin
 from kinject.stages.base import Rules, Run, TrainingConfig, TrainingStage, host_json, summary, trained_leaves
 from kinject.tasks.base import Task, make_task
@@ -127,7 +127,9 @@ class PluginStage(TrainingStage):
             raise InputError(f"{self.where}.knowledge", "it is missing", f"{cls.name} reads entity vectors: name it")
         check_read(self.config.vectors, cls, f"{self.where}.vectors")
         start = self.config.initialise
-        if start not in ("auto", "random") and not is_start(start):
+        if is_start(start):
+            check_start(start, cls, f"{self.where}.initialise")
+        elif start not in ("auto", "random"):
             self.run.check(start, f"{self.where}.initialise")
         for name, reference in self.config.parts.items():
             self.run.check(reference, f"{self.where}.parts.{name}")

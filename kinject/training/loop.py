@@ -20,6 +20,7 @@ from kinject.inference.mesh import Placement, fetch, place_params
 from kinject.inference.processes import Preempted, alone, first, share, watched
 from kinject.inference.program import Program, evaluate, make_evaluation_step
 from kinject.inference.vectors import TABLE, VectorTable
+from kinject.inference.xla import compilations
 from kinject.reports.console import Reporter
 from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
@@ -129,7 +130,7 @@ class Fit:
 
     def begin(self) -> None:
         """Resumes from the newest whole checkpoint, or starts."""
-        self.step = self._resume()
+        self.step = self.begun_at = self._resume()
         self.losses: list[Any] = []
         self.timing.begin(self.name, self.step)
         self.clock = time.monotonic() - self.progress.seconds
@@ -366,7 +367,7 @@ def train_to_end(fits: Sequence[Fit], step: Step) -> None:
         stop = False
         while not stop and (active := [fit for fit in fits if not fit.done]):
             logged = False
-            for fit, made in zip(active, step(active), strict=True):
+            for fit, made in zip(active, _stepped(step, active, names), strict=True):
                 if shown := fit.advance(*made):
                     update(sum(each.step for each in fits), **shown)
                     logged = True
@@ -377,3 +378,14 @@ def train_to_end(fits: Sequence[Fit], step: Step) -> None:
             for fit in fits:
                 fit.end_early()
             raise Preempted(agreed=True)
+
+
+def _stepped(step: Step, fits: Sequence[Fit], names: str) -> Sequence[tuple[TrainState, Logged]]:
+    """One more step of each; says how long that took where a program had to be compiled for it."""
+    before, started = compilations(), time.monotonic()
+    if fits[0].step == fits[0].begun_at:
+        fits[0].reporter.say(f"{names}: compiling")
+    made = step(fits)
+    if compilations() > before:
+        fits[0].reporter.say(f"{names}: compiled in {time.monotonic() - started:.1f} s")
+    return made
