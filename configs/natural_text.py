@@ -55,17 +55,27 @@ class Fold:
             "max_length": MAX_LENGTH,
         }
 
-    def host(self, **changes):
-        """A classifier on the mention's mean: MiniLM's upper two layers and a head."""
+    def head(self, **changes):
+        """A classifier on the mention's mean: the head alone, on what the pretrained MiniLM yields."""
         return {
             "kind": "host",
             **self.task(),
             "data": self.data(*self.train),
             "base": MODEL,
-            "train": (("host/encoder/layers/[45]/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")),
-            "fit": fit(HOST_EPOCHS, HOST_RATE, dropout="trained"),
+            "train": (("host/head/.*", "train"), (".*", "freeze")),
+            "fit": fit(HEAD_EPOCHS, HEAD_RATE),
             **changes,
         }
+
+    def host(self, head, **changes):
+        """The same, tuned on: MiniLM's upper two layers and the head."""
+        layers = (("host/encoder/layers/[45]/.*", "train"), ("host/head/.*", "train"), (".*", "freeze"))
+        tuned = {
+            "base": f"@{head}{self.number}",
+            "train": layers,
+            "fit": fit(HOST_EPOCHS, HOST_RATE, dropout="trained"),
+        }
+        return self.head(**tuned, **changes)
 
     def plugin(self):
         return {
@@ -107,13 +117,16 @@ class Fold:
     def stages(self):
         k = self.number
         found = {
-            f"host{k}": self.host(),
+            f"head{k}": self.head(),
+            f"host{k}": self.host("head"),
             f"plugin{k}": self.plugin(),
             f"evaluate{k}": self.evaluate(f"host{k}", plugin=f"@plugin{k}"),
             f"rivals{k}": self.rivals(),
         }
         if self.text:
-            found[f"text{k}"] = self.host(plugin=FACTS, knowledge="@knowledge/knowledge")
+            facts = {"plugin": FACTS, "knowledge": "@knowledge/knowledge"}
+            found[f"text_head{k}"] = self.head(**facts)
+            found[f"text{k}"] = self.host("text_head", **facts)
             found[f"evaluate_text{k}"] = self.evaluate(f"text{k}", text=FACTS)
         return found
 
@@ -123,7 +136,8 @@ class Fold:
         return tuple(f"{name}{self.number}" for name in names)
 
 
-HOST_EPOCHS, HOST_RATE = 8, 3e-4
+HEAD_EPOCHS, HEAD_RATE = 12, 3e-3
+HOST_EPOCHS, HOST_RATE = 3, 3e-4
 PLUGIN_EPOCHS, PLUGIN_RATE = 3, 3e-3
 
 

@@ -131,10 +131,10 @@ def test_the_config_runs_two_steps_on_the_real_files(tmp_path):
     (tmp_path / "triples.tsv").write_text("".join(triples[::20]))
     arg = f"fold=0,dev,data_dir={tmp_path}/data,triples={tmp_path}/triples.tsv"
     config = read_config(f"{CONFIG}:{arg}")
-    stages = {name: config["stages"][name] for name in ("knowledge", "host0", "plugin0", "evaluate0")}
+    stages = {name: config["stages"][name] for name in ("knowledge", "head0", "host0", "plugin0", "evaluate0")}
     stages["folds"] = {"kind": "folds", "folds": (("evaluate0",),)}
     stages["knowledge"]["graph"]["epochs"] = 1
-    for name in ("host0", "plugin0"):
+    for name in ("head0", "host0", "plugin0"):
         stages[name]["data"] = (f"tfds:fewrel_types/fold0@{tmp_path}/data?split=validation",)
         stages[name]["fit"] = {**stages[name]["fit"], "epochs": None, "steps": 2}
     results = run_experiment({**config, "stages": stages}, tmp_path / "run")
