@@ -96,7 +96,7 @@ class Given:
 
 def build_knowledge(
     folder: str | os.PathLike[str],
-    given: Given,
+    given: Given | str | os.PathLike[str],
     making: Making | None = None,
     *,
     progress: Progress | None = None,
@@ -106,7 +106,7 @@ def build_knowledge(
 
     Args:
       folder: must not exist yet; appears only when everything is written.
-      given: what there is.
+      given: what there is, or the path of a table of entities.
       making: how vectors are made, where `given` has none.
       progress: called while a graph is trained, with the epoch, how many there will be, and its mean loss.
       about: name (the folder's by default), source, license, dtype, as in `write_knowledge`.
@@ -115,6 +115,7 @@ def build_knowledge(
       InputError: naming file, line and field of what is wrong; nothing is left behind.
     """
     folder, making = Path(folder), making or Making()
+    given = given if isinstance(given, Given) else Given(entities=Path(given))
     refuse_existing(folder)
     about = {"name": folder.name, **about}
     if given.entities is None and given.triples is None:
