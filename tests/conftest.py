@@ -51,6 +51,14 @@ def world(tmp_path_factory):
     return write_world(tmp_path_factory.mktemp("world") / "files")
 
 
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory):
+    """Every kind of artefact in a few kilobytes, made without training: see fault_world.py. Read only."""
+    from fault_world import write_fault_world
+
+    return write_fault_world(tmp_path_factory.mktemp("small") / "w")
+
+
 @pytest.fixture(scope="module")
 def host(world):
     """The host of `world`, loaded."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_world import plugin_params, write_fault_world
+from fault_world import plugin_params
 from tiny_world import plugin_stage
 
 from kinject.cli.main import main
@@ -17,9 +17,9 @@ BIG, NEGATIVE = str(10**12), "-1"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(small_world, tmp_path_factory):
     """The world, and beside it files that are wrong in one way each."""
-    world = write_fault_world(tmp_path_factory.mktemp("bad") / "w")
+    world = Path(shutil.copytree(small_world, tmp_path_factory.mktemp("bad") / "w"))
     bad = world / "bad"
     bad.mkdir()
     texts = {

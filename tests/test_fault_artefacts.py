@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from fault_world import edit_json, encode, flip, write_fault_world
+from fault_world import edit_json, encode, flip
 
 from kinject.cli.main import main
 from kinject.errors import EXIT_BAD_INPUT, InputError
@@ -18,8 +18,8 @@ from kinject.plugins.store import load_plugin
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return write_fault_world(tmp_path_factory.mktemp("world") / "w")
+def world(small_world):
+    return small_world
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from fault_world import edit_json, flip, plugin_params, write_fault_world
+from fault_world import edit_json, flip, plugin_params
 from tiny_world import plugin_stage, run_experiment
 
 from kinject.errors import InputError
@@ -15,8 +15,8 @@ FIT = {"batch_size": 8, "steps": 6, "log_every": 1, "checkpoint_every": 2, "buck
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return write_fault_world(tmp_path_factory.mktemp("world") / "w")
+def world(small_world):
+    return small_world
 
 
 @pytest.fixture(scope="module")

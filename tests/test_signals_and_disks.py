@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_world import write_fault_world
 
 from kinject.cli import main as commands
 from kinject.cli.parser import exit_code, of_this_machine
@@ -20,8 +19,8 @@ from kinject.linking import AliasLinker
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return write_fault_world(tmp_path_factory.mktemp("world") / "w")
+def world(small_world):
+    return small_world
 
 
 @pytest.fixture

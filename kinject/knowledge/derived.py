@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kinject.errors import InputError
-from kinject.integrity import read_seal, tell_unsealed, write_seal
+from kinject.integrity import read_seal, refuse_special, tell_unsealed, write_seal
 from kinject.knowledge.view import View
 
 SOURCE_HASHES = "made_of.json"
@@ -70,6 +70,7 @@ def _is_current(folder: Path, base: View) -> bool:
             return False
         if json.loads((folder / SOURCE_HASHES).read_text()) != source_hashes(base.manifest):
             return False
+        refuse_special(folder)
         seal = read_seal(folder)
         if seal is None:
             tell_unsealed(folder, "its content")

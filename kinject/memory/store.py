@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError, first_line
-from kinject.integrity import Seal, write_seal
+from kinject.integrity import Seal, refuse_special, write_seal
 from kinject.json_file import read_object
 from kinject.memory.sealing import ARRAYS, TEXTS, Editing, open_memory_seal
 
@@ -183,13 +183,14 @@ class PassageMemory:
         """
         folder = Path(folder).absolute()
         manifest = read_memory_manifest(folder)
+        refuse_special(folder)
         lock = _locked(folder) if write else None
         arrays: dict[str, Any] = {}
         for name, (kind, shape) in layout(manifest).items():
             path = folder / f"{name}.npy"
             try:
                 arrays[name] = np.load(path, mmap_mode="r+" if write else "r")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 raise InputError(path, f"it cannot be read: {error}", AGAIN) from None
             if (str(arrays[name].dtype), arrays[name].shape) != (kind, shape):
                 problem = f"it is {arrays[name].dtype} {arrays[name].shape}, {MANIFEST} says {kind} {shape}"

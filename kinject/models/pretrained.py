@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError, first_line
 from kinject.hf_folder import read_config
-from kinject.integrity import open_sealed
+from kinject.integrity import open_sealed, refuse_special
 from kinject.models import hf_tensors
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
@@ -95,6 +95,8 @@ def load_host(
         keys that are missing or unexpected, a wrong shape, or weights that are not those `host.json` was written for.
     """
     files = host_files(host_folder(folder_or_id))
+    for one in {files.model, files.tokenizer, files.adapter or files.model}:
+        refuse_special(one)  # other libraries would wait for a pipe
     folder, stated = files.model, read_config(files.model)
     manifest = read_host_manifest(folder)
     kind = manifest.get("head") if head is None else head
