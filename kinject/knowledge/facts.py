@@ -151,7 +151,7 @@ class TextIndex:
         changed = {*overlay.named, *overlay.by_head, *(head for head, _, _ in overlay.dropped)} - overlay.removed
         self._changed = np.array(sorted(changed | {row for row in overlay.removed if row < base.stored.size}), np.int64)
         texts = [" ".join(some) for some in Facts(base, form).of(self._changed)] if len(self._changed) else []
-        self._counts = [Counter(some) for some in self._words(texts)] if texts else []
+        self._lengths, self._postings = _postings(self._words(texts) if texts else [])
 
     def _build(self, facts: Facts) -> Any:
         vocabulary: dict[str, int] = {}
@@ -196,15 +196,25 @@ class TextIndex:
         A word that the index does not have is as rare as one can be, and lengths are compared with each other.
         """
         index, starts = self._index, self._index.scores["indptr"]
-        documents, size = int(index.scores["num_docs"]), len(self._changed)
-        numbers = {word: index.vocab_dict.get(word) for some in asked for word in some}
-        often = {w: 0 if i is None else int(starts[i + 1] - starts[i]) for w, i in numbers.items()}
-        lengths = np.array([sum(some.values()) for some in self._counts], float)
-        norm = index.k1 * (1 - index.b + index.b * lengths / max(lengths.mean(), 1e-9))
-        found = np.zeros((len(asked), size))
+        documents = int(index.scores["num_docs"])
+        norm = index.k1 * (1 - index.b + index.b * self._lengths / max(float(self._lengths.mean()), 1e-9))
+        found = np.zeros((len(asked), len(self._changed)))
         for i, some in enumerate(asked):
             for word in some:
-                counts = np.array([one.get(word, 0) for one in self._counts], float)
-                rarity = np.log(1 + (documents - often[word] + 0.5) / (often[word] + 0.5))
-                found[i] += rarity * counts / (counts + norm + 1e-12)
+                if word in self._postings:
+                    places, counts = self._postings[word]
+                    number = index.vocab_dict.get(word)
+                    often = 0 if number is None else int(starts[number + 1] - starts[number])
+                    rarity = np.log(1 + (documents - often + 0.5) / (often + 0.5))
+                    found[i, places] += rarity * counts / (counts + norm[places])
         return found
+
+
+def _postings(documents: Sequence[Sequence[str]]) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Lengths of documents [n], and for each word which of them have it and how often."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for place, words in enumerate(documents):
+        for word, count in Counter(words).items():
+            found.setdefault(word, []).append((place, count))
+    pairs = {word: np.array(some).T for word, some in found.items()}
+    return np.array([len(some) for some in documents], float), {w: (p[0], p[1].astype(float)) for w, p in pairs.items()}

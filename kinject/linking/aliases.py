@@ -98,10 +98,8 @@ class Aliases:
     def names_at(self, folded: str, start: int, unit: str) -> list[str]:
         """The names that a folded text may have at a place, longest first; `unit` is the word or sign there."""
         found = self.trie.prefixes(folded[start : start + self.longest])
-        if self._changes.owners:
-            more = self._changes.names_at(folded, start, unit)
-            if more:
-                found = sorted({*found, *more}, key=len)
+        if unit in self._changes.lengths:
+            found = sorted({*found, *self._changes.names_at(folded, start, unit)}, key=len)
         return found[::-1]
 
     def owners(self, name: str) -> Owners | None:

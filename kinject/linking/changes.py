@@ -18,6 +18,7 @@ class NameChanges:
 
     Attributes:
       owners: by folded name, the entities that came by it.
+      lengths: by the word or other character that names begin with, how long those names are.
       gone: rows of the files whose names the index has, and which are called so no longer.
     """
 
@@ -25,7 +26,7 @@ class NameChanges:
         self._fold = fold
         self.owners: dict[str, list[Owner]] = {}
         self.gone: set[int] = set()
-        self._lengths: dict[str, tuple[int, ...]] = {}
+        self.lengths: dict[str, tuple[int, ...]] = {}
         self._names: dict[int, list[str]] = {}
         self._done = 0
 
@@ -36,7 +37,7 @@ class NameChanges:
             return self
         made = NameChanges(self._fold)
         made.owners, made.gone = dict(self.owners), set(self.gone)
-        made._lengths, made._names = dict(self._lengths), dict(self._names)
+        made.lengths, made._names = dict(self.lengths), dict(self._names)
         made._done = len(overlay.named)
         for row in dict.fromkeys(overlay.named[self._done :]):
             made._forget(row)
@@ -50,7 +51,7 @@ class NameChanges:
     def names_at(self, folded: str, start: int, unit: str) -> list[str]:
         """The names that a folded text has at a place where `unit` (a word or other character) begins."""
         found = []
-        for length in self._lengths.get(unit, ()):
+        for length in self.lengths.get(unit, ()):
             name = folded[start : start + length]
             if len(name) == length and name in self.owners:
                 found.append(name)
@@ -77,5 +78,5 @@ class NameChanges:
             first = next(iter(units(folded)), None)
             if first is not None:
                 key = first.group()
-                self._lengths[key] = tuple(sorted({*self._lengths.get(key, ()), len(folded)}))
+                self.lengths[key] = tuple(sorted({*self.lengths.get(key, ()), len(folded)}))
         self._names[row] = list(dict.fromkeys(learned))
