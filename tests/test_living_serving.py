@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from served import Served
 
+from kinject.cli.knowledge import main as change_knowledge
 from kinject.cli.predict import parse, run
+from kinject.data.records import parse_record
 from kinject.errors import InputError
+from kinject.inference.host import open_host
+from kinject.inference.mentions import read_mentions
 from kinject.knowledge import KnowledgeBase, write_knowledge
 from kinject.serving import Host
 
@@ -107,3 +111,27 @@ def test_names_that_cannot_be_indexed_are_said_once(served, knowledge, caplog):
     host = Host.load(served.host()).plug(served.plugin(), knowledge=base)
     assert host.predict(["city1 is in [MASK] ."] * 2)[1].entities == ()
     assert sum("texts are not linked by names" in one for one in caplog.messages) == 1
+
+
+def test_sentences_are_read_by_the_host_itself(served, knowledge):
+    """A name as every other city's, in sentences of its own: what the host puts out places it, and says how well."""
+    host = open_host(served.host())
+    told = [{"text": f"city{i} is in land{i % 5} .", "mentions": [{"start": 0, "end": 5 + (i > 9), "entity": f"Q{i}"}]}
+            for i in range(30)]  # fmt: skip
+    told.append({"text": "near city1 . land2", "mentions": [{"start": 5, "end": 10, "entity": "N1"}]})
+    records = [parse_record(one, "test") for one in told]
+    read = read_mentions(host, records, batch_size=8)
+    assert read["N1"].shape == (1, 16) and len(read) == 31
+    (alone,) = read_mentions(host, records[3:4], batch_size=1)["Q3"]
+    np.testing.assert_allclose(read["Q3"][0], alone, atol=1e-5)
+    (placed,) = KnowledgeBase.open(knowledge).add([{"id": "N1", "label": "new town"}], read=read).placed
+    assert (placed.by, placed.evidence) == ("sentences", 1) and 0 <= placed.trust <= 1
+    linked = knowledge.parent / "linked.jsonl"
+    linked.write_text("".join(json.dumps(one).replace("N1", "N2") + "\n" for one in told))
+    said = ["add", str(knowledge), "--id", "N2", "--sentences", str(linked), "--host", str(served.host())]
+    assert change_knowledge(said) == 0 and change_knowledge([*said[:3], "N3", *said[4:6]]) == 2
+    both = KnowledgeBase.open(knowledge)
+    vectors = both.gather(both.rows(["N1", "N2"]))[0]
+    np.testing.assert_allclose(*vectors, atol=1e-4)
+    with pytest.raises(InputError, match="none of them mentions an entity"):
+        read_mentions(host, [parse_record({"text": "city1"}, "test")])

@@ -127,17 +127,16 @@ def test_what_an_earlier_version_wrote_opens_grows_and_serves(tmp_path, caplog):
     assert span.entity == "N1" and Facts(facts).of(facts.rows(["N1"]))[0][0].startswith("newtown ")
     plain = KnowledgeBase.open(tmp_path / "knowledge")
     plain.add([{"id": "N1", "label": "newtown"}], vectors={"N1": np.ones(plain.dim)})
-    for compacted in (False, True):
-        if compacted:
-            assert facts.compact() == plain.compact() == 1
-        assert facts.space["id"] == first and first in facts.space["origins"]
-        host = Host.load(tmp_path / "host", batch_size=4).plug(tmp_path / "plugin", knowledge=plain)
-        answer = host.predict("newtown is in [MASK] .")
-        assert [(one.entity, one.plugin) for one in answer.entities] == [("N1", "plugin")]
-        other = Host.load(tmp_path / "host", batch_size=4).plug(tmp_path / "kformer", knowledge=facts)
-        assert other.predict("newtown is in [MASK] .").entities[0].entity == "N1"
+    host = Host.load(tmp_path / "host", batch_size=4).plug(tmp_path / "plugin", knowledge=plain)
+    answer = host.predict("newtown is in [MASK] .")
+    assert [(one.entity, one.plugin) for one in answer.entities] == [("N1", "plugin")]
+    assert facts.compact() == plain.compact() == 1
+    assert facts.space["id"] == first and first in facts.space["origins"]
+    assert host.refresh() and host.predict("newtown is in [MASK] .").labels == answer.labels
+    other = Host.load(tmp_path / "host", batch_size=4).plug(tmp_path / "kformer", knowledge=facts)
+    assert other.plugged == ("kformer",)
     with pytest.raises(InputError, match="another embedding space"):
-        Host.load(tmp_path / "host").plug(tmp_path / "plugin", knowledge=facts)
+        other.plug(tmp_path / "plugin", knowledge=facts)
     assert "reads revision 1, in the same space" in caplog.text
 
 

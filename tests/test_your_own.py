@@ -1,5 +1,6 @@
 """docs/your_own.md as a newcomer would follow it: its commands are run as they stand, on a small model for MiniLM."""
 
+import io
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from own_files import COUNTRIES, FORMS, REQUESTS, SYLLABLES, TRADES
 from tiny import random_host, tiny_config
 from tiny_world import run_experiment
 
+from kinject.cli import predict
+from kinject.cli.main import main
 from kinject.config import read_config
 from kinject.errors import InputError
 from kinject.models.saving import save_host
@@ -82,6 +85,29 @@ def test_what_a_newcomer_gets(followed):
     answers = [json.loads(line) for line in printed.splitlines() if line.startswith('{"labels"')]
     assert [one["entities"][0]["entity"] for one in answers] == ["C199", "C198", "C197"]
     assert all(one["labels"] != one["before"] for one in answers)
+
+
+def test_a_customer_more_is_right_in_two_commands_and_so_is_a_changed_fact(followed, monkeypatch):
+    """The page's commands, in this process; nothing of host and plugin changes."""
+    folder, _ = followed
+    monkeypatch.chdir(folder)
+    kept = {path: path.read_bytes() for part in ("host", "plugin") for path in files(folder / "runs/own" / part)}
+    answers = []
+    for block in re.findall(r"<!-- run afterwards -->\n```bash\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        change, ask = block.splitlines()
+        assert main(shlex.split(change)[1:]) == 0
+        text, _, command = ask.partition(" | ")
+        out = io.StringIO()
+        arguments = predict.parse([*shlex.split(command)[2:], "--no-compilation-cache"])
+        predict.run(arguments, io.BytesIO(shlex.split(text)[1].encode()), out)
+        answers.append(json.loads(out.getvalue()))
+    assert [one["labels"][0]["label"] for one in answers] == ["nordics", "benelux"]
+    assert [[one["entity"], one["name"]] for one in answers[0]["entities"]] == [["C200", "Huparsol Works"]]
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_the_host_may_be_a_classifier_that_transformers_wrote(followed, tmp_path):

@@ -24,6 +24,7 @@ examples:
   kinject knowledge add kb --id P301 --label "Kettle 3" --description "a kettle made in Oslo, Norway"
   kinject knowledge add kb --id Q77 --label Bergen --fact country=Q20 --fact twin=Q21
   kinject knowledge add kb --triples new.tsv
+  kinject knowledge add kb --id Q77 --label Bergen --sentences linked.jsonl --host runs/quickstart/host
 
 A table has the columns of `kinject knowledge build`. Vectors that are not given are made in the base's space: of
 triples, else of the description. An entity whose triples all name unknown entities waits, and is placed when they come.
@@ -56,6 +57,9 @@ def add_edits(commands: Any) -> None:
         )
         if name == "edit":
             verb.add_argument("--drop", type=Path, metavar="FILE", help="TSV of triples that are no longer true")
+        else:
+            verb.add_argument("--sentences", type=Path, metavar="FILE", help="records with linked mentions, for --host")
+            verb.add_argument("--host", metavar="DIR", help="reads --sentences; places what nothing else does")
         verb.add_argument("--note", default="", metavar="TEXT", help="kept in the log")
     remove = _verb(commands, "remove", "remove entities; compact takes them from the disk", "")
     remove.add_argument("ids", nargs="+", metavar="ID")
@@ -73,7 +77,8 @@ def _verb(commands: Any, name: str, text: str, epilog: str) -> argparse.Argument
 
 
 def _add(base: KnowledgeBase, arguments: argparse.Namespace) -> Change:
-    return base.add(_entities(arguments), triples=_triples(arguments.triples), note=arguments.note)
+    read = _read(arguments)
+    return base.add(_entities(arguments), triples=_triples(arguments.triples), read=read, note=arguments.note)
 
 
 def _edit(base: KnowledgeBase, arguments: argparse.Namespace) -> Change:
@@ -158,6 +163,19 @@ def _entities(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"id": arguments.id, **said, **({"triples": facts} if facts else {})}
     elif said or facts:
         raise InputError("--label, --alias, --description, --fact", "they are of one entity", "name it: --id")
+
+
+def _read(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a host puts out where sentences mention entities."""
+    if arguments.sentences is None:
+        return {}
+    if arguments.host is None:
+        raise InputError(f"--sentences {arguments.sentences}", "nobody is named who reads them", "name one: --host")
+    from kinject.data.records import read_records
+    from kinject.inference.host import open_host
+    from kinject.inference.mentions import read_mentions
+
+    return read_mentions(open_host(arguments.host), read_records(arguments.sentences))
 
 
 def _triples(path: Path | None) -> list[tuple[str, str, str]]:
