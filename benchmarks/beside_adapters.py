@@ -7,12 +7,12 @@ It needs `adapters==1.3.*`, which pins transformers 4: an environment of its own
 
 import tempfile
 
-import adapters
-import torch
-from transformers import BertConfig, BertModel
-
 
 def main() -> None:
+    import adapters  # not among what kinject's environment has
+    import torch
+    from transformers import BertConfig, BertModel
+
     shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = BertModel(BertConfig(**shape, intermediate_size=32)).eval()
     tokens = torch.tensor([[1, 2, 3]])
