@@ -78,6 +78,7 @@ def knowledge(world):
 # `-m quick`: what is run of each package (kinject/*.py: "kinject"), so that all of it ends in under 90 seconds on two
 # cores. A file stands for all its tests that are not slow. tests/test_quick.py holds that every package is here.
 QUICK = {
+    "api": ["test_python_api.py::test_options_of_fit_and_of_its_optimizer_go_where_they_belong"],
     "kinject": ("test_config.py", "test_imports.py", "test_quick.py", "test_verbs.py"),
     "cli": ("test_verbs.py",),
     "data": ("test_records.py", "test_tokenizer.py", "test_truncation.py"),

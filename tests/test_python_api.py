@@ -11,6 +11,7 @@ from tiny_world import evaluate_stage, plugin_stage, question, run_experiment
 
 import kinject
 from kinject.api.auto import candidates
+from kinject.api.tune import read_fit
 from kinject.cli.tune import main as tune_command
 from kinject.data.records import read_records
 from kinject.errors import InputError
@@ -178,3 +179,10 @@ def test_auto_tries_a_few_settings_and_says_so(base, world, tmp_path, capsys, mo
     assert tune_command(words) == 2 and "it exists already" in capsys.readouterr().err
     assert tune_command([*words[:-5], "--out", str(tmp_path / "x"), "--step=2"]) == 2
     assert "did you mean steps?" in capsys.readouterr().err
+
+
+def test_options_of_fit_and_of_its_optimizer_go_where_they_belong():
+    made = read_fit("map_tuning", {"steps": 3, "learning_rate": 0.5, "optimizer": {"name": "sgd"}}, has_dev=True)
+    assert made["steps"] == 3 and made["epochs"] is None and made["evaluate_every"] == "epoch"
+    assert made["optimizer"]["learning_rate"] == 0.5 and made["optimizer"]["name"] == "sgd"
+    assert read_fit("k_adapter", {}, has_dev=False)["optimizer"]["learning_rate"] == 1e-3
