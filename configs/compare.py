@@ -9,9 +9,10 @@ through it on delivery's plugin questions, eight epochs in batches of 25 with Ad
 neither saw. Retrieved text trains nothing: it stands behind the question at test only, once whole and once without the
 facts that hold the answer; and for a host that was tuned with such texts, on the domain's own host questions.
 
-K-Adapter is cut to the host (three units of one layer, 128 wide, where the paper's has two of 768). PlugLM has one
-memory layer, the last, and finds by names as in configs/pluglm.py; its passages are the domain's triples as sentences,
-without those between cities. Learning rates were not searched; map-tuning's was, for delivery.
+DKPLM's pseudo token is made of a triple of the entity, in words; the name itself goes. K-Adapter is cut to the host
+(three units of one layer, 128 wide, where the paper's has two of 768). PlugLM has one memory layer, the last, and
+finds by names as in configs/pluglm.py; its passages are the domain's triples as sentences, without those between
+cities. Learning rates were not searched; map-tuning's was, for delivery.
 
 `base=DIR` is the small one, of minutes: methods of one domain (`domain=geography`), `steps` steps through the host of
 a finished run of configs/delivery.py, on its knowledge and questions, without PlugLM and hosts with texts.
@@ -30,6 +31,7 @@ METHODS = {
         "method": {"name": "k_adapter", "width": 128, "depth": 1, "heads": 4, "feed_forward": 512},
         "initialise": "random",
     },
+    "dkplm": {"method": {"name": "dkplm", "variant": "paper", "text_length": 16}, "initialise": "random"},
 }
 
 PASSAGES = {

@@ -14,6 +14,7 @@ from kinject.datasets.prepare import prepare
 from kinject.datasets.records import read_dataset
 from kinject.errors import InputError
 from kinject.inference.host import open_host, task_examples
+from kinject.inference.occurrences import Reading, build_from_text
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.heads import logits
 from kinject.plugins.base import make_plugin
@@ -196,7 +197,7 @@ def write(folder, name, lines):
     return folder
 
 
-def test_entity_inferences_files(tmp_path):
+def test_entity_inferences_files(host, tmp_path):
     name = "tv_show_explicit_attribute_dependent.json"
     files = write(tmp_path / "files", name, [line(i % 100) for i in range(200)])
     prepare("entity_inferences/tv_show_explicit", files, tmp_path / "data", check=False)
@@ -207,6 +208,9 @@ def test_entity_inferences_files(tmp_path):
     assert [(one.start, one.end, one.entity) for one in found[0].mentions] == [(0, 6, "Show 0")]
     said = list(read_dataset(f"tfds:entity_inferences/tv_show_explicit@{tmp_path / 'data'}?split=definitions"))
     assert len(said) == 100 and said[3].fields["description"] == said[3].source
+    texts = f"tfds:entity_inferences/tv_show_explicit@{tmp_path / 'data'}?split=definitions"
+    made = KnowledgeBase.open(build_from_text(tmp_path / "kb", host, [texts], Reading(least=3, max_length=24)))
+    assert made.size == 100 and made.ids([3]) == ["Show 3"]  # PELT's vector of each definition
     with pytest.raises(InputError, match="it has 200 examples, the published one has 46"):
         prepare("entity_inferences/tv_show_explicit", files, tmp_path / "other")
 

@@ -120,7 +120,7 @@ def _add_build(commands: Any) -> None:
         help="what vectors are made of (default: triples if there are any, else descriptions)",
     )
     build.add_argument(
-        "--from-text", nargs="+", type=Path, metavar="FILE", help="linked texts to make vectors of, through --host"
+        "--from-text", nargs="+", metavar="FILE", help="linked texts to make vectors of, through --host; or tfds:…"
     )
     build.add_argument("--host", metavar="HOST", help="masked language model for --from-text")
     build.add_argument("--most", type=whole(1), default=256, metavar="N", help="occurrences of an entity (default 256)")

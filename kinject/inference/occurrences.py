@@ -24,8 +24,9 @@ import numpy as np
 from flax import nnx
 
 from kinject.data.encode import Encoded, EntityEncoder, Passage
-from kinject.data.records import Record, read_records
+from kinject.data.records import Record
 from kinject.data.tokenizer import MASK_LITERAL
+from kinject.datasets.records import is_dataset, read_datasets
 from kinject.errors import InputError
 from kinject.inference.host import HostBundle
 from kinject.json_file import read_object, write_object
@@ -234,7 +235,7 @@ class Sums:
 
 def sum_outputs(
     host: HostBundle,
-    files: Sequence[Path],
+    files: Sequence[str | Path],
     work: Path,
     reading: Reading,
     known: Sequence[str] | None = None,
@@ -244,7 +245,7 @@ def sum_outputs(
 
     Args:
       host: a masked language model.
-      files: records (JSON lines, also .gz) with linked mentions.
+      files: records (JSON lines, also .gz) with linked mentions, or `tfds:` references to prepared data sets.
       work: a folder for the sums; the caller removes it.
       reading: which occurrences.
       known: the entities; None = all that the corpus links.
@@ -253,12 +254,12 @@ def sum_outputs(
     Raises:
       InputError: a bad record, no occurrence at all, another run's folder, a host without a masked-LM head.
     """
-    counted = count_occurrences(read_records(files), reading, known)
+    counted = count_occurrences(read_datasets(files), reading, known)
     if not counted.counts.sum():
         raise InputError(files[0], "no text of it links an entity that could be read", "see `kinject link`")
     reader = MaskReader(host, reading)
     entities = hashlib.sha256("\n".join(counted.ids).encode()).hexdigest()
-    corpus = [[path.name, path.stat().st_size] for path in files]
+    corpus = [[str(one), 0 if is_dataset(str(one)) else Path(one).stat().st_size] for one in files]
     about = {"host": host.identity.fingerprint, "corpus": corpus, "entities": entities, **asdict(reading)}
     sums = Sums(work, about, len(counted.ids), reader.dim)
     chunk: list[tuple[int, Passage]] = []
@@ -271,7 +272,7 @@ def sum_outputs(
         number += 1
         chunk.clear()
 
-    for at, row, passage in occurrences(read_records(files), counted, reading):
+    for at, row, passage in occurrences(read_datasets(files), counted, reading):
         chunk.append((row, passage))
         if len(chunk) == reading.chunk:
             close()
@@ -296,7 +297,7 @@ def mean_vectors(sums: Sums, block: int = 16_384) -> tuple[np.ndarray, np.ndarra
 def build_from_text(
     folder: Path,
     host: HostBundle,
-    files: Sequence[Path],
+    files: Sequence[str | Path],
     reading: Reading,
     table: tuple[Path, Mapping[str, str] | None, str] | None = None,
     progress: Progress | None = None,
@@ -333,7 +334,7 @@ def build_from_text(
         note = {
             "vectors": "mean output of the masked-LM head at the name's mask (PELT)",
             "host": host.identity.fingerprint,
-            "files": [path.name for path in files],
+            "files": [str(one) if is_dataset(str(one)) else Path(one).name for one in files],
             "texts": counted.records,
             "occurrences": int(np.sum(sums.counts)),
             **asdict(reading),
