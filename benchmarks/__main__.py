@@ -63,6 +63,8 @@ SCRIPTS = {
     "memory_search": Script(
         "--size 128 --index-passages 100000", "--passages 50000 --size 128 --index-passages 10000 --repeats 1"
     ),
+    "text_vectors": Script("--most 8", "--sentences 20000 --entities 1000 --most 8"),
+    "facts": Script("", "--facts 50000"),
     "int8": Script("", "--rounds 3"),
     "vectors": Script("", "--entities 50000 --steps 2 --repetitions 3"),
     "domain_parallel": Script("", "--rows 4 --domains 4 --repetitions 3 --seconds 0.2"),

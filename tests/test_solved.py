@@ -99,7 +99,7 @@ def told(number, land):
 def test_pluglm(world, asked, tmp_path):
     lines = [{"text": f"city{i} is in land{i % LANDS} .", "entity": f"Q{i}"} for i in range(CITIES)]
     passages = str(write_records(tmp_path / "passages.jsonl", lines))
-    method = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 32, "top_k": 2, "beta": 10.0}
+    method = {"name": "pluglm", "layers": (2,), "heads": 2, "key_size": 64, "top_k": 3, "beta": 20.0}
     method |= {"query": "mention", "query_from": "embeddings"}
     stage = {
         "kind": "memory_plugin",
@@ -111,7 +111,7 @@ def test_pluglm(world, asked, tmp_path):
         "refresh_every": 25,
         "train": (*((rule, "freeze") for rule in RETRIEVAL), ("plugin/.*", "train"), (".*", "freeze")),
         "length": 8,
-        "fit": {"batch_size": 20, **fit(400)},
+        "fit": {"batch_size": 40, **fit(1000)},
     }
     rows = {"plugin": {"plugin": "@made/plugin", "memory": "@made/memory"}}
     domain = {"knowledge": str(world / "knowledge"), "data": (asked["test"],), "methods": rows}

@@ -227,7 +227,7 @@ def _build_from_text(arguments: argparse.Namespace) -> None:
 
     if arguments.host is None:
         raise InputError("--host", "it is missing", "name the masked language model that reads the texts")
-    for name in ("vectors", "triples"):
+    for name in ("vectors", "triples", "id"):
         if getattr(arguments, name):
             raise InputError(f"--{name}", "vectors are made of texts here", f"leave --{name} or --from-text out")
     reading = Reading(most=arguments.most, max_length=arguments.max_length, seed=arguments.seed)
@@ -241,7 +241,7 @@ def _build_from_text(arguments: argparse.Namespace) -> None:
                 bars.append(stack.enter_context(Reporter(quiet=arguments.quiet).bar("texts", total)))
             bars[0](done)
 
-        table = (arguments.entities, columns, arguments.separator) if arguments.entities else None
+        table = (Path(arguments.entities), columns, arguments.separator) if arguments.entities else None
         try:
             folder = build_from_text(
                 arguments.out, host, arguments.from_text, reading, table, progress, **_about(arguments)
