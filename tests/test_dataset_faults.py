@@ -182,3 +182,25 @@ def test_ids_that_only_share_a_hash_are_not_blamed(tmp_path):
     ids.refuse_repeated([("b", "x:1"), ("a", "x:2"), ("c", "x:3")])  # on a second look, no id stands twice
     with pytest.raises(InputError, match="x:3: field 'id' is 'a', as at x:1 already"):
         ids.refuse_repeated([("a", "x:1"), ("b", "x:2"), ("a", "x:3")])
+
+
+def test_a_misplaced_answer_is_left_out_and_counted_where_files_are_not_checked(tmp_path):
+    answers = [{"text": "Paris", "answer_start": 0}], [{"text": "old", "answer_start": 18}]
+    questions = [{"id": str(i), "question": "what ?", "answers": some} for i, some in enumerate(answers)]
+    content = {"data": [{"paragraphs": [{"context": " Paris is big and old.", "qas": questions}]}]}
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "train.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"the passage has no 'Paris'; .*--no-check leaves such questions out"):
+        prepare("squad_json", tmp_path / "files", tmp_path / "checked")
+    (made,) = prepare("squad_json", tmp_path / "files", tmp_path / "out", check=False)
+    assert made.splits == {"train": 1} and made.left_out == {"answer not where answer_start says": 1}
+
+
+def test_a_word_of_a_treebank_may_hold_blanks(tmp_path):
+    from kinject.datasets.corpora import _trees
+
+    name = "1\tNew  York\tNew York\tPROPN\t_\t_\t2\tnsubj\t_\t_"
+    lines = ["# text = New  York is", name, "2\tis\tbe\tAUX\t_\t_\t0\troot\t_\t_"]
+    (tmp_path / "a.conllu").write_text("\n".join(lines) + "\n\n")
+    (record,) = _trees("train", tmp_path / "a.conllu")
+    assert record.source == ("New  York", "is") and record.fields["heads"] == [2, 0]

@@ -17,7 +17,7 @@ from tiny_world import question, write_records
 
 from kinject.cli.demo import main
 from kinject.demo.demo import ALONE, NOTHING_READ, Demo
-from kinject.demo.server import LONGEST_BODY, PAGE, address, listen, make_server
+from kinject.demo.server import LONGEST_BODY, PAGE, address, listen, make_server, names_this
 from kinject.errors import InputError
 
 TEXT = "city3 is in [MASK] ."
@@ -143,9 +143,35 @@ def test_what_cannot_be_answered_is_one_line(url):
     refused(422, "no list of names", body={"text": TEXT, "plugins": "geo"})
     refused(413, "more than", body=b"x" * (LONGEST_BODY + 1))
     refused(415, "application/json", body=b"{}", **{"Content-Type": "text/plain"})
-    assert fetch(url, Host="elsewhere.example")[0] == 400, "a foreign name for this machine"
-    assert fetch(url + "../setup.py")[0] == 404
+    refused(422, "text: field 'text' has half of a surrogate", body=b'{"text": "\\ud800 [MASK]"}')
+    refused(422, "key 'text' stands twice", body=b'{"text": "a", "text": "b"}')
+    refused(422, "it is not JSON", body=b"[" * 60_000)
+    foreign = {"Host": "elsewhere.example"}
+    for status, path, headers in ((400, "", foreign), (404, "../setup.py", {}), (404, "none", {})):
+        got, _, content = fetch(url + path, **headers)
+        assert got == status and json.loads(content)["error"], "every answer is JSON"
+    got, _, content = fetch(url + "api/answer")
+    assert got == 405 and "Method Not Allowed" in json.loads(content)["error"]
     assert ask(url, TEXT, "geo")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "bind", "ours"),
+    [
+        ("127.0.0.1:8000", "127.0.0.1", True),
+        ("LOCALHOST.:8000", "127.0.0.1", True),
+        ("[::1]:8000", "127.0.0.1", True),
+        ("192.168.0.7", "127.0.0.1", False),
+        ("elsewhere.example", "0.0.0.0", False),
+        ("192.168.0.7:8000", "0.0.0.0", True),
+        ("[fe80::1]:8000", "::", True),
+        ("", "0.0.0.0", False),
+        ("box.lan:80", "box.lan", True),
+        ("127.0.0.1.elsewhere.example", "0.0.0.0", False),
+    ],
+)
+def test_a_host_header_names_this_machine_or_is_refused(header, bind, ours):
+    assert names_this(header, bind) is ours
 
 
 @pytest.mark.slow  # its answers are those of test_predict.py; here only the way to them

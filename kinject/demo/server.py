@@ -5,18 +5,22 @@
     an error                                            {"error": one line}, status 4xx
 
 Nobody else's page can ask: a request must say `application/json`, which a foreign page may not send unasked, and name
-this machine as its host. The page may load nothing that does not come from here (`POLICY`), and runs no inline script,
-so that a text or a name of a knowledge base never becomes code.
+this machine as its host: by what it is bound to, or, where that is every address, by an address or this machine's own
+name, never by a foreign name that leads here. A body that is too long, or does not come, is not waited for. The page may
+load nothing that does not come from here (`POLICY`), and runs no inline script, so that a text or a name of a knowledge
+base never becomes code.
 """
 
 from __future__ import annotations
 
-import json
+import asyncio
+import ipaddress
 import socket
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from kinject.errors import InputError
+from kinject.json_file import parse
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from kinject.demo.demo import Demo
 
 LONGEST_BODY = 1 << 16  # bytes
+SECONDS = 10.0  # in which a body must come
+AT_ONCE = 64  # connections; those beyond are told to come again
 PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -41,6 +47,11 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 ANY = ("0.0.0.0", "::")
+LIMITS: dict[str, Any] = {
+    "limit_concurrency": AT_ONCE,
+    "timeout_keep_alive": 5,
+    "h11_max_incomplete_event_size": 1 << 14,
+}
 
 
 def listen(bind: str, port: int) -> socket.socket:
@@ -66,8 +77,8 @@ def make_app(demo: Demo, bind: str = "127.0.0.1") -> Starlette:
     """The application; `bind` is the name or address under which it may be asked, beside this machine's own."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
+    from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
@@ -85,19 +96,60 @@ def make_app(demo: Demo, bind: str = "127.0.0.1") -> Starlette:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return said({"error": "body: it is not application/json"}, 415)
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > LONGEST_BODY:
-                return said({"error": f"body: it has more than {LONGEST_BODY:,} bytes"}, 413)
+        try:
+            async with asyncio.timeout(SECONDS):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > LONGEST_BODY:
+                        return said({"error": f"body: it has more than {LONGEST_BODY:,} bytes"}, 413)
+        except TimeoutError:
+            return said({"error": f"body: it did not come within {SECONDS:g} seconds"}, 408)
         try:
             return said(await run_in_threadpool(demo.answer, *read_question(bytes(body))))
         except InputError as error:
             return said({"error": str(error)}, 422)
 
-    allowed = ["*"] if bind in ANY else ["localhost", "127.0.0.1", "[::1]", bind]
+    async def not_found(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        told = error.detail if isinstance(error, HTTPException) else "it failed; the terminal of the demo says more"
+        return said({"error": f"{request.url.path}: {told}"}, status)
+
     routes = [Route(path, page) for path in PAGE]
     routes += [Route("/api/about", about), Route("/api/answer", answer, methods=["POST"])]
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed)])
+    handlers: Any = {HTTPException: not_found, Exception: not_found}
+    return Starlette(routes=routes, middleware=[Middleware(_OwnHost, bind=bind)], exception_handlers=handlers)
+
+
+class _OwnHost:
+    """Answers only requests whose Host header names this machine."""
+
+    def __init__(self, app: Any, bind: str):
+        self.app, self.bind = app, bind
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import JSONResponse
+
+        named = dict(scope.get("headers", ())).get(b"host", b"").decode("latin-1")
+        if scope["type"] != "http" or names_this(named, self.bind):
+            await self.app(scope, receive, send)
+            return
+        told = {"error": f"Host: {named[:100]!r} is no name of this machine"}
+        await JSONResponse(told, 400, HEADERS)(scope, receive, send)
+
+
+def names_this(header: str, bind: str) -> bool:
+    """Whether a Host header names this machine, which listens on `bind`."""
+    name = header.partition("]")[0].removeprefix("[") if header.startswith("[") else header.partition(":")[0]
+    name = name.lower().rstrip(".")
+    if name in ("localhost", "127.0.0.1", "::1", bind.lower()):
+        return True
+    if bind not in ANY:
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name in (socket.gethostname().lower(), socket.getfqdn().lower()) and bool(name)
+    return True
 
 
 def read_question(body: bytes) -> tuple[str, list[str]]:
@@ -107,8 +159,8 @@ def read_question(body: bytes) -> tuple[str, list[str]]:
       InputError: not JSON, or a field that is missing or of another type.
     """
     try:
-        asked = json.loads(body)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        asked = parse(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError("body", f"it is not JSON: {error}") from None
     if not isinstance(asked, dict) or not isinstance(asked.get("text"), str):
         raise InputError("body", "the field text is missing, or no text")
@@ -130,4 +182,4 @@ def make_server(demo: Demo, bind: str = "127.0.0.1") -> Any:
         app = make_app(demo, bind)
     except ImportError as error:
         raise InputError("kinject demo", f"{error.name} is not installed", "pip install 'kinject[demo]'") from None
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False))
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False, **LIMITS))
