@@ -6,7 +6,7 @@
 
 Nobody else's page can ask: a request must say `application/json`, which a foreign page may not send unasked, and name
 this machine as its host: by what it is bound to, or, where that is every address, by an address or this machine's own
-name, never by a foreign name that leads here. A body that is too long, or does not come, is not waited for. The page may
+name, never by a foreign name that leads here. A body that is too long, or does not come, is not awaited. The page may
 load nothing that does not come from here (`POLICY`), and runs no inline script, so that a text or a name of a knowledge
 base never becomes code.
 """
