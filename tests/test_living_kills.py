@@ -81,8 +81,8 @@ def kill_again_and_again(folder, kills, seed=0):
         was = whole(reader)
         command = [sys.executable, "-c", WORKER, str(folder), str(round_ * 1000)]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        lines = [worker.stdout.readline()]
-        deadline = time.monotonic() + draw.uniform(0.002, 0.25)
+        lines = [worker.stdout.readline() for _ in range(1 + draw.randrange(24))]  # up to a dozen operations
+        deadline = time.monotonic() + draw.uniform(0, 0.05)
         while time.monotonic() < deadline:
             whole(KnowledgeBase.open(folder))
         worker.send_signal(signal.SIGKILL)
