@@ -92,10 +92,17 @@ def open_tokenizer(folder: Path) -> Any:
             known = getattr(library, named, None)
             if known is not None and not issubclass(known, library.PreTrainedTokenizerFast):
                 raise _in_python(named, path) from error
-            raise InputError(folder, f"transformers reads no tokenizer there: {_told(error)}", GET_AGAIN) from error
+            raise InputError(folder, f"transformers reads no tokenizer there: {_told(error)}", _mend(folder)) from error
     if not found.is_fast:
         raise _in_python(type(found).__name__, path)
     return found
+
+
+def _mend(folder: Path) -> str:
+    """What helps where a tokenizer cannot be read: of SentencePiece's own file alone transformers needs its library."""
+    if (folder / TOKENIZER).is_file() or not any(folder.glob("*.model")):
+        return GET_AGAIN
+    return f"pip install sentencepiece protobuf, or save it once with transformers, which writes {TOKENIZER}"
 
 
 def _in_python(kind: str, path: Path) -> InputError:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pipeline_folders import CLOSE, folder_of, texts
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
     BertForMaskedLM,
     BertForMultipleChoice,
@@ -15,6 +16,7 @@ from transformers import (
 
 import kinject
 from kinject.errors import InputError
+from kinject.models.saving import save_host
 
 NAMES = {"id2label": {0: "good", 1: "bad", 2: "neither"}, "label2id": {"good": 0, "bad": 1, "neither": 2}}
 CLASSIFIERS = [
@@ -41,6 +43,19 @@ def test_text_classification(tmp_path, cls, values):
         assert [one.score for one in ours.labels] == sorted((one.score for one in ours.labels), reverse=True)
         for one in ours.labels:
             assert abs(one.score - scores[one.label]) < CLOSE
+    # written again, transformers makes the same of it
+    again = save_host(
+        host.ready.loaded.host,
+        tmp_path / "again",
+        tokenizer_files_from=folder,
+        host_json={"labels": host.task.labels},
+    )
+    before, after = (AutoConfig.from_pretrained(one) for one in (folder, again))
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    assert [getattr(before, name) for name in ids] == [getattr(after, name) for name in ids]
+    single = None if before.num_labels == 1 else "single_label_classification"
+    assert after.problem_type == (before.problem_type or single)
+    assert after.id2label == before.id2label
 
 
 def test_text_pairs(tmp_path):

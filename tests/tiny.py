@@ -88,3 +88,14 @@ def tiny_batch(config, lengths, length, seed=0):
         "type_ids": real & type_ids & (config.type_vocab_size > 1),
     }
     return {name: jnp.asarray(array, jnp.int32) for name, array in arrays.items()}
+
+
+def params_of(host):
+    return nnx.to_pure_dict(nnx.state(host, nnx.Param))
+
+
+def same_bits(a, b):
+    leaves_a, leaves_b = jax.tree.leaves(params_of(a)), jax.tree.leaves(params_of(b))
+    return len(leaves_a) == len(leaves_b) and all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(leaves_a, leaves_b, strict=True)
+    )

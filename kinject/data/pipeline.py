@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 
 from kinject.errors import InputError
+
+if TYPE_CHECKING:
+    import grain  # itself only where batches are dealt: it brings orbax, a third of a second that no answer needs
 
 ENDLESS = 1 << 60  # examples, which no run comes to the end of
 Batch = dict[str, np.ndarray]
@@ -165,6 +167,8 @@ def make_examples(
 
 def deal(batches: grain.MapDataset, threads: int = 2) -> grain.IterDataset:
     """Batches by number -> batches one after the other, made by some threads ahead of time."""
+    import grain
+
     return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
 
 
@@ -216,6 +220,8 @@ class Feed:
         Raises:
           InputError: ordered examples in several buckets, which have no common order.
         """
+        import grain
+
         if self.examples.ordered and len(self.examples.buckets) > 1:
             raise InputError("fit.buckets", "examples are dealt in their own order, so they share one length", "set 1")
         extra = 0 if rows is None else rows - batch_size
@@ -224,6 +230,8 @@ class Feed:
         return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
 
     def _part(self, number: int, batch_size: int, seed: int, share: np.ndarray | None, extra: int) -> grain.MapDataset:
+        import grain
+
         count = len(self.examples.buckets[number]["index"])
         rows = grain.MapDataset.range(count).seed(seed + number)
         rows = rows if self.examples.ordered else rows.shuffle()

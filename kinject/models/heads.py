@@ -15,6 +15,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.family import Form, HeadForm
+from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import rounded, rounded_dot
 from kinject.models.layers import site
@@ -48,7 +49,7 @@ class MaskedLMHead(nnx.Module):
         self.kind = "masked_lm"
         self.dtype = jnp.dtype(dtype)
         self.activation = form.activation
-        init = nnx.initializers.normal(config.initializer_range)
+        init = normal(config, rngs)
         self.transform = nnx.Linear(config.hidden_size, size, kernel_init=init, use_bias=form.dense_bias, **options)
         self.norm = _norm(size, config, form, options)
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,), param_dtype)) if form.output_bias else None
@@ -94,7 +95,7 @@ class PlainHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         form = config.family.head(form_of(kind), config)
-        init = nnx.initializers.normal(config.initializer_range)
+        init = normal(config, rngs)
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         size = config.hidden_size
         self.kind = kind

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import ml_dtypes
@@ -23,6 +24,7 @@ from kinject.models.heads import head_kind
 from kinject.models.tensor_rules import HEADS_BIAS, HEADS_IN, HEADS_OUT, Rule, attention, dense, norm, one_head
 
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+MAPPED = 16 << 20  # bytes that are read of a file before it is mapped anew
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -95,13 +97,47 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
+class _Mapped:
+    """A file of safetensors. It is mapped anew from time to time, as pages that were read count as memory of ours.
+
+    Attributes:
+      keys: the names of its tensors.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._lock, self._read = path, Lock(), 0
+        self._file: Any = self._open()
+        self._state = self._stat()
+        self.keys: list[str] = list(self._file.keys())
+
+    def tensor(self, key: str) -> np.ndarray:
+        """Reads one of them."""
+        with self._lock:
+            if self._file is None:
+                self._file, self._read = self._open(), 0
+                if self._stat() != self._state:
+                    raise InputError(self.path, "was changed while it was read", "open the host again")
+            found = self._file.get_tensor(key)
+            self._read += found.nbytes
+            if self._read > MAPPED:
+                self._file = None
+        return found
+
+    def _open(self) -> Any:
+        try:
+            return safe_open(self.path, framework="numpy")
+        except (SafetensorError, OSError) as error:
+            problem = f"is truncated or no safetensors file ({first_line(error, 200)})"
+            raise InputError(self.path, problem, "get the file again") from error
+
+    def _stat(self) -> tuple[int, int, int]:
+        found = self.path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    try:
-        opened = safe_open(path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        problem = f"is truncated or no safetensors file ({first_line(error, 200)})"
-        raise InputError(path, problem, "get the file again") from error
-    return {key: partial(opened.get_tensor, key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+    opened = _Mapped(path)
+    return {key: partial(opened.tensor, key) for key in opened.keys}
 
 
 def _torch(path: Path) -> dict[str, Callable[[], np.ndarray]]:

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
+from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import Dropout, activate
 from kinject.models.kernels.products import (
     attention_context,
@@ -87,7 +88,7 @@ class Embeddings(nnx.Module):
 
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         def table(rows: int) -> nnx.Embed:
-            init = nnx.initializers.normal(config.initializer_range)
+            init = normal(config, rngs)
             return nnx.Embed(rows, config.word_size, param_dtype=param_dtype, embedding_init=init, rngs=rngs)
 
         self.dtype = jnp.dtype(dtype)
@@ -298,7 +299,7 @@ def site(key: jax.Array | None, number: int) -> jax.Array | None:
 
 def linear_options(config: EncoderConfig, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs) -> dict[str, Any]:
     """What every dense layer of an encoder is made with."""
-    init = nnx.initializers.normal(config.initializer_range)
+    init = normal(config, rngs)
     return {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
+from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import Dropout
 from kinject.models.layers import Attention, site
 from kinject.models.pooling import Pooling
@@ -39,7 +40,7 @@ class JoinedHead(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        init = nnx.initializers.normal(config.initializer_range)
+        init = normal(config, rngs)
         options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = kind
         self.num_labels = num_labels
@@ -76,7 +77,7 @@ class DependencyHead(nnx.Module):
     ):
         single = dataclasses.replace(config, num_attention_heads=1)
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        init = nnx.initializers.normal(config.initializer_range)
+        init = normal(config, rngs)
         self.kind = kind
         self.num_labels = num_labels
         self.attention = Attention(single, **options)
@@ -131,7 +132,7 @@ class EmbeddingHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         pooling = config.pooling or Pooling()
-        init = nnx.initializers.normal(config.initializer_range)
+        init = normal(config, rngs)
         options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.kind = kind
         self.num_labels = num_labels

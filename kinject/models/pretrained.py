@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors
 from kinject.models.host_files import HostFiles, host_files, open_weights
+from kinject.models.initial import OneKey
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.pooling import read_pooling
 from kinject.models.shapes import MODEL_ID
@@ -32,6 +35,7 @@ from kinject.models.tuning_base import Tuning, attach
 from kinject.tree import unflatten
 
 TEXT_FILES = ["*.json", "*.txt", "*.model"]
+READERS = 2
 OTHER_MODEL = "they may change what the model computes: give a checkpoint of transformers' own class"
 
 
@@ -169,7 +173,7 @@ def abstract_host(
     """
 
     def build() -> HostModel:
-        key: Any = _OneKey()  # in the place of nnx.Rngs
+        key: Any = OneKey()  # in the place of nnx.Rngs
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": key}
         encoder = Encoder(config, remat=remat, **options)
         host = HostModel(encoder, None if kind is None else build_head(kind, config, labels, **options))
@@ -178,19 +182,6 @@ def abstract_host(
         return host
 
     return nnx.eval_shape(build)
-
-
-class _OneKey:
-    """Stands in for `nnx.Rngs` where only shapes are asked for: its counters would be most of the time of loading."""
-
-    def __init__(self) -> None:
-        self.key = jax.random.key(0)
-
-    def __call__(self) -> jax.Array:
-        return self.key
-
-    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
-        return self
 
 
 def _fresh_arrays(head: Head, fresh: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -313,17 +304,32 @@ def _num_labels(checkpoint: _Checkpoint, kind: str | None, asked: int | None) ->
 def _read_arrays(
     checkpoint: _Checkpoint, shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig, param_dtype: DTypeLike
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads parameter by parameter, so that no more than one is held twice; returns arrays and digests by path."""
+    """Reads parameter by parameter, so that few are held twice; returns arrays and digests by path.
+
+    Threads read and hash some while the devices get those before: NumPy and hashlib let other threads run.
+    """
     by_path: dict[str, list[Rule]] = {}
     for rule in checkpoint.table:
         if rule.path not in checkpoint.fresh:
             by_path.setdefault(rule.path, []).append(rule)
-    arrays, digests = {}, {}
-    for path, group in by_path.items():
+
+    def read(path: str) -> tuple[np.ndarray, str]:
+        group = by_path[path]
         parts = [_read_part(checkpoint, rule, shapes[path], config) for rule in group]
         array = np.ascontiguousarray(parts[0] if group[0].part is None else np.stack(parts, group[0].axis))
-        digests[path] = array_digest(array)
-        arrays[path] = jax.device_put(array.astype(param_dtype, copy=False), may_alias=False)  # compiles no copy
+        return array.astype(param_dtype, copy=False), array_digest(array)
+
+    arrays, digests = {}, {}
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting: deque[tuple[str, Future[tuple[np.ndarray, str]]]] = deque()
+        for path in [*by_path, *[None] * READERS]:
+            if path is not None:
+                waiting.append((path, pool.submit(read, path)))
+            if waiting and (path is None or len(waiting) > READERS):
+                done, made = waiting.popleft()
+                array, digests[done] = made.result()
+                arrays[done] = jax.device_put(array, may_alias=False)  # compiles no copy
+                del array, made
     return arrays, digests
 
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from kinject.errors import InputError
 from kinject.integrity import write_seal
-from kinject.json_file import write_object
+from kinject.json_file import read_object, write_object
 from kinject.models import hf_tensors, manifest
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel, head_kind
@@ -25,6 +25,7 @@ from kinject.models.pretrained import load_host
 from kinject.models.tuning import write_added
 
 OUTSIDE = ("README.md",)  # of a host's seal: a card may be edited
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")  # pad_token_id is one of our own fields
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -54,7 +55,7 @@ def save_host(
     Args:
       host: what to write, in the dtype its parameters are held in. Its arrays must be on this process's devices.
       folder: where to; it must not exist.
-      tokenizer_files_from: folder whose tokenizer files are copied.
+      tokenizer_files_from: folder whose tokenizer files are copied, and its config.json's ids of special tokens.
       host_json: what `host.json` shall say of where the host is from: any of "base" (name or fingerprint of the model
         it was tuned from), "task", "labels" (list of names, output by output), "extra" (the task's own dict).
 
@@ -73,7 +74,7 @@ def save_host(
     config, kind = host.encoder.config, None if host.head is None else host.head.kind
     copied = _tokenizer_files(tokenizer_files_from)
     outputs = getattr(host.head, "num_labels", None)
-    hf_config = _hf_config(host, kind, outputs, given.get("labels"))
+    hf_config = _hf_config(host, kind, outputs, given.get("labels")) | _kept(tokenizer_files_from, kind, outputs)
     arrays = {
         "/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(host, nnx.Param))
     }
@@ -117,9 +118,22 @@ def _hf_config(host: HostModel, kind: str | None, outputs: int | None, labels: S
             raise InputError("labels", problem, "name each output once")
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
-    if head_kind(kind).problem_type is not None:
+    if head_kind(kind).problem_type is not None and outputs != 1:  # transformers refuses one label of one
         values["problem_type"] = head_kind(kind).problem_type
     return values
+
+
+def _kept(source: str | os.PathLike[str] | None, kind: str | None, outputs: int | None) -> dict[str, Any]:
+    """What the config.json beside the tokenizer says that transformers acts on and no shape or head of ours knows."""
+    path = None if source is None else Path(source) / "config.json"
+    if path is None or not path.is_file():
+        return {}
+    stated = read_object(path, "get the file again")
+    kept = {name: stated[name] for name in TOKEN_IDS if stated.get(name) is not None}
+    same = kind == "classification" and outputs == len(stated.get("id2label") or ("LABEL_0", "LABEL_1"))
+    if same and stated.get("problem_type"):  # how a head of that kind is read that kinject did not tune
+        kept["problem_type"] = stated["problem_type"]
+    return kept
 
 
 def _their_arrays(arrays: Mapping[str, np.ndarray], config: EncoderConfig, kind: str | None) -> dict[str, np.ndarray]:

@@ -35,6 +35,7 @@ from kinject.models.families.bert import (
     Bert,
 )
 from kinject.models.family import FIELDS, Form, HeadForm, OwnFields
+from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import attention_scores
 from kinject.models.layers import QUERIES, RELATIVE, Attention, Dense, Layer, layer_norm, linear_options, parts, site
@@ -108,7 +109,7 @@ class Distances(nnx.Module):
     """The embeddings of distances, which all layers share."""
 
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
-        drawn = nnx.initializers.normal(config.initializer_range)
+        drawn = normal(config, rngs)
         self.config, self.dtype = config, jnp.dtype(dtype)
         self.embedding = nnx.Param(drawn(rngs.params(), (2 * span(config), config.hidden_size), param_dtype))
         normed = "layer_norm" in config.own.norm_rel_ebd.lower()

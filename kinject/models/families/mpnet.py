@@ -23,6 +23,7 @@ from kinject.models.config import EncoderConfig
 from kinject.models.families.bert import EMBEDDINGS_NORM, FEED_FORWARD, POSITIONS, WORDS, Bert
 from kinject.models.families.roberta import CLASSIFICATION, MASKED_LM
 from kinject.models.family import FIELDS, Form, HeadForm, OwnFields
+from kinject.models.initial import normal
 from kinject.models.layers import Attention, Layer
 from kinject.models.tensor_rules import Rule, attention, norm
 
@@ -63,7 +64,7 @@ class RelativeScores(nnx.Module):
     def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         del dtype  # scores are float32
         shape = (config.own.relative_attention_num_buckets, config.num_attention_heads)
-        drawn = nnx.initializers.normal(config.initializer_range)
+        drawn = normal(config, rngs)
         self.scores = nnx.Param(drawn(rngs.params(), shape, param_dtype))
 
     def __call__(self, hidden: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
