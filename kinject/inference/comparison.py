@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -202,11 +201,6 @@ class Comparison:
         if program not in self._steps:
             self._steps[program] = make_evaluation_step(program)
         return self._steps[program], place_params({}, params, self.precision, self.placement, program.tables)[1]
-
-
-def named_seed(seed: int, name: str) -> int:
-    """A seed of what goes by that name, drawn from a run's: so that one draws the same whichever others ran."""
-    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0] >> 1)
 
 
 def followed(predictions: Predictions, swapped: Predictions, donors: np.ndarray) -> np.ndarray:

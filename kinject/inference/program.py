@@ -12,6 +12,7 @@ spread over a mesh as the whole batch is.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -316,3 +317,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(
         [np.pad(p, w, constant_values=-1) for p, w in zip(parts, fill, strict=True)] if fill else parts
     )
+
+
+def named_seed(seed: int, name: str) -> int:
+    """A seed of what goes by that name, drawn from a run's: so that one draws the same whichever others ran."""
+    return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0] >> 1)

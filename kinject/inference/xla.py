@@ -14,7 +14,6 @@ import os
 import platform
 import sys
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 import jax
@@ -63,25 +62,6 @@ def options(row_parts: int) -> dict[str, bool] | None:
     if row_parts == 1 or jax.default_backend() != "cpu" or jax.local_device_count() < cores():
         return None
     return {"xla_cpu_multi_thread_eigen": False}
-
-
-_compiled: list[str] = []
-
-
-@cache
-def _count_compilations() -> None:
-    def heard(event: str, duration_secs: float, **_: str | int) -> None:
-        del duration_secs
-        if event.endswith("backend_compile_duration"):
-            _compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(heard)
-
-
-def compilations() -> int:
-    """How many programs this process has compiled, or found compiled, since it was first asked."""
-    _count_compilations()
-    return len(_compiled)
 
 
 def cores() -> int:

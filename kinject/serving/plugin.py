@@ -16,9 +16,10 @@ from flax import nnx
 
 from kinject.data.encode import rows_with_vector
 from kinject.errors import InputError
-from kinject.inference.comparison import Comparison, named_seed
+from kinject.inference.comparison import Comparison
 from kinject.inference.host import HostBundle, knowledge_identity
 from kinject.inference.passages import attach
+from kinject.inference.program import named_seed
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import Linker
 from kinject.memory.store import PassageMemory

@@ -22,11 +22,10 @@ from kinject.data.sources.package_data import package_file
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_datasets
 from kinject.errors import InputError, did_you_mean
 from kinject.hf_folder import stated_config
-from kinject.inference.comparison import named_seed
 from kinject.inference.host import HostBundle, attach_knowledge, knowledge_identity, task_examples
 from kinject.inference.host import open_host as open_host  # pages and notebooks imported it from here
 from kinject.inference.mesh import Placement
-from kinject.inference.program import split_program
+from kinject.inference.program import named_seed, split_program
 from kinject.inference.vectors import VectorTable
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.heads import AttachedTuning

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -268,3 +269,22 @@ def gathered(mine: np.ndarray) -> np.ndarray:
     from jax.experimental.multihost_utils import process_allgather
 
     return np.asarray(process_allgather(mine.astype(np.float32)))
+
+
+_compiled: list[str] = []
+
+
+@cache
+def _count_compilations() -> None:
+    def heard(event: str, duration_secs: float, **_: str | int) -> None:
+        del duration_secs
+        if event.endswith("backend_compile_duration"):
+            _compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+
+
+def compilations() -> int:
+    """How many programs this process has compiled, or found compiled, since it was first asked."""
+    _count_compilations()
+    return len(_compiled)
