@@ -173,8 +173,8 @@ def test_help_teaches(capsys):
         (["--plugin", "x"], "--plugin: unknown argument; see --help"),
         (["--quie"], "--quie: unknown argument; see --help"),
         (["--devices", "99"], "devices: 99 asked for, there are"),
-        (["--devices", "0"], "devices: 0 asked for; give 1 or more"),
-        (["--devices", "two"], "argument --devices: invalid int value: 'two'; see --help"),
+        (["--devices", "0"], "argument --devices: 0 is not from 1 to 4096; see --help"),
+        (["--devices", "two"], "argument --devices: 'two' is no whole number; see --help"),
     ],
     ids=lambda value: value[0][-40:] if isinstance(value, list) else "",
 )

@@ -233,7 +233,11 @@ class PassageMemory:
         return self.texts([row])[0]
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> list[Passage]:
-        """The passages in some rows."""
+        """The passages in some rows, int [n].
+
+        Raises:
+          InputError: the file of texts is not what was sealed, or a row's line is no passage.
+        """
         path = self.folder / TEXTS
         with path.open("rb") as file:
             found = []

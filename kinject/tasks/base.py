@@ -289,8 +289,8 @@ class Task(ABC):
 
         Args:
           record: as it was asked.
-          rows: of each of its examples, in their order: its row of `found`, and its item of `Examples.references`
-            under "windows".
+          rows: of each of its examples, in their order: its row of `found` ([…], without the axis of the batch), and its
+            item of `Examples.references` under "windows".
           top: how many answers a text may have, where they are ranked.
           tokenizer: the host's.
         """
