@@ -199,7 +199,7 @@ class Feed:
         share: np.ndarray | None = None,
         rows: int | None = None,
     ) -> grain.IterDataset:
-        """The batches of `order`, dealt by some threads ahead of time; `share`, int [n], are the rows of each to make."""
+        """The batches of `order`, dealt by some threads ahead of time; `share` int [n]: which rows of each to make."""
         return deal(self.order(batch_size, seed, share, rows), threads)
 
     def order(

@@ -289,7 +289,7 @@ class Task(ABC):
 
         Args:
           record: as it was asked.
-          rows: of each of its examples, in their order: its row of `found` ([…], without the axis of the batch), and its
+          rows: of each of its examples, in their order: its row of `found` ([…], without the batch's axis), and its
             item of `Examples.references` under "windows".
           top: how many answers a text may have, where they are ranked.
           tokenizer: the host's.
