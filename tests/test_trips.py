@@ -16,8 +16,8 @@ CEILINGS = json.loads(Path(__file__).with_name("trips.json").read_text())
 def test_every_trip_has_a_ceiling():
     assert CEILINGS.keys() == TRIPS.keys()
     for name, one in CEILINGS.items():
-        assert one["files"] <= one["before"]["files"], name
-        assert one["hops"] <= one["before"]["hops"] or one["grown"], name
+        longer = one["files"] > one["before"]["files"] or one["hops"] > one["before"]["hops"]
+        assert not longer or one["grown"], name
 
 
 @pytest.mark.parametrize("name", TRIPS)
