@@ -107,8 +107,8 @@ def test_a_vector_that_is_not_finite_is_named_with_its_entity(own):
     np.save(base / "vectors.npy", table)
     edit_json(base / "knowledge.json", lambda j: j["files"]["vectors.npy"].update(sha256=None))
     opened = KnowledgeBase.open(base)
-    opened._seal.files.pop("vectors.npy")
-    opened.vectors = table
+    opened.stored._seal.files.pop("vectors.npy")
+    opened.stored.vectors = table
     with pytest.raises(InputError, match=r"the vector of 'Q7' \(row 7\) holds a number that is not finite"):
         opened.gather(np.array([3, 7, -1]))
 

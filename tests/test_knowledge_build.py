@@ -274,8 +274,8 @@ def test_arguments_that_do_not_go_together(refused, put, tmp_path):
     assert "did you mean label?" in refused("--entities", table, "--columns", "id=id,lable=label")
     assert "no column 'qid'" in refused("--entities", table, "--columns", "id=qid")
     assert "is not there" in refused("--entities", tmp_path / "nowhere.csv")
-    assert "--dim 0: it must be 1 or more" in refused("--entities", table, "--dim", 0)
-    assert "--held-out -1: it must be 0" in refused("--entities", table, "--held-out", "-1")
+    assert "argument --dim: 0 is not from 1 to 65536" in refused("--entities", table, "--dim", 0)
+    assert "argument --held-out: -1 is not from 0 to" in refused("--entities", table, "--held-out", "-1")
     assert "cannot be read or written" in refused("--entities", table, "--name", "x", "--out", table / "below")
 
 

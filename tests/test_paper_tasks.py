@@ -292,7 +292,7 @@ def test_malformed_records_are_told_by_file_line_and_field(case, tmp_path, raw, 
             json.dumps(relation()).encode() + b"\n" + '{"text": "é"}'.encode("latin-1"),
             r"data\.jsonl:2: byte 11 of the line",
         ),
-        (json.dumps(relation()).encode("utf-16"), r"data\.jsonl:1: byte 1 of the line is not UTF-8"),
+        (json.dumps(relation()).encode("utf-16"), r"data\.jsonl: it is UTF-16, not a text in UTF-8; convert it: iconv"),
     ],
 )
 def test_files_without_records_or_of_another_encoding(content, message, tmp_path):
