@@ -18,6 +18,7 @@ from kinject.data.pipeline import Feed
 from kinject.data.records import read_records
 from kinject.errors import InputError
 from kinject.inference.host import open_host
+from kinject.integrity import write_seal
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.shapes import SHAPES, encoder_shape
 from kinject.stages.abstract import abstract_model
@@ -134,6 +135,7 @@ def records(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
     vocabulary = Path(shutil.copytree(world / "host", folder / "host")) / "vocab.txt"
     vocabulary.write_text(vocabulary.read_text().replace("##away", "@"))  # a marker that the tiny world lacks
+    write_seal(folder / "host")
     two = [sentence(i, i + 20) for i in range(12)]
     one = [{**each, "mentions": each["mentions"][:1]} for each in two]
     texts = [f"city{i} is in a place" for i in range(12)]
