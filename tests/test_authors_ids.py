@@ -26,13 +26,14 @@ needs_files = pytest.mark.skipif(not PARITY.exists(), reason="needs ../shared/pa
 class Vectors:
     """A knowledge base that only says which entity has which row."""
 
-    has_vector = None
-
     def __init__(self, names):
         self.numbers = {name: row for row, name in enumerate(names)}
 
     def rows(self, ids):
         return np.array([self.numbers.get(one, -1) for one in ids], np.int32)
+
+    def present(self, rows):
+        return np.asarray(rows) >= 0
 
 
 @pytest.fixture(scope="module")

@@ -137,6 +137,7 @@ def test_the_config_gives_every_method_the_same_data_and_budget(tmp_path):
             "kformer",
             "k_adapter",
             "pluglm",
+            "dkplm",
         }
         for name in ("data", "dev_data", "host", "task"):
             assert all(stage[name] == trained[0][name] for stage in trained), (domain, name)

@@ -36,7 +36,7 @@ def own(files):
 
 def plugins_stage(world, domains):
     made = plugin_stage(world, fit=FIT) | {"kind": "plugins"}
-    shared = {name: value for name, value in made.items() if name not in ("knowledge", "data")}
+    shared = {name: value for name, value in made.items() if name not in ("knowledge", "data", "initialise")}
     start = {"initialise": "ridge_label"}
     return shared | {"domains": {name: own(files) | start for name, files in domains.items()}}
 

@@ -13,6 +13,7 @@ from kinject.data.former_reading import changed_reading
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
 from kinject.inference.host import open_host
+from kinject.integrity import write_seal
 from kinject.plugins.store import check_fits
 
 TEXT = "Lonham, é北京 [E1] mo covid19 Zürgen"
@@ -112,6 +113,7 @@ def test_plugins_of_the_former_reading_are_told_so(tmp_path):
     plain = open_host(tiny_host_folder(tmp_path / "host"))
     folder = shutil.copytree(plain.loaded.folder, tmp_path / "conflict")
     settings(folder, do_lower_case=True)
+    write_seal(folder)
     conflict = open_host(folder)
     assert plain.identity.lineage == plain.lineage == conflict.lineage == conflict.identity.former
     assert not set(conflict.identity.lineage) & set(plain.identity.lineage)
