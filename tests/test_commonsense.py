@@ -135,6 +135,7 @@ def test_a_base_of_facts_that_are_found_by_their_words(tmp_path, capsys):
     assert "is no JSON" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_concepts_are_entities_that_texts_can_be_linked_to(tmp_path):
     source, out = write_conceptnet(tmp_path / "assertions.csv.gz"), tmp_path / "kb"
     arguments = [

@@ -225,8 +225,8 @@ def test_two_devices_equal_one(world, tmp_path):
 @pytest.mark.parametrize("dropped", [{}, {"dropout": "all", "dropout_rate": 0.3, "micro_batch": 30}])
 def test_a_batch_that_devices_cannot_share_is_filled_up(dropped, world, tmp_path):
     """7 rows for 2 devices, the seventh in a portion of its own where something is dropped: as on one device."""
-    one = Setting(world, tmp_path / "one", batch_size=7, steps=6, log_every=1, **dropped).fit()
-    two = Setting(world, tmp_path / "two", batch_size=7, steps=6, log_every=1, devices=2, **dropped).fit()
+    one = Setting(world, tmp_path / "one", batch_size=7, steps=3, log_every=1, **dropped).fit()
+    two = Setting(world, tmp_path / "two", batch_size=7, steps=3, log_every=1, devices=2, **dropped).fit()
     assert one.program.batch_rows is None and next(iter(one.iterator))["weights"].tolist() == [1] * 7
     assert two.program.batch_rows == 7 and next(iter(two.iterator))["weights"].tolist() == [*[1] * 7, 0]
     chex.assert_trees_all_close(one.run().train, two.run().train, rtol=1e-4, atol=1e-5)

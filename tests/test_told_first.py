@@ -94,6 +94,7 @@ def test_commands_are_named_as_they_were_typed(program, words, monkeypatch):
     assert " ".join(typed("train")) == words
 
 
+@pytest.mark.slow
 def test_two_steps_still_run(world, tmp_path):
     stages = classified(world, tmp_path, ["even", "odd"] * 4)
     stages["plugin"]["initialise"] = "zero"
