@@ -10,7 +10,6 @@ top five (`kinject.memory.search`, as in memory_search.py). Best of --repeats.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rows import row
+from rows import row, write
 
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.knowledge.facts import TextIndex
@@ -92,10 +91,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         rows = measure(Path(name), args)
-    for one in rows:
-        print(f"{one['name']}: {one['ours']:.3f} {one['unit']}  {one.get('note', '')}")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+    write(args.json, rows)
 
 
 if __name__ == "__main__":

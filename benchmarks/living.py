@@ -14,9 +14,6 @@ written under --folder and removed afterwards. What is measured, in one process 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -25,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rows import row, write
 
 from kinject.knowledge import KnowledgeBase
 from kinject.knowledge.facts import TextIndex
@@ -77,7 +75,7 @@ def name(row: int) -> str:
             return f"{letters} of {letters[::-1]}ton"
 
 
-def write(folder: Path, size: int, dim: int) -> Path:
+def made_base(folder: Path, size: int, dim: int) -> Path:
     """The base."""
     rng = np.random.default_rng(0)
     heads = np.repeat(np.arange(size, dtype=np.int32), 2)
@@ -190,16 +188,45 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:
         start = time.perf_counter()
-        folder = write(place, arguments.entities, arguments.dim)
+        folder = made_base(place, arguments.entities, arguments.dim)
         written = time.perf_counter() - start
         found = measure(folder, arguments.entities, arguments.adds, arguments.many, arguments.search)
     finally:
         shutil.rmtree(place)
     about = {"entities": arguments.entities, "dim": arguments.dim, "adds": arguments.adds, "many": arguments.many}
-    said = {**about, "machine": platform.processor(), "cores": os.cpu_count(), "write": written, **found}
-    print(json.dumps(said, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(said, indent=1) + "\n")
+    write(arguments.json, rows_of({"write": written, **found}, arguments.many, about))
+
+
+def rows_of(found: dict[str, Any], many: int, about: dict[str, int]) -> list[dict[str, Any]]:
+    """A row for each thing that was measured; goals are those of 5,000,000 entities."""
+
+    def seconds(what: str, value: float, goal: str = "") -> dict[str, Any]:
+        return row(what, value, None, "s", less=True, goal=goal, **about)
+
+    slower = [
+        row(
+            f"{what}, with the revisions",
+            found["reading_with_revisions"][what],
+            found["reading"][what],
+            "s of CPU",
+            less=True,
+            goal=f"ratio >= {1 / 1.1}",
+            **about,
+        )
+        for what in found["slower"]
+    ]
+    return [
+        seconds("base written", found["write"]),
+        seconds("base opened", found["open"]),
+        seconds("base opened, with the revisions", found["open_with_revisions"]),
+        seconds("one entity added, median", found["add"]["median"]),
+        seconds("one entity added, 99th percentile", found["add"]["p99"], "<= 0.05"),
+        seconds(f"{many:,} entities added at once", found["many"], "<= 10" if many == 10_000 else ""),
+        seconds("refreshed, nothing new, 99th percentile", found["refresh_idle"]["p99"], "<= 0.005"),
+        seconds("refreshed, one revision, median", found["refresh_news"]["median"]),
+        row("memory of the added entities", found["memory_mb"], None, "MB", less=True, **about),
+        *slower,
+    ]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 from made_up import tokenizer_folder, words
-from rows import row
+from rows import row, write
 
 from kinject.inference.host import open_host
 from kinject.inference.occurrences import Reading, sum_outputs
@@ -77,10 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         rows = measure(Path(name), args)
-    for one in rows:
-        print(f"{one['name']}: {one['ours']:,.0f} {one['unit']}  {one.get('note', '')}")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+    write(args.json, rows)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> list[dict]:

@@ -78,23 +78,37 @@ def tune(
         same = {"method": settings, "max_length": max_length, "train": train, "seed": seed, "name": name, **fit}
         same |= {"initialise": initialise, "quiet": quiet}
         return _tune_auto(host, base, records, dev, cls.name, workdir, same)
-    stage = {
+    told = {
         "method": settings,
         "max_length": host.engine.max_length if max_length is None else max_length,
         "fit": read_fit(cls.name, fit, has_dev=dev is not None),
         **({} if initialise is None else {"initialise": initialise}),
         **({} if train is None else {"train": tuple((regex, label) for regex, label in train)}),
     }
-    stage, given = _with_what_is_at_hand(stage, host, base, records, dev)
+    stage, given = _with_what_is_at_hand(told, host, base, records, dev)
+    made, keeps = _kept(stage, seed, workdir, quiet, host, given)
+    return Plugin(made, name=name or (cls.name if base is None else base.name), knowledge=base, keeps=keeps)
+
+
+def _kept(
+    stage: Mapping[str, Any],
+    seed: int,
+    workdir: Folder | None,
+    quiet: bool | None,
+    host: Host,
+    given: Mapping[str, Any],
+) -> tuple[StoredPlugin, tempfile.TemporaryDirectory[str] | None]:
+    """The plugin that a stage makes, and the folder that goes when nobody holds it, where there is no workdir."""
     config = {"name": "kinject.tune", "seed": seed, "stages": {STAGE: stage}}
     quiet = not sys.stdout.isatty() if quiet is None else quiet
-    run = {"devices": host.engine.place.devices, "quiet": quiet, "command": "kinject.tune", "given": given}
-    keeps = tempfile.TemporaryDirectory(prefix="kinject-") if workdir is None else None
-    made = _run(config, Path(keeps.name) / "run" if keeps is not None else Path(workdir or "."), run)
-    if keeps is not None:  # all that stays of it is the plugin
-        made = load_plugin(copy_plugin(made, Path(keeps.name) / STAGE))
-        shutil.rmtree(Path(keeps.name) / "run")
-    return Plugin(made, name=name or (cls.name if base is None else base.name), knowledge=base, keeps=keeps)
+    options = {"devices": host.engine.place.devices, "quiet": quiet, "command": "kinject.tune", "given": given}
+    if workdir is not None:
+        return _run(config, Path(workdir), options), None
+    keeps = tempfile.TemporaryDirectory(prefix="kinject-")
+    made = _run(config, Path(keeps.name) / "run", options)
+    kept = load_plugin(copy_plugin(made, Path(keeps.name) / STAGE))  # all that stays of it
+    shutil.rmtree(Path(keeps.name) / "run")
+    return kept, keeps
 
 
 def _run(config: Mapping[str, Any], folder: Path, options: Mapping[str, Any]) -> StoredPlugin:

@@ -109,6 +109,14 @@ def _add_build(commands: Any) -> None:
         default="refuse",
         help="a triple of an unknown entity is refused, adds it, or is skipped",
     )
+    _add_vectors(build)
+    for name in ("name", "source", "license"):
+        build.add_argument(f"--{name}", metavar="TEXT", help="noted in knowledge.json")
+    build.add_argument("--quiet", action="store_true", help="print nothing")
+
+
+def _add_vectors(build: Any) -> None:
+    """Where vectors come from, or what they are made of."""
     build.add_argument(
         "--vectors", action="append", default=[], metavar="[NAME=]FILE", help="vectors; .npy: in the entities' order"
     )
@@ -139,9 +147,6 @@ def _add_build(commands: Any) -> None:
         "--tokenizer-of", metavar="HOST", help="cut descriptions into this host's pieces, not into words"
     )
     build.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of what is made (default 0)")
-    for name in ("name", "source", "license"):
-        build.add_argument(f"--{name}", metavar="TEXT", help="noted in knowledge.json")
-    build.add_argument("--quiet", action="store_true", help="print nothing")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

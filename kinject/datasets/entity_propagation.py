@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -87,6 +87,10 @@ class Probes(RecordBuilder):
         return parse_record({"text": text, "mentions": mention_of(line, text, where), **fields}, where)
 
 
+def _configs(names: Iterable[str]) -> list[tfds.core.BuilderConfig]:
+    return [tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in names]
+
+
 class EntityInferences(Probes):
     """Choices: which of 6 to 12 answers fits, said in the definition (explicit) or implied by it (implicit)."""
 
@@ -94,9 +98,7 @@ class EntityInferences(Probes):
     FILES = INFERENCES
     FOLDER = "entity_inferences"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder data/entity_inferences of {RELEASE}."
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in INFERENCES
-    ]
+    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = _configs(INFERENCES)
 
 
 class Ecbd(Probes):
@@ -106,9 +108,7 @@ class Ecbd(Probes):
     FILES = ECBD
     FOLDER = "ecbd"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder data/ecbd of {RELEASE}."
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in ECBD
-    ]
+    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = _configs(ECBD)
 
 
 def definitions(path: Path) -> Iterator[Record]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def compact(view: View, head: Head) -> None:
 def _write(view: View, folder: Path, keep: np.ndarray) -> None:
     """Writes what is left as an ordinary knowledge base, which says of which space and revision it is."""
     manifest, table = view.manifest, view.entities
-    words = {} if table is None else {name: _RowWords(table.column(name), keep) for name in table.column_names}
-    entries = Entries(_RowIds(view, keep), words.get("label"), words.get("aliases"), words.get("description"))
+    words = {} if table is None else {name: _words(table.column(name), keep) for name in table.column_names}
+    entries = Entries(_AtRows(view.ids, keep), words.get("label"), words.get("aliases"), words.get("description"))
     if view.relations:
         row = np.full(view.size, -1, np.int32)
         row[keep] = np.arange(len(keep), dtype=np.int32)
@@ -129,33 +129,24 @@ def _down(folder: Path) -> None:
         sync_folder(one)
 
 
-class _RowIds(Sequence[str]):
-    """The ids of rows, read in slices."""
+class _AtRows(Sequence[Any]):
+    """What `take` (of rows, int [n]) gives for some rows, read in slices."""
 
-    def __init__(self, view: View, rows: np.ndarray):
-        self._view, self._rows = view, rows
+    def __init__(self, take: Callable[[np.ndarray], Sequence[Any]], rows: np.ndarray):
+        self._take, self._rows = take, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, some: Any) -> Any:
-        found = self._view.ids(np.atleast_1d(self._rows[some]))
+        found = self._take(np.atleast_1d(self._rows[some]))
         return found if isinstance(some, slice) else found[0]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Any]:
         for some in layout.blocks(len(self), 64):
             yield from self[some]
 
 
-class _RowWords(Sequence[Any]):
-    """A column of words at rows, read in slices."""
-
-    def __init__(self, column: Any, rows: np.ndarray):
-        self._column, self._rows = column, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, some: Any) -> Any:
-        found = self._column.take(np.atleast_1d(self._rows[some])).to_pylist()
-        return found if isinstance(some, slice) else found[0]
+def _words(column: Any, rows: np.ndarray) -> _AtRows:
+    """A column of words at rows."""
+    return _AtRows(lambda some: column.take(some).to_pylist(), rows)

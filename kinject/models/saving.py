@@ -75,14 +75,8 @@ def save_host(
     copied = _tokenizer_files(tokenizer_files_from)
     outputs = getattr(host.head, "num_labels", None)
     hf_config = _hf_config(host, kind, outputs, given.get("labels")) | _kept(tokenizer_files_from, kind, outputs)
-    arrays = {
-        "/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(host, nnx.Param))
-    }
+    arrays, added = _arrays(host, kind)
     digests = {path: manifest.array_digest(array) for path, array in arrays.items()}
-    own = {rule.path for rule in hf_tensors.rules(config, kind)}
-    added = {path: array for path, array in arrays.items() if path not in own}
-    if added and host.tuning is None:
-        raise ValueError(f"the host has {min(added)}, which no host of its kind has, and names no tuning")
     tuning = None if host.tuning is None else host.tuning.to_json()
     described = manifest.new_manifest(kind, outputs, digests, given, tuning)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +97,18 @@ def save_host(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return folder
+
+
+def _arrays(host: HostModel, kind: str | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """All parameters by path, and those of them that a tuning added."""
+    arrays = {
+        "/".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(host, nnx.Param))
+    }
+    own = {rule.path for rule in hf_tensors.rules(host.encoder.config, kind)}
+    added = {path: array for path, array in arrays.items() if path not in own}
+    if added and host.tuning is None:
+        raise ValueError(f"the host has {min(added)}, which no host of its kind has, and names no tuning")
+    return arrays, added
 
 
 def _hf_config(host: HostModel, kind: str | None, outputs: int | None, labels: Sequence[str] | None) -> dict[str, Any]:
