@@ -1,8 +1,10 @@
-"""The files of docs/your_own.md: 200 made-up customers, 500 requests of theirs, and which sales desk answers them.
+"""The files of docs/your_own.md and docs/jobs.md: 200 made-up customers, 500 requests, which sales desk answers them.
 
     python tests/own_files.py my
 
-A desk answers for some countries. Two requests in five say the customer's country or a city; for the others one must
+`crm.csv` has the same customers as somebody's software would write them: other columns, semicolons, facts in the place
+of a description. `crm_later.csv` is the same table when ten more have come, and `later.txt` has requests of three of
+these. A desk answers for some countries. Two requests in five say the customer's country or a city; for the others one must
 know the customer. Requests stand by customer, so that parts of the file share no customer but where they are cut.
 """
 
@@ -65,8 +67,26 @@ def requests(draw: random.Random, rows: list[dict], number: int = 500) -> list[d
     return found
 
 
+def exported(rows: list[dict]) -> list[dict]:
+    """The customers as somebody's software writes them."""
+    made = []
+    for number, row in enumerate(rows):
+        trade, _, rest = row["description"].removeprefix("a ").partition(" in ")
+        town, _, country = rest.partition(", ")
+        named = {"Customer no.": row["id"], "Firm": row["label"], "Known as": row["aliases"]}
+        made.append({**named, "Town": town, "Country": country, "Trade": trade, "Since": str(1980 + number % 40)})
+    return made
+
+
+def later(draw: random.Random, rows: list[dict], number: int = 10) -> list[dict]:
+    """Customers that come later, with names that nobody has."""
+    taken = {row["aliases"] for row in rows}
+    fresh = [one for one in customers(draw, 2 * number) if one["aliases"] not in taken][:number]
+    return [{**one, "id": f"C{len(rows) + index:03}"} for index, one in enumerate(fresh)]
+
+
 def write(folder: Path, seed: int = 0) -> None:
-    """Writes customers.csv, requests.csv and new.txt, three requests of the last customers."""
+    """Writes customers.csv, requests.csv and new.txt, three requests of the last customers; crm.csv and what is later."""
     draw = random.Random(seed)
     rows = customers(draw)
     asked = requests(draw, rows)
@@ -81,6 +101,15 @@ def write(folder: Path, seed: int = 0) -> None:
     names = (rows[-1]["label"], rows[-2]["aliases"], rows[-3]["label"])
     new = [REQUESTS[number].format(name) for number, name in zip((1, 3, 0), names, strict=True)]
     (folder / "new.txt").write_text("".join(line + "\n" for line in new), encoding="utf-8")
+    come = later(draw, rows)
+    for file, some in (("crm.csv", rows), ("crm_later.csv", rows + come)):
+        with (folder / file).open("w", newline="", encoding="utf-8") as stream:
+            table = exported(some)
+            writer = csv.DictWriter(stream, table[0], delimiter=";")
+            writer.writeheader()
+            writer.writerows(table)
+    asked = "".join(REQUESTS[number].format(one["label"]) + "\n" for number, one in enumerate(come[:3]))
+    (folder / "later.txt").write_text(asked, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ def test_a_host_takes_new_revisions_when_it_is_told_to_and_compiles_nothing(serv
     assert before.entities == () and [one.message for one in caplog.records] == [
         "input 1 names no entity that a plugin knows: its answer is the host's own"
     ]
+    assert before.host_alone and before.to_json()["host_alone"] and "no plugin read anything" in repr(before)
+    assert not Host.load(served.host(), batch_size=4).predict(TEXT).host_alone, "nothing was to read anything"
     base = KnowledgeBase.open(knowledge)
     named(base)
     assert host.predict(TEXT).labels == before.labels and len(caplog.records) == 1, "it goes on reading what it read"
@@ -49,6 +51,7 @@ def test_a_host_takes_new_revisions_when_it_is_told_to_and_compiles_nothing(serv
     assert host.refresh() and not host.refresh()
     after = host.predict(TEXT)
     assert [(one.entity, one.name, one.plugin) for one in after.entities] == [("N1", "new town", "geo")]
+    assert not after.host_alone and "host_alone" not in after.to_json()
     assert after.labels != before.labels and host.engine.programs.compiled == compiled
     base.remove(["N1"])
     host.refresh()

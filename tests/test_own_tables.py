@@ -116,6 +116,35 @@ def test_the_command_makes_a_base_of_them(tmp_path, capsys):
     assert not list(tmp_path.glob(".kb*")), "nothing is left beside it"
 
 
+def test_a_base_of_an_odd_table_grows_by_such_tables(tmp_path, capsys):
+    """The whole catalogue again, with a product and a value that are new."""
+    words = ["--id", "product_code", "--label", "name", "--facts", "manufacturer,form", "--dim", "4", "--epochs", "1"]
+    source, kb = delimited(tmp_path / "products.csv", ";"), str(tmp_path / "kb")
+    assert knowledge(["build", "--entities", str(source), *words, "--out", kb, "--quiet"]) == 0
+    more = {"product_code": "P4", "name": "Velor", "manufacturer": "Acme", "form": "spray", "contains": "", "price": ""}
+    with (tmp_path / "all.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ROWS[0])
+        writer.writeheader()
+        writer.writerows([*ROWS, more])
+    assert knowledge(["add", kb, "--entities", str(tmp_path / "all.csv")]) == 2
+    assert "entity 'P1': it is there already" in capsys.readouterr().err
+    assert knowledge(["add", kb, "--entities", str(tmp_path / "all.csv"), "--known", "skip"]) == 0
+    said = capsys.readouterr().out
+    assert "3 entities are there already and stay as they are" in said and "P4: placed by triples of 1" in said
+    base = KnowledgeBase.open(kb)
+    assert base.rows(["P4", "form: spray", "manufacturer: Acme"]).min() >= 0 and base.entity(base.size - 2).id == "P4"
+    more["form"] = "tablet"
+    with (tmp_path / "changed.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ROWS[0])
+        writer.writeheader()
+        writer.writerow(more)
+    assert knowledge(["edit", kb, "--entities", str(tmp_path / "changed.csv")]) == 0
+    base = KnowledgeBase.open(kb)
+    (row,) = base.rows(["P4"])
+    facts = {base.ids([tail])[0] for head, _, tail in base.triples if head == row}
+    assert facts == {"manufacturer: Acme", "form: tablet"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

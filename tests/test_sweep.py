@@ -1,11 +1,13 @@
 import json
 import shlex
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 from tiny_world import evaluate_stage, plugin_stage
 
 from kinject.cli.sweep import main
+from kinject.reports.results import FinishedSweep, run_folder
 
 CONFIG = """
 import json
@@ -58,6 +60,24 @@ def test_published_numbers_stand_beside_ours(config, world, tmp_path):
     assert {line.count("|") for line in lines} == {7}
 
 
+def test_an_entry_is_varied_and_each_value_is_a_row(config, tmp_path, capsys):
+    vary = ["--vary", "stages.plugin.initialise=zero,random", "--vary", "stages.plugin.fit.steps=8,4"]
+    arguments = ["--config", str(config), "--workdir", str(tmp_path / "s"), *vary]
+    assert main([*arguments, "--lines"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 4 and len({line[-1] for line in lines}) == 4, "a workdir each"
+    assert all("--config.stages.plugin.initialise=zero" in line for line in lines[:2])
+    changed = f"{config}:stages.plugin.initialise=zero,stages.plugin.fit.steps=4"
+    run = run_folder(tmp_path / "s", changed, 0)
+    assert run == Path(lines[1][-1])
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"stages": {"evaluate": {"kind": "evaluate"}}}')
+    (run / "results.json").write_text('{"evaluate": {"own": {"n": 9, "metric": "accuracy", "plugin": 0.5}}}')
+    assert main([*arguments, "--gather"]) == 0
+    found = FinishedSweep.open(tmp_path / "s")
+    assert found.value(changed, "evaluate.own.plugin") == (0.5, 0) and list(found.runs[changed]) == [0]
+
+
 def test_lines_for_a_scheduler_run_nothing(config, tmp_path, capsys):
     assert main(["--config", f"{config}:8", "--seeds", "3", "--workdir", str(tmp_path / "x"), "--lines"]) == 0
     words = shlex.split(capsys.readouterr().out)
@@ -72,6 +92,9 @@ def test_lines_for_a_scheduler_run_nothing(config, tmp_path, capsys):
         (["--gather"], "no run is done"),
         (["--lime"], "unknown argument"),
         (["--config", "nowhere.py"], "there is no file nowhere.py"),
+        (["--vary", "stages.plugn.initialise=zero,random"], "did you mean stages.plugin.initialise?"),
+        (["--vary", "seed"], "it names no entry with different values"),
+        (["--vary", "seed=1,1"], "it names no entry with different values"),
     ],
 )
 def test_bad_arguments_are_one_line(config, tmp_path, capsys, arguments, message):

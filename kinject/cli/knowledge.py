@@ -280,7 +280,7 @@ def _of_columns(arguments: argparse.Namespace, given: Given, stack: ExitStack, r
     name = Path(arguments.entities.partition("#")[0]).name
     told = write_entities(read_table(arguments.entities), columns, folder / f"{name}.jsonl")
     reporter.say("\n".join(told.lines()))
-    return replace(given, entities=folder / f"{name}.jsonl")
+    return replace(given, entities=folder / f"{name}.jsonl", table=columns.to_json())
 
 
 def _files(values: Sequence[str]) -> dict[str, Path]:

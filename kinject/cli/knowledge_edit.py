@@ -21,12 +21,14 @@ SUFFIXES = (".csv", ".tsv")  # where an empty cell says nothing
 ADD = """\
 examples:
   kinject knowledge add kb --entities new.csv
+  kinject knowledge add kb --entities whole_catalogue.xlsx --known skip
   kinject knowledge add kb --id P301 --label "Kettle 3" --description "a kettle made in Oslo, Norway"
   kinject knowledge add kb --id Q77 --label Bergen --fact country=Q20 --fact twin=Q21
   kinject knowledge add kb --triples new.tsv
   kinject knowledge add kb --id Q77 --label Bergen --sentences linked.jsonl --host runs/quickstart/host
 
-A table has the columns of `kinject knowledge build`. Vectors that are not given are made in the base's space: of
+A table has the columns of `kinject knowledge build`, or, for a base that was built with --id, those that were named
+then (any table: .csv, .xlsx, .parquet, SQLite). Vectors that are not given are made in the base's space: of
 triples, else of the description. An entity whose triples all name unknown entities waits, and is placed when they come.
 Each line says how an entity was placed and how far that can be trusted, 0 to 1. What was there before does not change.
 """
@@ -45,7 +47,7 @@ def add_edits(commands: Any) -> None:
     """Adds the verbs to those of `kinject knowledge`."""
     for name, text, epilog in (("add", "add entities and facts", ADD), ("edit", "change entities and facts", EDIT)):
         verb = _verb(commands, name, text, epilog)
-        verb.add_argument("--entities", type=Path, metavar="FILE", help=".csv, .tsv or .jsonl of entities")
+        verb.add_argument("--entities", type=Path, metavar="FILE", help="entities: .csv, .tsv or .jsonl; see below")
         verb.add_argument("--separator", default="|", metavar="C", help='between aliases of a CSV or TSV (default "|")')
         verb.add_argument("--triples", type=Path, metavar="FILE", help="TSV of head, relation, tail")
         verb.add_argument("--id", metavar="ID", help="one entity, with what follows")
@@ -58,6 +60,9 @@ def add_edits(commands: Any) -> None:
         if name == "edit":
             verb.add_argument("--drop", type=Path, metavar="FILE", help="TSV of triples that are no longer true")
         else:
+            verb.add_argument(
+                "--known", choices=("refuse", "skip"), default="refuse", help="what becomes of entities that are there"
+            )
             verb.add_argument("--sentences", type=Path, metavar="FILE", help="records with linked mentions, for --host")
             verb.add_argument("--host", metavar="DIR", help="reads --sentences; places what nothing else does")
         verb.add_argument("--note", default="", metavar="TEXT", help="kept in the log")
@@ -78,12 +83,15 @@ def _verb(commands: Any, name: str, text: str, epilog: str) -> argparse.Argument
 
 def _add(base: KnowledgeBase, arguments: argparse.Namespace) -> Change:
     read = _read(arguments)
-    return base.add(_entities(arguments), triples=_triples(arguments.triples), read=read, note=arguments.note)
+    entities = _entities(arguments, base)
+    if arguments.known == "skip":
+        entities = _unknown(base, entities)
+    return base.add(entities, triples=_triples(arguments.triples), read=read, note=arguments.note)
 
 
 def _edit(base: KnowledgeBase, arguments: argparse.Namespace) -> Change:
     triples, drop = _triples(arguments.triples), _triples(arguments.drop)
-    return base.edit(_entities(arguments), triples=triples, drop=drop, note=arguments.note)
+    return base.edit(_entities(arguments, base), triples=triples, drop=drop, note=arguments.note)
 
 
 def _remove(base: KnowledgeBase, arguments: argparse.Namespace) -> Change:
@@ -143,11 +151,13 @@ def _log_line(said: dict[str, Any]) -> str:
     return f"{said['time']}  {_counts(said, said['revision'])}{note}"
 
 
-def _entities(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _entities(arguments: argparse.Namespace, base: KnowledgeBase) -> Iterator[dict[str, Any]]:
     """The entities of the table, then the one of the command line; only what is said of them."""
     from kinject.knowledge.importers.table import BUILD_COLUMNS, read_rows
 
-    if arguments.entities is not None:
+    if arguments.entities is not None and (own := _own_table(arguments, base)) is not None:
+        yield from own
+    elif arguments.entities is not None:
         empty_says_nothing = any(suffix in SUFFIXES for suffix in arguments.entities.suffixes)
         for _, row in read_rows(arguments.entities, arguments.separator, BUILD_COLUMNS):
             yield {name: value for name, value in row.items() if value or not empty_says_nothing}
@@ -163,6 +173,33 @@ def _entities(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"id": arguments.id, **said, **({"triples": facts} if facts else {})}
     elif said or facts:
         raise InputError("--label, --alias, --description, --fact", "they are of one entity", "name it: --id")
+
+
+def _unknown(base: KnowledgeBase, entities: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Those that are not there; says how many are, and raises InputError where all are."""
+    given = list(entities)
+    rows = base.rows([str(one.get("id", "")) for one in given])
+    print(f"{sum(row >= 0 for row in rows.tolist()):,} entities are there already and stay as they are")
+    return iter([one for one, row in zip(given, rows.tolist(), strict=True) if row < 0])
+
+
+def _own_table(arguments: argparse.Namespace, base: KnowledgeBase) -> Iterator[dict[str, Any]] | None:
+    """The entities of a table with the columns that the base was built of; None where it is no such table."""
+    from kinject.data.tables import read_table
+    from kinject.knowledge.facts_of_columns import FactColumns, read_entities
+
+    columns = FactColumns.of(base.manifest)
+    if columns is None:
+        return None
+    rows = list(read_table(str(arguments.entities)))
+    if rows and columns.id not in rows[0][1] and "id" in rows[0][1]:
+        return None
+    told, entities = read_entities(rows, columns, str(arguments.entities), lambda one: bool(base.rows([one])[0] >= 0))
+    made = [{name: value for name, value in one.items() if value} for one in entities]
+    if arguments.command == "edit":  # a value that is new to the base is no entity that could be changed
+        made = made[: told.entities]
+    print("\n".join(told.lines()))
+    return iter(made)
 
 
 def _read(arguments: argparse.Namespace) -> dict[str, Any]:

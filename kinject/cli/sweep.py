@@ -6,6 +6,7 @@ python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir r
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import statistics
@@ -27,8 +28,13 @@ examples:
   python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir runs/seeds
   python -m kinject.sweep --config configs/delivery.py --config configs/delivery.py:no_answer_triples \\
       --seeds 0,1,2 --workdir runs/both
+  kinject sweep --config own:my,host=runs/own/host --vary stages.plugin.initialise=ridge_mention,zero \\
+      --seeds 0,1,2 --workdir runs/starts
   python -m kinject.sweep ... --lines          one command a run, for a cluster's scheduler; gather afterwards with
   python -m kinject.sweep ... --gather         the same arguments
+
+--vary PLACE=VALUE,VALUE runs every config with each of the values of an entry; given more than once, with all their
+combinations. --config.a.b=VALUE replaces an entry in all runs, as of kinject train.
 
 Each run has a workdir of its own below --workdir. The same command again resumes what was cut short and skips what is
 done. The table is written to results.md, results.csv and results.parquet: one row a config and measure, mean and
@@ -38,17 +44,29 @@ standard deviation over the seeds; with matplotlib, report.html shows it with pl
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One config with one seed."""
+    """One config with one seed.
+
+    Attributes:
+      config: as it was given.
+      overrides: `a.b=value` of its entries, the same in all runs.
+      changes: the same of what is varied.
+    """
 
     config: str
     seed: int
     workdir: Path
     overrides: tuple[str, ...]
+    changes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        return row_of(self.config, self.changes)
 
     @property
     def command(self) -> list[str]:
         """The arguments of Python that run it."""
-        flags = [f"--config.seed={self.seed}", *(f"--config.{override}" for override in self.overrides)]
+        flags = [f"--config.seed={self.seed}", *(f"--config.{one}" for one in self.overrides + self.changes)]
         return ["-m", "kinject.train", "--config", self.config, *flags, "--workdir", str(self.workdir)]
 
     @property
@@ -65,6 +83,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
         epilog=EXAMPLES,
     )
     parser.add_argument("--config", required=True, action="append", metavar="FILE.py[:ARG]", help="may be repeated")
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="PLACE=V,V,…", help="an entry's values, each in runs of its own"
+    )
     parser.add_argument("--seeds", default="0", metavar="N,N,…", help="seeds of every config (default 0)")
     parser.add_argument("--workdir", required=True, type=Path, metavar="DIR", help="a folder for all runs")
     what = parser.add_mutually_exclusive_group()
@@ -77,9 +98,35 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     return known, tuple(argument.removeprefix("--config.") for argument in rest)
 
 
-def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str, ...]) -> list[SweepRun]:
-    """The runs, each with a workdir named after its config and seed."""
-    from kinject.config import config_file
+def varied(vary: Sequence[str]) -> list[tuple[str, ...]]:
+    """`PLACE=V,V` of each entry -> the overrides of each combination; one empty combination where nothing varies."""
+    choices = []
+    for one in vary:
+        place, equals, values = one.partition("=")
+        given = [value for value in values.split(",") if value]
+        if not equals or not place or len(set(given)) < max(len(given), 1):
+            raise InputError(f"--vary {one}", "it names no entry with different values", "write --vary a.b=1,2,3")
+        choices.append([f"{place}={value}" for value in given])
+    places = [one.partition("=")[0] for one in vary]
+    if twice := next((one for one in places if places.count(one) > 1), None):
+        raise InputError(f"--vary {twice}", "it is given twice", "put all its values behind one =")
+    return list(itertools.product(*choices))
+
+
+def row_of(config: str, changes: Sequence[str]) -> str:
+    """What the row of a config with some entries replaced is called: as a config with an argument."""
+    return config if not changes else f"{config}{',' if ':' in config else ':'}{','.join(changes)}"
+
+
+def plan(
+    configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str, ...], vary: Sequence[str] = ()
+) -> list[SweepRun]:
+    """The runs, each with a workdir named after its config, what is varied of it, and its seed.
+
+    Raises:
+      InputError: no such config, an entry that it has not, or seeds that are none.
+    """
+    from kinject.config import config_file, read_config
 
     try:
         numbers = [int(part) for part in seeds.split(",")]
@@ -87,11 +134,14 @@ def plan(configs: Sequence[str], seeds: str, workdir: Path, overrides: tuple[str
         raise InputError(f"--seeds {seeds}", "they are whole numbers with commas between") from None
     if min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise InputError(f"--seeds {seeds}", "they are different whole numbers from 0")
-    for config in configs:
+    runs = []
+    for config, changes in itertools.product(configs, varied(vary)):
         config_file(config.partition(":")[0], config)
-    return [
-        SweepRun(config, seed, run_folder(workdir, config, seed), overrides) for config in configs for seed in numbers
-    ]
+        if changes:
+            read_config(config, changes)  # an entry that there is not is told before anything runs
+        folders = [run_folder(workdir, row_of(config, changes), one) for one in numbers]
+        runs += [SweepRun(config, *one, overrides, changes) for one in zip(numbers, folders, strict=True)]
+    return runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace, overrides: tuple[str, ...]) -> int:
     """Runs what is asked for and gathers it; returns the exit code."""
-    runs = plan(arguments.config, arguments.seeds, arguments.workdir, overrides)
+    runs = plan(arguments.config, arguments.seeds, arguments.workdir, overrides, arguments.vary)
     if arguments.lines:
         print("\n".join(shlex.join(["python", *each.command]) for each in runs))
         return 0
@@ -143,9 +193,9 @@ def summarise(runs: Sequence[SweepRun]) -> Iterator[dict[str, Any]]:
     published: dict[str, Mapping[str, float]] = {}
     for run in runs:
         if run.results.exists():
-            published[run.config] = json.loads((run.workdir / "config.json").read_text()).get("published", {})
+            published[run.name] = json.loads((run.workdir / "config.json").read_text()).get("published", {})
             for measure, value in numbers_in(json.loads(run.results.read_text())):
-                found.setdefault((run.config, measure), {})[run.seed] = value
+                found.setdefault((run.name, measure), {})[run.seed] = value
     for (config, measure), by_seed in found.items():
         values = list(by_seed.values())
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0

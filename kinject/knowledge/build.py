@@ -81,6 +81,8 @@ class Given:
       unknown: what becomes of a triple whose head or tail is no entity.
       triples_format: whose file `triples` is; see kinject.knowledge.commonsense.
       keep: which of its triples are read.
+      table: which columns of a table of the user's own `entities` was made of; noted, so that the base can grow by such
+        tables.
     """
 
     entities: Path | None = None
@@ -92,6 +94,7 @@ class Given:
     unknown: Unknown = "refuse"
     triples_format: TriplesFormat = "tsv"
     keep: Filter = field(default_factory=Filter)
+    table: Mapping[str, Any] | None = None
 
 
 def build_knowledge(
@@ -133,6 +136,8 @@ def build_knowledge(
         if vectors is None:
             vectors = _made_vectors(stack, folder, making, table, collected, progress)
         note = {"files": _names(given), "triples_skipped": collected.skipped, **(vectors.provenance or {})}
+        if given.table is not None:
+            note["table"] = dict(given.table)
         if given.triples_format != "tsv":
             note |= {
                 "triples_format": given.triples_format,

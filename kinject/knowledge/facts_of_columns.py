@@ -7,9 +7,10 @@ and value (`form: tablet`): it takes a vector, and no text is linked to it by ch
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kinject.errors import InputError, did_you_mean
 
@@ -41,6 +42,16 @@ class FactColumns:
         """All of them."""
         some = (self.id, self.label, self.aliases, self.description, *self.facts)
         return tuple(dict.fromkeys(one for one in some if one is not None))
+
+    def to_json(self) -> dict[str, Any]:
+        """As the provenance of a knowledge base has it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> FactColumns | None:
+        """The columns that a knowledge base was built of, by its manifest; None where it was built otherwise."""
+        told = manifest.get("provenance", {}).get("table")
+        return None if told is None else cls(**{**told, "facts": tuple(told["facts"])})
 
 
 @dataclass
@@ -84,9 +95,33 @@ def write_entities(rows: Iterable[tuple[str, Row]], columns: FactColumns, path: 
     Raises:
       InputError: a column that there is not, an empty id, or one that occurs twice.
     """
+    told, entities = read_entities(rows, columns, path.stem)
+    with path.open("w", encoding="utf-8") as file:
+        for made in entities:
+            file.write(json.dumps(made, ensure_ascii=False) + "\n")
+    return told
+
+
+def read_entities(
+    rows: Iterable[tuple[str, Row]], columns: FactColumns, name: str, known: Callable[[str], bool] = lambda one: False
+) -> tuple[TableSummary, Iterator[dict[str, Any]]]:
+    """The entities of a table, each with its triples, and after them those that values of facts became.
+
+    Args:
+      rows: as of `write_entities`.
+      columns: what its columns are.
+      name: what the table is called in messages.
+      known: whether there is an entity of an id already: a value that is one stands for it, and none is made anew.
+
+    Returns:
+      (what became of the table, complete once the entities were read; the entities).
+
+    Raises:
+      InputError: as of `write_entities`.
+    """
     held = list(rows)
     if not held:
-        raise InputError(path.stem, "the table has no row", "its first line names the columns")
+        raise InputError(name, "the table has no row", "its first line names the columns")
     first = held[0][1]
     for one in columns.named:
         if one not in first:
@@ -100,21 +135,25 @@ def write_entities(rows: Iterable[tuple[str, Row]], columns: FactColumns, path: 
         if one in ids:
             raise InputError(where, f"{columns.id} {one!r} stands in {ids[one]} already", "keep one row of each")
         ids[one] = where
+    return told, _entities([row for _, row in held], columns, lambda one: one in ids or known(one), told)
+
+
+def _entities(
+    rows: Sequence[Row], columns: FactColumns, known: Callable[[str], bool], told: TableSummary
+) -> Iterator[dict[str, Any]]:
     values: dict[str, None] = {}
-    with path.open("w", encoding="utf-8") as file:
-        for _, row in held:
-            triples = list(_triples(row, columns, ids, values, told))
-            made = {"id": row[columns.id], "label": row[columns.label or columns.id], "triples": triples}
-            made["aliases"] = _split(row[columns.aliases], columns.separator) if columns.aliases else []
-            made["description"] = row[columns.description] if columns.description else ""
-            file.write(json.dumps(made, ensure_ascii=False) + "\n")
-        for value in values:
-            file.write(json.dumps({"id": value, "label": value}, ensure_ascii=False) + "\n")
-    return told
+    for row in rows:
+        triples = list(_triples(row, columns, known, values, told))
+        made = {"id": row[columns.id], "label": row[columns.label or columns.id], "triples": triples}
+        made["aliases"] = _split(row[columns.aliases], columns.separator) if columns.aliases else []
+        made["description"] = row[columns.description] if columns.description else ""
+        yield made
+    for value in values:
+        yield {"id": value, "label": value}
 
 
 def _triples(
-    row: Row, columns: FactColumns, ids: Mapping[str, str], values: dict[str, None], told: TableSummary
+    row: Row, columns: FactColumns, known: Callable[[str], bool], values: dict[str, None], told: TableSummary
 ) -> Iterable[Sequence[str]]:
     for column in columns.facts:
         found = _split(row[column], columns.separator)
@@ -122,8 +161,8 @@ def _triples(
         told.empty[column] = told.empty.get(column, 0) + (not found)
         told.values.setdefault(column, 0)
         for value in found:
-            tail = value if value in ids else f"{column}: {value}"
-            if tail not in ids and tail not in values:
+            tail = value if known(value) else f"{column}: {value}"
+            if tail not in values and not known(tail):
                 values[tail] = None
                 told.values[column] += 1
             yield column, tail

@@ -120,13 +120,10 @@ class Host:
         plugged = [f"{name} ({base.size:,} entities)" if base is not None else name for name, base in read.items()]
         return f"Host({', '.join(told)}; plugged in: {', '.join(plugged) or 'nothing'})"
 
-    def _watched(
-        self, answers: Iterator[Prediction | Refused], active: ActivePlugins
-    ) -> Iterator[Prediction | Refused]:
+    def _watched(self, answers: Iterator[Prediction | Refused]) -> Iterator[Prediction | Refused]:
         """Says once where plugins are in that read entities, and an answer comes in which none read any."""
         for one in answers:
-            nothing = isinstance(one, Prediction) and all(linked.plugin is None for linked in one.entities)
-            if nothing and active.reads_slots and not self._told:
+            if isinstance(one, Prediction) and one.host_alone and not self._told:
                 self._told = True
                 log.warning("input %d names no entity that a plugin knows: its answer is the host's own", one.line)
             yield one
@@ -317,7 +314,7 @@ class Host:
         now = self._arrangement.alone if self._off else self._arrangement
         queries = read_queries(numbered, name, (linker,) if linker else now.linkers)
         explainer = Explainer(self.engine, now) if explain else None
-        answers = self._watched(self.engine.answer(queries, now, top=top, compare=compare, explainer=explainer), now)
+        answers = self._watched(self.engine.answer(queries, now, top=top, compare=compare, explainer=explainer))
         return answers if errors == "yield" else _raising(answers)
 
 

@@ -313,6 +313,13 @@ class ActivePlugins:
         return self.plugin is not None and self.plugin.reads_slots
 
     @property
+    def reads_mentions_alone(self) -> bool:
+        """Whether an answer is the host's own where no mention is read: nothing is found by search or in a memory."""
+        made = self.plugin
+        finds = bool(self.memories) or getattr(getattr(made, "config", None), "retrieve", False)
+        return made is not None and made.reads_examples() and not finds
+
+    @property
     def memories(self) -> tuple[PassageMemory, ...]:
         """The memories that the one plugin reads; none where there are several plugins."""
         return self.plugged[0].memories if len(self.plugged) == 1 else ()

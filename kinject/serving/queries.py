@@ -229,6 +229,7 @@ class Prediction:
       truncated: whether the text was too long for the host, and lost what is farthest from its mentions.
       vector: float32 [D], of a task that answers with a vector; there are no labels then.
       vector_before: the same of the host alone; None unless asked for.
+      host_alone: whether plugins are in that read entities, and none of them read any here: the answer is the host's.
     """
 
     line: int
@@ -240,6 +241,7 @@ class Prediction:
     truncated: bool = False
     vector: np.ndarray | None = None
     vector_before: np.ndarray | None = None
+    host_alone: bool = False
 
     def __repr__(self) -> str:
         told = [_shown(self.labels) if self.vector is None else f"a vector of {len(self.vector)} numbers"]
@@ -248,6 +250,7 @@ class Prediction:
         told += [f"{one.name or one.entity!r} read by {one.plugin}" for one in self.entities if one.plugin is not None]
         nobody = sum(one.plugin is None for one in self.entities)
         told += [f"{nobody} mention{'s' if nobody > 1 else ''} read by nobody"] if nobody else []
+        told += ["no plugin read anything: the host's own answer"] if self.host_alone else []
         told += ["truncated"] if self.truncated else []
         return f"Prediction({', '.join(told)})"
 
@@ -275,6 +278,8 @@ class Prediction:
             made["before"] = [one.to_json() for one in self.before]
         if self.explanation is not None:
             made["explain"] = self.explanation.to_json()
+        if self.host_alone:
+            made["host_alone"] = True
         if self.truncated:
             made["truncated"] = True
         return made
