@@ -31,7 +31,12 @@ FIT = "fit.buckets=1", "fit.optimizer.learning_rate=0.03"
 def small(words, base):
     """A command of the page for a small host, which learns faster and reads less."""
     if words[0] == "train":
-        host = [f"host.base={base}", "host.fit.epochs=30", "host.fit.buckets=1", "host.fit.optimizer.learning_rate=0.003"]
+        host = [
+            f"host.base={base}",
+            "host.fit.epochs=30",
+            "host.fit.buckets=1",
+            "host.fit.optimizer.learning_rate=0.003",
+        ]
         return words + [f"--config.stages.{one}" for one in (*host, *(f"plugin.{one}" for one in FIT))]
     if words[0] == "tune":
         return [*words, "--buckets=1", "--learning_rate=0.03"]
@@ -89,7 +94,9 @@ def test_a_classifier_is_answered_alone_and_with_a_plugin(followed):
     folder, said = followed
     _, alone, tuned, plugged = said[2]
     assert all(one["entities"] == [] and one["labels"] for one in answers(alone)) and "wrong vectors" in tuned
-    assert [one["before"][0]["label"] for one in answers(plugged)] == [one["labels"][0]["label"] for one in answers(alone)]
+    assert [one["before"][0]["label"] for one in answers(plugged)] == [
+        one["labels"][0]["label"] for one in answers(alone)
+    ]
     assert all(one["entities"][0]["plugin"] == "plugin" for one in answers(plugged))
     kept = (folder / "my/classifier/model.safetensors").read_bytes()
     assert kept == (folder / "runs/own/host/model.safetensors").read_bytes()
@@ -112,7 +119,9 @@ def test_an_ablation_is_a_row_a_start_with_its_report(followed, monkeypatch, cap
     assert main(["sweep", *words, "--lines"]) == 0
     lines = [shlex.split(line)[3:] for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 9
-    assert main(["train", *lines[3], "--config.stages.plugin.fit.epochs=None", "--config.stages.plugin.fit.steps=2"]) == 0
+    assert (
+        main(["train", *lines[3], "--config.stages.plugin.fit.epochs=None", "--config.stages.plugin.fit.steps=2"]) == 0
+    )
     assert sweep.main([*words, "--gather"]) == 0
     (name,) = FinishedSweep.open("runs/starts").runs
     assert name == "own:my,host=my/classifier,stages.plugin.initialise=zero"
