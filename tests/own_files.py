@@ -4,8 +4,8 @@
 
 `crm.csv` has the same customers as somebody's software would write them: other columns, semicolons, facts in the place
 of a description. `crm_later.csv` is the same table when ten more have come, and `later.txt` has requests of three of
-these. A desk answers for some countries. Two requests in five say the customer's country or a city; for the others one must
-know the customer. Requests stand by customer, so that parts of the file share no customer but where they are cut.
+these. A desk answers for some countries. Two requests in five say the customer's country or a city; for the others one
+must know the customer. Requests stand by customer, so that parts of the file share no customer but where they are cut.
 """
 
 import csv
@@ -86,7 +86,7 @@ def later(draw: random.Random, rows: list[dict], number: int = 10) -> list[dict]
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    """Writes customers.csv, requests.csv and new.txt, three requests of the last customers; crm.csv and what is later."""
+    """Writes customers.csv, requests.csv, new.txt (three requests of the last customers), crm.csv and what is later."""
     draw = random.Random(seed)
     rows = customers(draw)
     asked = requests(draw, rows)

@@ -1,11 +1,10 @@
-"""docs/jobs.md as a newcomer would follow it: its blocks run as they stand, in one process, on a small model for MiniLM."""
+"""docs/jobs.md as a newcomer would follow it: its blocks run as they stand, in one process, on a small model."""
 
 import io
 import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
