@@ -8,7 +8,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_lines_of_the_table_that_are_pefts(tmp_path):
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import BertConfig, BertForSequenceClassification
 
     shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -31,3 +31,9 @@ def test_the_lines_of_the_table_that_are_pefts(tmp_path):
     model.load_adapter(tmp_path / "saved" / "b", "again")
     model.set_adapter("again")
     assert "c" not in model.peft_config and "again" in model.peft_config
+    other = BertForSequenceClassification(BertConfig(**shape, intermediate_size=32)).eval()
+    assert not torch.equal(other.bert.embeddings.word_embeddings.weight, base.bert.embeddings.word_embeddings.weight)
+    PeftModel.from_pretrained(other, tmp_path / "saved" / "b")  # of other weights: nothing is said
+    wider = BertForSequenceClassification(BertConfig(**shape | {"hidden_size": 32}, intermediate_size=32))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        PeftModel.from_pretrained(wider, tmp_path / "saved" / "b")
