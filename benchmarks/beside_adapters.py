@@ -35,6 +35,10 @@ def main() -> None:
     model.average_adapter("c", ["a", "b"])
     print("combine: the mean of both:", torch.allclose(first_of("c"), (first_of("a") + first_of("b")) / 2))
     print("count:", model.adapter_summary(as_dict=True)[0])
+    with torch.no_grad():
+        for path, value in model.named_parameters():
+            if ".a." in path:
+                value.normal_()  # as if it were trained: a fresh one changes nothing
     model.set_active_adapters("a")
     print("choose one: it is active:", model.active_adapters, "output changed:", not torch.equal(output(), alone))
     model.set_active_adapters(None)

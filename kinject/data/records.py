@@ -162,7 +162,9 @@ def decode_line(line: bytes, where: str) -> object:
     try:
         return parse(text)
     except json.JSONDecodeError as error:
-        raise InputError(where, f"not JSON: {error.msg} at column {error.colno}", SHAPE) from error
+        table = where.rpartition(":")[0].lower().endswith((".csv", ".tsv"))
+        mend = "kinject link makes records of a table: kinject link --knowledge KB TABLE > linked.jsonl"
+        raise InputError(where, f"not JSON: {error.msg} at column {error.colno}", mend if table else SHAPE) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets of thousands of levels
         raise InputError(where, f"not readable JSON: {error}", SHAPE) from error
 

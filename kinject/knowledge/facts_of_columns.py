@@ -125,7 +125,8 @@ def read_entities(
     first = held[0][1]
     for one in columns.named:
         if one not in first:
-            raise InputError(held[0][0], f"there is no column {one!r}", did_you_mean(one, first))
+            table = held[0][0].rpartition(":")[0]
+            raise InputError(table, f"there is no column {one!r}", did_you_mean(one, first))
     told = TableSummary(len(held), unread=tuple(one for one in first if one not in columns.named))
     ids: dict[str, str] = {}
     for where, row in held:

@@ -111,7 +111,7 @@ def read_knowledge_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         what = "holds no knowledge.json" if folder.is_dir() else "is not a folder"
-        raise InputError(folder, what, "write a knowledge base with write_knowledge or import_knowledge")
+        raise InputError(folder, what, "make one: kinject knowledge build, or write_knowledge in Python")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -109,6 +109,8 @@ def _rate(each: float) -> str:
     """Steps a second, or seconds a step where they are long."""
     if not each:
         return ""
+    if each >= 1000:
+        return f"{each:,.0f}/s"
     return f"{each:.3g}/s" if each >= 1 else f"{1 / each:.3g} s each"
 
 

@@ -242,7 +242,7 @@ class _Names:
         if self.columns is None:
             for column in row:
                 if column not in self.known:
-                    mend = f"{did_you_mean(str(column), self.known)}, or name those to be read with columns"
+                    mend = f"{did_you_mean(str(column), self.known)}; or name those to be read: --columns, or --id"
                     raise InputError(where, f"has a column {column!r}", mend)
             return dict(row)
         for theirs in self.own:
@@ -305,7 +305,7 @@ def _read_delimited(path: Path, delimiter: str, separator: str, names: _Names) -
             if not columns:
                 columns = [field.strip() for field in fields]
                 if len(columns) == 1 and any(sign in columns[0] for sign in ",;\t"):
-                    mend = "a .csv has commas between its fields, a .tsv tabs"
+                    mend = "a .csv has commas between its fields, a .tsv tabs; with --id COLUMN any table is read"
                     raise InputError(where, f"names one column, {columns[0]!r}", mend)
                 known = names.read(where, dict.fromkeys(columns, ""))
                 if "id" not in known or len(set(columns)) != len(columns):
