@@ -20,7 +20,7 @@ from kinject.training.config import ready_fit
 SETTINGS = {
     "base": "runs/quickstart",
     "domain": "geography",
-    "steps": 100,
+    "steps": 60,
     "rates": "0.0003+0.001+0.003+0.01",
 }
 PLUGLM = {"name": "pluglm", "layers": (5,), "query": "mention", "query_from": "embeddings", "beta": 10.0}
@@ -42,10 +42,11 @@ def settings_of(arg):
 
 
 def fit(method, steps, rate):
-    """What `kinject tune` takes, but for the steps and the rate."""
+    """What `kinject tune` takes, but for the steps, the rate, and the quickstart's faster units."""
     made = ready_fit(method)
     del made["epochs"]
-    return {**made, "steps": steps, "optimizer": {**made["optimizer"], "learning_rate": rate}}
+    optimizer = {**made["optimizer"], "learning_rate": rate}
+    return {**made, "steps": steps, "compute_dtype": "bfloat16_dots", "optimizer": optimizer}
 
 
 def trained(method, settings, rate, domain=None):
