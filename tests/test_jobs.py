@@ -74,6 +74,7 @@ def answers(printed):
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_a_table_with_odd_columns_becomes_a_plugin(followed):
     folder, said = followed
     build, _, split, _, asked = said[1][1:]
@@ -84,6 +85,7 @@ def test_a_table_with_odd_columns_becomes_a_plugin(followed):
     assert [one["entities"][0]["entity"] for one in answers(asked)] == ["C199", "C198", "C197"]
 
 
+@pytest.mark.slow
 def test_a_classifier_is_answered_alone_and_with_a_plugin(followed):
     folder, said = followed
     _, alone, tuned, plugged = said[2]
@@ -96,6 +98,7 @@ def test_a_classifier_is_answered_alone_and_with_a_plugin(followed):
     assert kept == (folder / "runs/own/host/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_catalogue_that_has_grown_is_read_by_the_same_plugin(followed):
     _, (added, asked) = followed[0], followed[1][4]
     assert "200 entities are there already" in added and "C200: placed by triples of 3, trust" in added
@@ -103,6 +106,7 @@ def test_a_catalogue_that_has_grown_is_read_by_the_same_plugin(followed):
     assert not any(one.get("host_alone") for one in answers(asked))
 
 
+@pytest.mark.slow
 def test_an_ablation_is_a_row_a_start_with_its_report(followed, monkeypatch, capsys):
     """The runs of the sweep are one, with two steps; the others are left out, as of a sweep that was cut short."""
     folder, _ = followed
