@@ -45,6 +45,10 @@ BUILDERS = {  # data set -> module of this package : class
     "entity_inferences": "entity_propagation:EntityInferences",
     "ecbd": "entity_propagation:Ecbd",
     "commonsenseqa": "multiple_choice:Commonsenseqa",
+    "ripple_edits": "ripple_edits:RippleEdits",
+    "mquake": "editing:Mquake",
+    "counterfact": "editing:Counterfact",
+    "zsre": "editing:Zsre",
     "jsonl": "corpora:Jsonl",
 }
 BLOCK = 4096

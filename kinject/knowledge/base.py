@@ -181,8 +181,9 @@ class KnowledgeBase(View):
     ) -> Change:
         """Changes entities as one revision, and goes on to it; what is not named stays as it is.
 
-        A triple replaces the ones of its head and relation; the head is placed anew. An entity whose description
-        changes is placed anew where its vector was made of it. All others keep their vectors, bit for bit.
+        A triple replaces the ones of its head and relation, and the head moves by what it says and they did not; a head
+        that gains or loses a fact is placed anew by all its triples. An entity whose description changes is placed
+        anew where its vector was made of it. All others keep their vectors, bit for bit.
 
         Args:
           entities: {"id", and what changes of "label", "aliases", "description", "vector", "triples"}.

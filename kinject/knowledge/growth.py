@@ -15,6 +15,7 @@ import numpy as np
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.arrivals import Arrivals, Spot
 from kinject.knowledge.manifest import blocks
+from kinject.knowledge.moves import moves, told_of
 from kinject.knowledge.overlay import Overlay
 from kinject.knowledge.placement import Placed
 from kinject.knowledge.revisions import Revision, move_head, write_record
@@ -99,9 +100,10 @@ def edit(
     for one in [*change.entities, *(head for head, _, _ in given)]:
         _known(view, one)
     heads = list(dict.fromkeys([*(one[0] for one in given), *(one[0] for one in dropped)]))
-    now = triples_of(view, [row for row in view.rows(heads).tolist() if row >= 0])
+    asked = list(dict.fromkeys([*change.entities, *heads]))
+    now = triples_of(view, [row for row in view.rows(asked).tolist() if row >= 0])
     names = _NamedTriples(view)
-    held = {names.of(triple) for some in now.values() for triple in some}
+    held = {names.of(triple) for row in view.rows(heads).tolist() for triple in now.get(row, ())}
     for triple in dropped:
         if triple not in held and not any(triple in some for some in view.overlay.waiting.values()):
             raise InputError(f"triple {' '.join(triple)}", "it is not there", "see them: kinject knowledge inspect")
@@ -113,12 +115,20 @@ def edit(
     if not change.entities and not change.triples and not change.dropped:
         raise InputError("edit", "there is nothing to change", "give entities, triples, or triples to drop")
     placing = Arrivals(view, change.relations)
+    told = told_of(change.triples, change.dropped, held)
+    bare = [one for one, there in zip(heads, view.present(view.rows(heads)), strict=True) if not there]
+    moving = [one for one in heads if one not in bare and one not in change.vectors]
+    moved = moves(view, placing.parts, moving, told) if placing.by_graph else {}
     gone, spots = set(change.dropped), {}
-    for one in dict.fromkeys([*change.entities, *heads]):
+    for one in asked:
         facts, row = change.entities.setdefault(one, {}), int(view.rows([one])[0])
         by_facts, by_words = one in heads and placing.by_graph, "description" in facts and placing.by_words
-        if one not in change.vectors and (by_facts or by_words):
-            kept = [names.of(triple) for triple in triples_of(view, [row])[row]]
+        if one in moved and not by_words:
+            if (found := moved[one]) is not None:
+                change.placed.append(found[0])
+                change.vectors[one] = found[1]
+        elif one not in change.vectors and (by_facts or by_words):
+            kept = [names.of(triple) for triple in now[row]]
             described = facts.get("description", view.entity(row).description)
             spots[one] = Spot(one, described, [triple for triple in kept if triple not in gone])
     _settle(view, change, placing, spots, {})
@@ -197,9 +207,11 @@ def _settle(
     view: View, change: Change, placing: Arrivals, spots: dict[str, Spot], read: Mapping[str, np.ndarray]
 ) -> None:
     """Places those that have no vector of their own, and writes down how each was placed."""
+    told = {one.id for one in change.placed}
     for one, vector in change.vectors.items():
         placing.give(one, vector)
-        change.placed.append(Placed(one, "given"))
+        if one not in told:
+            change.placed.append(Placed(one, "given"))
     spots = {one: spot for one, spot in spots.items() if one not in change.vectors}
     for placed, made in placing.place(spots, change.triples, read):
         if made is not None or view.present(view.rows([placed.id]))[0]:

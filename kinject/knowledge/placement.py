@@ -35,7 +35,8 @@ class Placed(NamedTuple):
 
     Attributes:
       id: the entity.
-      by: "triples", "description", "sentences", "given", several joined by "and", or "" where it has no vector yet.
+      by: "triples", "description", "sentences", "given", several joined by "and"; "changed triples" where those moved
+        it; or "" where it has no vector yet.
       evidence: how many triples or sentences said where it lies.
       waiting: triples of it that name entities which are not there, or have no vector.
       trust: 0 to 1; None for a vector that was given.

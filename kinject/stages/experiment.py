@@ -28,6 +28,8 @@ from kinject.stages.base import Run, Stage, StageConfig
 from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
 from kinject.stages.e_bert import EBertStage
+from kinject.stages.edit import EditStage
+from kinject.stages.edit_questions import EditQuestionsStage
 from kinject.stages.evaluate import EvaluateStage
 from kinject.stages.folds import FoldsStage
 from kinject.stages.host import HostStage
@@ -57,6 +59,8 @@ STAGES: dict[str, type[Stage]] = {
     "evaluate": EvaluateStage,
     "compare": CompareStage,
     "pairs": PairsStage,
+    "edit": EditStage,
+    "edit_questions": EditQuestionsStage,
     "typing_rivals": TypingRivalsStage,
     "folds": FoldsStage,
 }

@@ -1,0 +1,96 @@
+"""Knowledge that lives, measured: facts changed and entities that come and go, while host and plugins stay as they are.
+
+    python -m kinject.train --config configs/living.py --workdir runs/living
+    python -m kinject.train --config configs/living.py:base=runs/quickstart --workdir runs/living
+
+Geography, host and plugin are the quickstart's; `base=DIR` takes them from a finished run of configs/quickstart.py with
+the same seed. Three more methods are put beside the plugin: Kformer and PlugLM, trained through the same host on the
+same questions, and facts as text, which trains nothing. Then facts of cities that nobody was trained on are changed,
+and all four are asked: the new fact, the same in other words, what follows from it, and what it must leave alone.
+"""
+
+from quickstart import TEXT, plugin
+from quickstart import get_config as quickstart
+
+DOMAIN = "geography"
+EDITS = {"country": 200, "size": 50, "part_of_country": 50, "nearest_large_city": 50}
+PASSAGES = {
+    "country": "[head] is a city in [tail].",
+    "size": "[head] is a [tail] city.",
+    "part_of_country": "[head] lies in the [tail] of its country.",
+    "nearest_large_city": "The nearest large city to [head] is [tail].",
+}
+KFORMER = {"name": "kformer", "layers": (3, 4, 5), "facts": 12, "form": "triples", "entities": 1, "retrieve": False}
+PLUGLM = {"name": "pluglm", "layers": (5,), "query": "mention", "query_from": "embeddings", "beta": 10.0}
+RETRIEVAL = (r"plugin/(to_key|pool)/.*", r"plugin/readers/\d+/(pool|query|query_norm)/.*")  # names find each other
+
+
+def kformer():
+    """Facts as neurons of the upper feed-forwards."""
+    return plugin(DOMAIN, "plugin", epochs=4, learning_rate=1e-3) | {"method": KFORMER, "initialise": "random"}
+
+
+def pluglm():
+    """A memory of passages, one a fact."""
+    trained = plugin(DOMAIN, "plugin", epochs=4, learning_rate=3e-3)
+    return {
+        **{name: trained[name] for name in ("task", "host", "data")},
+        "kind": "memory_plugin",
+        "passages": ("@passages/passages.jsonl",),
+        "length": 16,
+        "refresh_every": 30,
+        "method": PLUGLM,
+        "train": (*((rule, "freeze") for rule in RETRIEVAL), ("plugin/.*", "train"), (".*", "freeze")),
+        "fit": trained["fit"] | {"buckets": 1},
+    }
+
+
+def edited():
+    """The four methods before and after."""
+    return {
+        "kind": "edit",
+        "host": "@host",
+        "compute_dtype": "bfloat16_dots",
+        "knowledge": f"@{DOMAIN}/knowledge",
+        "data": ("@edits/records/edits.jsonl",),
+        "methods": {
+            "map_tuning": {"plugin": f"@{DOMAIN}_plugin"},
+            "kformer": {"plugin": "@kformer"},
+            "pluglm": {"plugin": "@pluglm/plugin", "memory": "@pluglm/memory"},
+            "text": {"plugin": TEXT},
+        },
+        "templates": PASSAGES,
+    }
+
+
+def of_base(value, base):
+    """Settings with what the quickstart's workdir holds in the place of stages."""
+    if isinstance(value, dict):
+        return {key: of_base(one, base) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(of_base(one, base) for one in value)
+    of_quickstart = isinstance(value, str) and value.startswith(("@host", f"@{DOMAIN}/", f"@{DOMAIN}_plugin"))
+    return f"{base}/{value[1:]}" if of_quickstart else value
+
+
+def get_config(arg=""):
+    name, _, base = arg.partition("=")
+    if arg and (name != "base" or not base):
+        raise ValueError(f"unknown argument {arg!r}; there is base=DIR, a run of configs/quickstart.py")
+    every = quickstart()["stages"]
+    made = {name: every[name] for name in (DOMAIN, "biology", "host", f"{DOMAIN}_plugin")}  # biology's questions too
+    stages = {
+        "kformer": kformer(),
+        "passages": {"kind": "passages", "knowledge": f"@{DOMAIN}/knowledge", "templates": PASSAGES},
+        "pluglm": pluglm(),
+        "edits": {
+            "kind": "edit_questions",
+            "domain": DOMAIN,
+            "knowledge": f"@{DOMAIN}/knowledge",
+            "data": (f"@{DOMAIN}/records/test.jsonl", f"@{DOMAIN}/records/dev.jsonl"),
+            "known_data": (f"@{DOMAIN}/records/host.jsonl",),
+            "edits": EDITS,
+        },
+        "edit": edited(),
+    }
+    return {"name": "living", "seed": 0, "stages": of_base(stages, base) if base else {**made, **stages}}
