@@ -7,6 +7,9 @@ Geography, host and plugin are the quickstart's; `base=DIR` takes them from a fi
 the same seed. Three more methods are put beside the plugin: Kformer and PlugLM, trained through the same host on the
 same questions, and facts as text, which trains nothing. Then facts of cities that nobody was trained on are changed,
 and all four are asked: the new fact, the same in other words, what follows from it, and what it must leave alone.
+
+Then 200 cities are kept out of the graph and of all training, a plugin is tuned without them, and they are added: from
+their triples, from their descriptions, from three sentences each.
 """
 
 from quickstart import TEXT, plugin
@@ -19,6 +22,12 @@ PASSAGES = {
     "size": "[head] is a [tail] city.",
     "part_of_country": "[head] lies in the [tail] of its country.",
     "nearest_large_city": "The nearest large city to [head] is [tail].",
+}
+ANSWERS = {  # by kind of question the relations that hold its answer
+    **dict.fromkeys(("country", "continent", "capital", "currency", "language"), ("country",)),
+    "size": ("size", "size_of", "population"),
+    "part": ("part_of_country",),
+    "metropolis": ("nearest_large_city",),
 }
 KFORMER = {"name": "kformer", "layers": (3, 4, 5), "facts": 12, "form": "triples", "entities": 1, "retrieve": False}
 PLUGLM = {"name": "pluglm", "layers": (5,), "query": "mention", "query_from": "embeddings", "beta": 10.0}
@@ -42,6 +51,27 @@ def pluglm():
         "method": PLUGLM,
         "train": (*((rule, "freeze") for rule in RETRIEVAL), ("plugin/.*", "train"), (".*", "freeze")),
         "fit": trained["fit"] | {"buckets": 1},
+    }
+
+
+def without():
+    """The same graph without 200 cities that will be asked about."""
+    return quickstart()["stages"][DOMAIN] | {"withheld": 200}
+
+
+def lived():
+    """The 200 cities come, from each kind of evidence, and go."""
+    return {
+        "kind": "living",
+        "host": "@host",
+        "compute_dtype": "bfloat16_dots",
+        "knowledge": "@without/knowledge",
+        "plugin": "@without_plugin",
+        "withheld": "@without/withheld.jsonl",
+        "data": (f"@{DOMAIN}/records/test.jsonl",),
+        "trained": {"knowledge": f"@{DOMAIN}/knowledge", "plugin": f"@{DOMAIN}_plugin"},
+        "answers": ANSWERS,
+        "read_data": (f"@{DOMAIN}/records/plugin.jsonl",),
     }
 
 
@@ -92,5 +122,8 @@ def get_config(arg=""):
             "edits": EDITS,
         },
         "edit": edited(),
+        "without": without(),
+        "without_plugin": plugin(DOMAIN, "plugin", epochs=2) | {"knowledge": "@without/knowledge"},
+        "living": lived(),
     }
     return {"name": "living", "seed": 0, "stages": of_base(stages, base) if base else {**made, **stages}}

@@ -51,3 +51,25 @@ def test_a_fact_that_comes_or_goes_places_anew(base):
     assert base.edit(triples=[("C3", "in", "nowhere")]).placed[0].waiting == 1
     (placed,) = base.edit(triples=[("C4", "in", "K3")], vectors={"C4": np.ones(DIM)}).placed
     assert placed.by == "given" and vector(base, "C4").tolist() == [1] * DIM
+
+
+def test_a_description_places_in_a_graph_too(tmp_path):
+    """Words tell the kind and the place, and vectors are the sum of both: a regression finds them."""
+    rng = np.random.default_rng(0)
+    kinds, places = ("port", "hotel", "zoo"), ("oslo", "ghent", "lima", "rome")
+    table = {word: rng.normal(size=DIM) for word in (*kinds, *places)}
+    pairs = [(kinds[i % 3], places[i % 4]) for i in range(120)]
+    stored = np.array([table[kind] + table[place] for kind, place in pairs]) + 0.05 * rng.normal(size=(120, DIM))
+    ids = [f"E{i}" for i in range(120)]
+    texts = [f"a {kind} in {place}" for kind, place in pairs]
+    entries = Entries(ids, labels=ids, descriptions=texts, triples=np.array([[0, 0, 1]]), relations=["near"])
+    base = KnowledgeBase.open(write_entries(tmp_path / "kb", entries, Vectors(stored.astype("f4")), name="graph"))
+    new = {"id": "N1", "description": "a zoo in ghent"}
+    placed = base.add([new, {"id": "N2", "description": "nothing of the sort"}, {**new, "id": "N3"}]).placed
+    assert [(one.id, one.by) for one in placed] == [("N1", "description"), ("N2", ""), ("N3", "description")]
+    assert 0.9 < placed[0].trust <= 1 and base.gather(base.rows(["N2"]))[1].tolist() == [False]
+    np.testing.assert_allclose(vector(base, "N1"), table["zoo"] + table["ghent"], atol=0.2)
+    base.edit([{"id": "N1", "description": "a port in lima"}])
+    np.testing.assert_allclose(vector(base, "N1"), table["port"] + table["lima"], atol=0.2)
+    assert (tmp_path / "kb.told").is_dir() and base.compact() == 2
+    np.testing.assert_allclose(vector(base, "N3"), table["zoo"] + table["ghent"], atol=0.2)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kinject.knowledge.placement import Evidence, Placed, by_descriptions, by_sentences, by_triples, parts_of
+from kinject.knowledge.regressed import by_words
 from kinject.knowledge.space import GRAPHS
 from kinject.knowledge.view import View
 
@@ -77,7 +78,7 @@ class Arrivals:
             self._wake(spots, every)
         found: dict[str, tuple[np.ndarray, int, float]] = {}
         unready = self._rounds(spots, every, found) if self.by_graph else {}
-        words = self._by_words(spots)
+        words = self._by_words(spots, found)
         late = [one for one in spots if one in read and one not in found and one not in words]
         heard = by_sentences(self.view, read, late) if late else None
         made: list[tuple[Placed, np.ndarray | None]] = []
@@ -158,13 +159,19 @@ class Arrivals:
         waits = np.bincount(table[0][~ready[table[2]]], minlength=len(ids))
         return {one: int(count) for one, count in zip(ids, waits.tolist(), strict=True) if count}
 
-    def _by_words(self, spots: Mapping[str, Spot]) -> dict[str, tuple[np.ndarray, int, float]]:
+    def _by_words(
+        self, spots: Mapping[str, Spot], found: Mapping[str, tuple[np.ndarray, int, float]]
+    ) -> dict[str, tuple[np.ndarray, int, float]]:
+        """Places by descriptions; in a space that is not made of any, what triples have not placed, by regression."""
         told = [one for one, spot in spots.items() if spot.description and spot.asked]
-        if not self.by_words or not told:
+        if not self.by_words:
+            told = [one for one in told if one not in found]
+        texts = [spots[one].description for one in told]
+        if not told:
             return {}
-        made = by_descriptions(self.parts, self.view.dim, [spots[one].description for one in told])
-        return {
-            one: (made.vectors[index], 0, float(made.trust[index]))
-            for index, one in enumerate(told)
-            if made.counts[index]
-        }
+        if self.by_words:
+            made = by_descriptions(self.parts, self.view.dim, texts)
+            vectors, trust = made.vectors, made.trust
+        else:
+            vectors, trust = by_words(self.view, texts)
+        return {one: (vectors[index], 0, float(trust[index])) for index, one in enumerate(told) if trust[index] > 0}

@@ -122,7 +122,8 @@ def edit(
     gone, spots = set(change.dropped), {}
     for one in asked:
         facts, row = change.entities.setdefault(one, {}), int(view.rows([one])[0])
-        by_facts, by_words = one in heads and placing.by_graph, "description" in facts and placing.by_words
+        of_words = placing.by_words or view.overlay.placed.get(row, {}).get("by") == "description"
+        by_facts, by_words = one in heads and placing.by_graph, "description" in facts and of_words
         if one in moved and not by_words:
             if (found := moved[one]) is not None:
                 change.placed.append(found[0])

@@ -175,15 +175,21 @@ def by_sentences(view: View, read: Mapping[str, np.ndarray], ids: Sequence[str])
     x = np.stack([means[one] for one in known])
     y = view.gather(view.rows(known))[0].astype(np.float64)
     new = np.stack([means[one] for one in ids])
-    made, error = _ridge(x, y, new)
+    weights, start, end, error = ridge(x, y)
+    made = (new - start) @ weights + end
     trust = np.full(len(ids), np.clip(1 - error / max(float(y.var(axis=0).mean()), 1e-12), 0, 1))
     return Estimates(made.astype(np.float32), np.array([len(read[one]) for one in ids]), trust)
 
 
-def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, float]:
-    """Ridge regression whose penalty has the least error on entities left out; predictions [n, k], and that error."""
-    mean, y_mean = x.mean(axis=0), y.mean(axis=0)
-    left, values, right = np.linalg.svd((x - mean) / (x.std() + 1e-12), full_matrices=False)
+def ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Ridge regression whose penalty has the least error on rows left out, of x [n, D] and y [n, k].
+
+    Returns:
+      (weights [D, k], where x is 0 [D], what that predicts [k], the mean squared error on rows left out): a prediction
+      is (x - start) @ weights + end.
+    """
+    mean, y_mean, scale = x.mean(axis=0), y.mean(axis=0), x.std() + 1e-12
+    left, values, right = np.linalg.svd((x - mean) / scale, full_matrices=False)
     best = (np.inf, 1.0)
     for penalty in np.geomspace(1e-3, 1e3, 13) * len(x):
         shrink = values**2 / (values**2 + penalty)
@@ -192,4 +198,4 @@ def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, f
         best = min(best, (float((missed**2).mean()), float(penalty)))
     error, penalty = best
     solved = right.T @ ((values / (values**2 + penalty))[:, None] * (left.T @ (y - y_mean)))
-    return ((new - mean) / (x.std() + 1e-12)) @ solved + y_mean, error
+    return solved / scale, mean, y_mean, error

@@ -46,6 +46,7 @@ class Stored:
       has_vector: bool [N] memory map, or None when every entity has a vector.
       triples: int32 [T, 3] memory map of (head row, relation index, tail row), or None.
       parts: of the vector space, once `placement.parts_of` has read them.
+      taught: the regression from descriptions, once `regressed.learned` has looked for it.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]):
@@ -68,6 +69,7 @@ class Stored:
         self._trie = _map_trie(folder / layout.TRIE, self.size)
         self._entities, self._relations = (self._open_file(name) for name in (layout.ENTITIES, layout.RELATIONS))
         self.parts: tuple[Part, ...] | None = None
+        self.taught: tuple[Part | None] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Stored:

@@ -113,7 +113,7 @@ class EditStage(Stage):
             problem = f"none of its edits can be made: {'; '.join(left_out)}"
             raise InputError(f"{self.where}.data", problem, "name the knowledge base that has these entities")
         edits = Edits(base, cases, records, folder)
-        asked = [records[at] for at in edits.asked]
+        asked = [records[at] for at in edits.asked.tolist()]
         rows: dict[str, Any] = {"host": edits.right_of(_said(alone.host_alone(asked, base)[1], asked))}
         for row, method in config.methods.items():
             answering = self._answering(method, comparisons[method.host or config.host], edits, row)
@@ -235,7 +235,7 @@ class Edits:
           The measures over all edits (`measured`), and by `relations` where edits change several.
         """
         before, after, wrong = (np.full((len(self.records), 2), -1, np.int64) for _ in range(3))
-        before[self.asked] = answering(self.base, [self.records[at] for at in self.asked])
+        before[self.asked] = answering(self.base, [self.records[at] for at in self.asked.tolist()])
         seconds = 0.0
         for cases in self.rounds:
             asked = [at for case in cases for at in case.questions]

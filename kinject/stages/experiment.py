@@ -35,6 +35,7 @@ from kinject.stages.folds import FoldsStage
 from kinject.stages.host import HostStage
 from kinject.stages.joint import PluginsStage, TogetherStage
 from kinject.stages.knowledge import ImportKnowledgeStage, KnowledgeStage, TriplesStage
+from kinject.stages.living import LivingStage
 from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
 from kinject.stages.pairs import PairsStage
@@ -61,6 +62,7 @@ STAGES: dict[str, type[Stage]] = {
     "pairs": PairsStage,
     "edit": EditStage,
     "edit_questions": EditQuestionsStage,
+    "living": LivingStage,
     "typing_rivals": TypingRivalsStage,
     "folds": FoldsStage,
 }

@@ -22,7 +22,9 @@ from pydantic import Field, field_validator
 
 from kinject.config import build_dataclass
 from kinject.data.sources import load
+from kinject.data.sources.domain import Domain
 from kinject.data.sources.kinds import one_piece
+from kinject.data.sources.withheld import withhold
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError, did_you_mean
 from kinject.json_file import read_object
@@ -64,7 +66,8 @@ class KnowledgeConfig(StageConfig):
     `source` names one of kinject.data.sources; `options` go to it. `held_out` triples are left out of the graph's
     training and ranked afterwards (filtered MRR and Hits@10). `tokenizer_of` is the host folder whose vocabulary the
     questions must suit. For each split in `described`, `records/described_<split>.jsonl` holds its entities with their
-    descriptions: training data without task labels.
+    descriptions: training data without task labels. `withheld` says how many entities of the split `test` are kept
+    out of the graph; `withheld.jsonl` has them, with what is known of them.
     """
 
     kind: Literal["knowledge"] = "knowledge"
@@ -74,6 +77,7 @@ class KnowledgeConfig(StageConfig):
     graph: dict[str, Any] = {}
     held_out: int = Field(200, ge=0)
     described: tuple[str, ...] = ()
+    withheld: int = Field(0, ge=0)
 
 
 class KnowledgeStage(GraphStage):
@@ -89,24 +93,35 @@ class KnowledgeStage(GraphStage):
         def pieces(text: str) -> Sequence[str]:
             return tokenizer.backend.encode(text, add_special_tokens=False).tokens
 
-        domain = load(config.source, pieces, **{"seed": self.run.seed, **config.options})
+        every = load(config.source, pieces, **{"seed": self.run.seed, **config.options})
+        domain = self._without_withheld(every)
         named = Entries(domain.ids, domain.labels, domain.aliases, domain.descriptions)
         about = {"name": domain.name, "source": domain.source, "license": domain.license}
         base, vectors = self.write(named, domain.triples, list(domain.relations), **about)
-        domain.write_questions(folder / "records")
+        every.write_questions(folder / "records")
         for split in config.described:
-            described = ((one.entity, one.name) for one in domain.splits[split])
-            found = ((domain.ids[row], name, domain.descriptions[row]) for row, name in described)
+            described = ((one.entity, one.name) for one in every.splits[split])
+            found = ((every.ids[row], name, every.descriptions[row]) for row, name in described)
             write_described(folder / "records" / f"described_{split}.jsonl", found)
         ranked = [f"{name} {vectors.metrics[name]:.3f}" for name in ("mrr", "hits@10") if name in vectors.metrics]
         self.run.reporter.say(
             f"{self.name}: {base.size:,} entities, {len(domain.triples):,} triples, {base.dim} numbers a vector; "
             f"held-out triples: {', '.join(ranked) or 'none'}"
         )
-        questions = {split: len(asked) for split, asked in domain.splits.items()}
+        questions = {split: len(asked) for split, asked in every.splits.items()}
         facts = {"entities": base.size, "triples": len(domain.triples), "dim": base.dim}
-        shares = one_piece(domain.splits.get("choices", ()), pieces)
+        shares = one_piece(every.splits.get("choices", ()), pieces)
         return {**facts, "questions": questions, **({"one_piece": shares} if shares else {}), **vectors.metrics}
+
+    def _without_withheld(self, domain: Domain) -> Domain:
+        """The domain's graph without the entities that are withheld, which it writes."""
+        if not self.config.withheld:
+            return domain
+        domain, told = withhold(domain, "test", self.config.withheld, self.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "withheld.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in told)
+        return domain
 
 
 def write_described(path: Path, entities: Iterable[tuple[str, str, str]]) -> int:
