@@ -149,6 +149,20 @@ def test_compact_keeps_what_it_is_told_to(base, folder, made):
     assert [one.id for one in base.add(["Z"], vectors={"Z": np.ones(DIM)}).placed] == ["Z", "N1"]
 
 
+def test_compact_deletes_what_is_its_own_alone(folder):
+    (folder / "seal.json").unlink()  # a sealed folder with a file more is refused
+    theirs = [folder / "note.txt", folder / "base" / "mine", folder / "revisions" / "1.txt"]
+    base = KnowledgeBase.open(folder)
+    base.add(["N1"], triples=[("N1", "in", "K1")])
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("keep me")
+    assert base.compact() == 1 and base.add(["N2"]).revision == 2 and base.compact() == 1
+    assert all(path.read_text() == "keep me" for path in theirs)
+    assert {path.name for path in folder.iterdir()} == {"HEAD.json", "base", "revisions", "note.txt"}
+    assert {path.name for path in (folder / "base").iterdir()} == {"000002", "mine"}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError
+from kinject.integrity import SEAL
 from kinject.json_file import read_object
 from kinject.knowledge import manifest as layout
 from kinject.knowledge.derived import SOURCE_HASHES, source_hashes
 from kinject.knowledge.placement import parts_of
-from kinject.knowledge.revisions import HEAD, REVISIONS, Head, move_head, sync_folder
+from kinject.knowledge.revisions import REVISIONS, Head, move_head, sync_folder
 from kinject.knowledge.space import describe_space
 from kinject.knowledge.vectors import Picked, Vectors
 from kinject.knowledge.view import View
@@ -99,25 +100,32 @@ def clear(folder: Path, kept: Head) -> None:
 
     Args:
       folder: the knowledge base; its lock is held.
-      kept: revision and folder of the files that the pointer names. Other files, records up to that revision, and
-        indexes made of other files go.
+      kept: revision and folder of the files that the pointer names. Other files of the base, records up to that
+        revision, and indexes made of other files go; what is not kinject's stays.
     """
     for path in (folder / BASE).glob("*"):
-        if path != folder / kept.base:
+        if path != folder / kept.base and path.name.isdigit():
             shutil.rmtree(path, ignore_errors=True)
     if kept.base == ".":
         return
     for path in (folder / REVISIONS).iterdir():
-        if path.stem.isdigit() and int(path.stem) <= kept.revision:
+        if path.suffix in (".json", ".npy") and path.stem.isdigit() and int(path.stem) <= kept.revision:
             path.unlink()
-    for path in folder.iterdir():
-        if path.is_file() and path.name != HEAD:
-            path.unlink()
+    for name in _old_files(folder):
+        (folder / name).unlink(missing_ok=True)
     made_of = source_hashes(layout.read_knowledge_manifest(folder / kept.base))
     for path in folder.parent.glob(f"{glob.escape(folder.name)}.*"):
         if (path / SOURCE_HASHES).is_file() and read_object(path / SOURCE_HASHES) != made_of:
             shutil.rmtree(path, ignore_errors=True)
     sync_folder(folder)
+
+
+def _old_files(folder: Path) -> list[str]:
+    """The files of a base in its top folder by its manifest, which is the last of them; what else lies there stays."""
+    if not (folder / layout.MANIFEST).is_file():
+        return []
+    named = [name for name in read_object(folder / layout.MANIFEST).get("files", {}) if Path(name).name == name]
+    return [*named, SEAL, layout.MANIFEST]
 
 
 def _down(folder: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,21 @@ def derived_path(base: View, name: str) -> Path:
     return base.folder.with_name(f"{base.folder.name}.{name}")
 
 
-def ensure_derived(base: View, name: str, make: Callable[[Path], object]) -> Path:
+def ensure_derived(base: View, name: str, make: Callable[[Path], object], later: Sequence[str] = ()) -> Path:
     """The folder of an index, made first where there is none of the knowledge base as it is now.
 
     Args:
       base: the knowledge base.
       name: of the index.
       make: writes the index into an empty folder, which takes its place in one step when all is written.
+      later: large files that the caller checks block by block when it reads them, by `read_seal`; all others are
+        checked here, and an index that is damaged is made anew.
 
     Raises:
       OSError: the folder cannot be written.
     """
     folder = derived_path(base, name)
-    if _is_current(folder, base):
+    if _is_current(folder, base, later):
         return folder
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
@@ -51,7 +53,7 @@ def ensure_derived(base: View, name: str, make: Callable[[Path], object]) -> Pat
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     except OSError:
-        if not _is_current(folder, base):  # else another process was quicker, and made the same
+        if not _is_current(folder, base, later):  # else another process was quicker, and made the same
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -63,7 +65,7 @@ def source_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(facts.get("sha256")) for name, facts in manifest["files"].items()}
 
 
-def _is_current(folder: Path, base: View) -> bool:
+def _is_current(folder: Path, base: View, later: Sequence[str]) -> bool:
     """Whether `folder` was made of the knowledge base as it is now, and is whole; a damaged one is named."""
     try:
         if not (folder / SOURCE_HASHES).is_file():
@@ -75,7 +77,7 @@ def _is_current(folder: Path, base: View) -> bool:
         if seal is None:
             tell_unsealed(folder, "its content")
         else:
-            seal.verify()
+            seal.verify(name for name in seal.files if name not in later)
     except (OSError, ValueError):
         return False
     except InputError as error:

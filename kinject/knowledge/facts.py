@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kinject.errors import InputError, first_line
+from kinject.integrity import read_seal
 from kinject.knowledge.derived import derived_path, ensure_derived
 from kinject.knowledge.view import View
 
@@ -104,7 +105,7 @@ class Facts:
         ]
 
 
-def _triples_by_head(base: View, triples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _triples_by_head(base: View, triples: np.ndarray) -> tuple[Any, Any]:
     """Triples in the order of their heads, int64 [T], and where each row's begin, int64 [N + 1]; memory-mapped."""
 
     def make(folder: Path) -> None:
@@ -113,8 +114,10 @@ def _triples_by_head(base: View, triples: np.ndarray) -> tuple[np.ndarray, np.nd
         np.save(folder / STARTS, np.concatenate([[0], np.cumsum(np.bincount(heads, minlength=base.stored.size))]))
 
     try:
-        folder = ensure_derived(base, "facts", make)
-        return np.load(folder / ORDER, mmap_mode="r"), np.load(folder / STARTS, mmap_mode="r")
+        folder = ensure_derived(base, "facts", make, later=(ORDER, STARTS))
+        seal = read_seal(folder)
+        order, starts = (np.load(folder / name, mmap_mode="r") for name in (ORDER, STARTS))
+        return (order, starts) if seal is None else (seal.array(ORDER, order), seal.array(STARTS, starts))
     except (OSError, ValueError) as error:
         problem = f"cannot be made or read: {first_line(error)}"
         raise InputError(derived_path(base, "facts"), problem, "delete it and try again") from None

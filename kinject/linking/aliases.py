@@ -22,6 +22,7 @@ import marisa_trie
 import numpy as np
 
 from kinject.errors import InputError, first_line
+from kinject.integrity import BLOCK, Seal, read_seal
 from kinject.knowledge.derived import derived_path, ensure_derived
 from kinject.knowledge.manifest import blocks
 from kinject.knowledge.view import View
@@ -31,6 +32,7 @@ from kinject.linking.surface import fold
 FORMAT_VERSION = 1
 TRIE, ABOUT = "names.marisa", "about.json"
 STARTS, ROWS, WEIGHTS, CAPITALS = "starts.npy", "rows.npy", "weights.npy", "capitals.npy"
+FLAT = (STARTS, ROWS, WEIGHTS, CAPITALS)
 ALIAS_WEIGHT = 0.5  # of a label's
 
 
@@ -51,6 +53,29 @@ class Owners(NamedTuple):
     rows: list[int]
     weights: list[float]
     capitals: list[bool]
+
+
+class _Flat:
+    """A memory-mapped array of one axis that is read in short stretches, whose blocks are checked at the first touch.
+
+    Memory views: a few numbers of one are read several times faster than of an array.
+    """
+
+    def __init__(self, folder: Path, name: str, seal: Seal | None):
+        array = np.load(folder / name, mmap_mode="r")
+        self._view: Any = np.asarray(array).data
+        self._name, self._seal, self._size = name, seal, array.itemsize
+        self._start = int(getattr(array, "offset", 0))
+        self._good = bytearray(0 if seal is None else -(-(self._start + array.nbytes) // BLOCK))
+
+    def __call__(self, low: int, high: int) -> list[Any]:
+        """The numbers [low, high)."""
+        if self._good and high > low:
+            first, last = (self._start + low * self._size) // BLOCK, (self._start + high * self._size - 1) // BLOCK
+            if not (self._good[first] and self._good[last]) or last > first + 1:
+                self._seal.check_blocks(self._name, range(first, last + 1))  # type: ignore[union-attr]  # there is one
+                self._good[first : last + 1] = b"\1" * (last + 1 - first)
+        return self._view[low:high].tolist()
 
 
 class Aliases:
@@ -76,7 +101,7 @@ class Aliases:
             mend = "build it with labels or aliases: kinject knowledge build --entities …"
             raise InputError(base.folder, "its entities have no names", mend)
         try:
-            ensure_derived(base, name, self._build)
+            ensure_derived(base, name, self._build, later=FLAT)
             self._open()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             mend = "the folder of the knowledge base must be writable; delete the index and try again"
@@ -123,8 +148,8 @@ class Aliases:
         return Owners(*map(list, zip(*kept, strict=True))) if kept else None
 
     def _stored_owners(self, key: int) -> Owners:
-        some = slice(self._starts[key], self._starts[key + 1])
-        return Owners(self._rows[some].tolist(), self._weights[some].tolist(), self._capitals[some].tolist())
+        low, high = self._starts(key, key + 2)
+        return Owners(self._rows(low, high), self._weights(low, high), self._capitals(low, high))
 
     def _is_label(self, row: int, name: str) -> bool:
         return self.fold(self.base.stored.entity(row).label) == name
@@ -145,7 +170,7 @@ class Aliases:
     @property
     def ambiguous(self) -> int:
         """How many names several entities have."""
-        return int((np.diff(np.asarray(self._starts)) > 1).sum())
+        return int((np.diff(self._starts(0, len(self.trie) + 1)) > 1).sum())
 
     def __len__(self) -> int:
         return len(self.trie) + sum(self.trie.get(name) is None for name in self._changes.owners)
@@ -156,10 +181,8 @@ class Aliases:
             raise ValueError(f"its format_version is {about['format_version']}, this kinject reads {FORMAT_VERSION}")
         self.longest = int(about["longest"])
         self.trie = marisa_trie.Trie().mmap(str(self.folder / TRIE))
-        # memory views of the maps: a single number of one is read several times faster than of an array
-        names = (STARTS, ROWS, WEIGHTS, CAPITALS)
-        views: list[Any] = [np.asarray(np.load(self.folder / name, mmap_mode="r")).data for name in names]
-        self._starts, self._rows, self._weights, self._capitals = views
+        seal = read_seal(self.folder)
+        self._starts, self._rows, self._weights, self._capitals = (_Flat(self.folder, name, seal) for name in FLAT)
 
     def _build(self, folder: Path) -> None:
         trie = marisa_trie.Trie(name for name, _, _, _ in self._names())
