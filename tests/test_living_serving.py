@@ -12,6 +12,7 @@ from served import Served
 from kinject.cli.knowledge import main as change_knowledge
 from kinject.cli.predict import parse, run
 from kinject.data.records import parse_record
+from kinject.demo.demo import NOTHING_READ, Demo
 from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.inference.mentions import read_mentions
@@ -106,6 +107,24 @@ def test_the_command_follows(served, knowledge, follow, capsys):
     assert run(parse([*arguments, "--plugin", str(served.plugin()), "--knowledge", str(knowledge)]), lines, out) == 0
     found = [[one["entity"] for one in json.loads(line)["entities"]] for line in out.getvalue().splitlines()]
     assert found == [[], ["N1"] if follow else []]
+
+
+def test_the_demo_answers_from_the_newest_revision(served, knowledge):
+    """A page that is open all the time: what somebody adds is found by the next question, what goes is not."""
+    demo = Demo.load(str(served.host()), [str(served.plugin())], [str(knowledge)])
+    before = demo.answer(TEXT, ["geo"])
+    assert before["entities"] == [] and before["notice"] == NOTHING_READ
+    base = KnowledgeBase.open(knowledge)
+    named(base)
+    after = demo.answer(TEXT, ["geo"])
+    assert [(one["entity"], one["plugin"]) for one in after["entities"]] == [("N1", "geo")] and after["notice"] is None
+    assert after["labels"] != before["labels"] and after["before"] == before["before"]
+    assert demo.answer(TEXT, [])["entities"] == [], "no plugin is chosen"
+    base.edit([{"id": "N1", "label": "old town"}])
+    assert demo.answer(TEXT, ["geo"])["labels"] == before["labels"], "nobody is called so any more"
+    base.remove(["N1"])
+    base.compact()
+    assert demo.answer(TEXT.replace("new", "old"), ["geo"])["entities"] == []
 
 
 def test_names_that_cannot_be_indexed_are_said_once(served, knowledge, caplog):
