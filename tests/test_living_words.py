@@ -90,7 +90,7 @@ def test_the_commands(tmp_path, capsys):
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["kind"] for one in said] == ["add", "edit", "edit", "remove"] and said[0]["note"] == "two more"
     assert main(["inspect", str(folder), "--entity", "R4", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["found"][0]["placed"]["by"] == "triples"
+    assert json.loads(capsys.readouterr().out)["found"][0]["placed"]["by"] == "changed triples"
     assert main(["compact", str(folder), "--keep", "1"]) == 0 and main(["log", str(folder)]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("3 revisions folded; rivers is at revision 4") and out[-1].endswith("4: remove 1 removed")

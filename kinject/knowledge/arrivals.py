@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kinject.knowledge.placement import Evidence, Placed, by_descriptions, by_sentences, by_triples, parts_of
+from kinject.knowledge.readings import readings_of
 from kinject.knowledge.regressed import by_words
 from kinject.knowledge.space import GRAPHS
 from kinject.knowledge.view import View
@@ -143,10 +144,11 @@ class Arrivals:
                 vectors[at[one]], ready[at[one]] = vector, True
         table = np.array([own, relations, [at[one] for one in ends], as_head], np.int64).reshape(4, -1)
         ids, open_ = list(spots), np.ones(len(spots), bool)
+        readings = readings_of(self.view, self.parts) if table.size else {}
         while True:
             usable = table[:, ready[table[2]] & open_[table[0]]]
             evidence = Evidence(usable[0], usable[1], vectors[usable[2]], usable[3].astype(bool))
-            made = by_triples(self.parts, self.view.dim, len(ids), evidence)
+            made = by_triples(self.parts, self.view.dim, len(ids), evidence, readings)
             placed = np.flatnonzero((made.counts > 0) & open_)
             if not len(placed):
                 break

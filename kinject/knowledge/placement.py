@@ -1,9 +1,10 @@
 """Where a new entity lies in the space of a knowledge base, and how far that can be trusted.
 
 Of triples: each says where the entity lies, given its other end (`votes`; for TransE tail - relation, or head +
-relation). The vector is the mean of what they say, each weighed by how closely the triples of its relation fit:
-the least squares solution under fixed relations, in closed form. Of a description: the stored TF-IDF and SVD. Of
-sentences: what a host put out at the mention, brought into the space by ridge regression on known entities.
+relation). The vector is what all of them say together, each read by what triples of its relation tell and what not
+(readings.py); where that is too large, their mean, weighed by how closely the triples of each relation fit. Of a
+description: the stored TF-IDF and SVD. Of sentences: what a host put out at the mention, brought into the space by
+ridge regression on known entities.
 
 Trust is 1 - (expected squared error) / (variance of the space), from 0 to 1: of triples by how closely their relations
 fit and how far the votes lie apart; of sentences by what the regression misses on entities that it did not see; of a
@@ -15,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,7 @@ from kinject.errors import InputError, first_line
 from kinject.json_file import read_object
 from kinject.knowledge.derived import derived_path, ensure_derived
 from kinject.knowledge.described import Describer
+from kinject.knowledge.readings import Reading, read_votes
 from kinject.knowledge.space import GRAPHS, Part, describe_space, estimated_part, read_space, votes, write_space
 from kinject.knowledge.view import View
 
@@ -114,10 +117,24 @@ class Estimates(NamedTuple):
     trust: np.ndarray
 
 
-def by_triples(parts: Sequence[Part], dim: int, count: int, evidence: Evidence) -> Estimates:
-    """Places `count` entities by their triples; a triple of a relation that the space does not know says nothing."""
+def by_triples(
+    parts: Sequence[Part],
+    dim: int,
+    count: int,
+    evidence: Evidence,
+    readings: Mapping[int, Reading] = MappingProxyType({}),
+) -> Estimates:
+    """Places `count` entities by their triples; a triple of a relation that the space does not know says nothing.
+
+    Args:
+      parts: of the space.
+      dim: k.
+      count: n.
+      evidence: the triples.
+      readings: by number of a part how its votes are read; of one that has none the weighted mean of votes counts.
+    """
     found = Estimates(np.zeros((count, dim), np.float32), np.zeros(count, np.int64), np.zeros(count))
-    for part in parts:
+    for number, part in enumerate(parts):
         if part.kind not in GRAPHS:
             continue
         spread = part.arrays["spread"]
@@ -136,7 +153,11 @@ def by_triples(parts: Sequence[Part], dim: int, count: int, evidence: Evidence) 
         apart = np.bincount(own, weights * ((made - mean[own]) ** 2).mean(axis=1), count)
         several = np.maximum(counts - 1, 1) * np.maximum(total, 1e-12)
         error = np.maximum(1 / np.maximum(total, 1e-12), np.where(counts > 1, apart / several, 0))
-        found.vectors[there, part.start : part.stop] = mean[there]
+        if number in readings and there.any():
+            read = read_votes(readings[number], count, own, relations, made, as_head)
+            found.vectors[there, part.start : part.stop] = read[there]
+        else:
+            found.vectors[there, part.start : part.stop] = mean[there]
         found.counts[:] = np.maximum(found.counts, counts)
         found.trust[there] = np.clip(1 - error[there] / max(float(part.arrays["variance"]), 1e-12), 0, 1)
     return found

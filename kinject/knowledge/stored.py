@@ -24,6 +24,8 @@ from kinject.knowledge.space import Part
 if TYPE_CHECKING:
     import pyarrow
 
+    from kinject.knowledge.readings import Reading
+
 _COPY = "copy the whole folder again"
 
 
@@ -46,6 +48,7 @@ class Stored:
       has_vector: bool [N] memory map, or None when every entity has a vector.
       triples: int32 [T, 3] memory map of (head row, relation index, tail row), or None.
       parts: of the vector space, once `placement.parts_of` has read them.
+      readings: how votes are read, once `readings.readings_of` has looked for it.
       taught: the regression from descriptions, once `regressed.learned` has looked for it.
     """
 
@@ -70,6 +73,7 @@ class Stored:
         self._entities, self._relations = (self._open_file(name) for name in (layout.ENTITIES, layout.RELATIONS))
         self.parts: tuple[Part, ...] | None = None
         self.taught: tuple[Part | None] | None = None
+        self.readings: dict[int, Reading] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Stored:

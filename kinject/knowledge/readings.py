@@ -1,0 +1,168 @@
+"""What the triples of a relation tell about a vector, and what they do not: learned from those that are there.
+
+That a city is small says little of where it lies, and its country nothing of its size: a vote (`space.votes`) is right
+in some directions and empty in others. For each relation and direction votes are regressed on the vectors of the
+entities that they are about, vote = W v + c + noise, and a new vector is the mean of what all its votes and the spread
+of known vectors say together (a linear Gaussian model, in closed form). It takes any selection of relations. Of several
+triples of one relation the mean vote counts once.
+
+Learned once, from a sample of each relation, and kept beside the knowledge base in `<knowledge base>.readings/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kinject.errors import InputError, first_line
+from kinject.json_file import read_object
+from kinject.knowledge.derived import derived_path, ensure_derived
+from kinject.knowledge.space import GRAPHS, Part, describe_space, read_space, sampled, votes, write_space
+from kinject.knowledge.view import View
+
+INDEX, TOLD = "readings", "readings.json"
+WIDEST, LARGEST = 128, 256 << 20  # numbers of a vector, and bytes of a reading, beyond which there is none
+TOGETHER = 256  # entities whose equations are solved at once
+LEAST = 1e-3  # of a standard deviation: what noise is never taken to be below
+
+
+class Reading(NamedTuple):
+    """How the votes of a part's relations are read, R relations and d numbers.
+
+    Attributes:
+      pull: W' S^-1 W, float32 [2, R, d, d], first of tails and then of heads; S is the covariance of the noise.
+      gain: W' S^-1, float32 [2, R, d, d].
+      offset: c, float32 [2, R, d].
+      prior: inverse of the covariance of known vectors, float32 [d, d]; `centre` their mean [d].
+    """
+
+    pull: np.ndarray
+    gain: np.ndarray
+    offset: np.ndarray
+    prior: np.ndarray
+    centre: np.ndarray
+
+
+def read_votes(
+    reading: Reading, count: int, own: np.ndarray, relations: np.ndarray, made: np.ndarray, as_head: np.ndarray
+) -> np.ndarray:
+    """Places `count` entities by votes.
+
+    Args:
+      reading: of the part.
+      count: n.
+      own: int [E], whose vote each is.
+      relations: int [E].
+      made: the votes, float [E, d].
+      as_head: bool [E].
+
+    Returns:
+      float64 [n, d]; the centre for who has no vote.
+    """
+    side = as_head.astype(np.int64)
+    kinds = reading.pull.shape[1]
+    groups, inverse = np.unique((own * 2 + side) * kinds + relations, return_inverse=True)
+    mean = np.zeros((len(groups), made.shape[1]))
+    np.add.at(mean, inverse, made)
+    mean /= np.bincount(inverse)[:, None]
+    of, sides, which = groups // kinds // 2, groups // kinds % 2, groups % kinds
+    found = np.empty((count, made.shape[1]))
+    prior, start = reading.prior.astype(np.float64), reading.prior.astype(np.float64) @ reading.centre
+    for low in range(0, count, TOGETHER):
+        some = min(TOGETHER, count - low)
+        left, right = np.repeat(prior[None], some, 0), np.repeat(start[None], some, 0)
+        for at in range(*np.searchsorted(of, [low, low + some]).tolist()):
+            key = sides[at], which[at]
+            left[of[at] - low] += reading.pull[key]
+            right[of[at] - low] += reading.gain[key] @ (mean[at] - reading.offset[key])
+        found[low : low + some] = np.linalg.solve(left, right[..., None])[..., 0]
+    return found
+
+
+def learn(part: Part, vectors: np.ndarray, triples: np.ndarray) -> Reading | None:
+    """Learns how the votes of a graph's part are read; None where that would be too large.
+
+    Args:
+      part: of the graph.
+      vectors: anything whose rows [d] of the part can be read.
+      triples: int [T, 3] whose ends both have a vector.
+    """
+    kinds, size = part.arrays["spread"].shape[1], part.stop - part.start
+    if size > WIDEST or 4 * kinds * size * size * 4 > LARGEST or not len(triples):
+        return None
+    pull, gain = (np.zeros((2, kinds, size, size), np.float32) for _ in range(2))
+    offset, seen = np.zeros((2, kinds, size), np.float32), []
+    floor = LEAST**2 * float(part.arrays["variance"])
+    for index, some in sampled(triples, kinds):
+        ends = [np.asarray(vectors[some[:, side]], np.float64)[:, part.start : part.stop] for side in (0, 2)]
+        for as_head, (right, other) in enumerate(((ends[1], ends[0]), (ends[0], ends[1]))):
+            made = votes(part, np.full(len(some), index), other.astype(np.float32), bool(as_head))
+            parts_of = _likelihood(right, made.astype(np.float64), floor)
+            pull[as_head, index], gain[as_head, index], offset[as_head, index] = parts_of
+            seen.append(right)
+    known = np.concatenate(seen)
+    centre, covariance = known.mean(axis=0), _shrunk(np.cov(known.T).reshape(size, size), len(known))
+    return Reading(pull, gain, offset, np.linalg.inv(covariance).astype(np.float32), centre.astype(np.float32))
+
+
+def _likelihood(true: np.ndarray, made: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """W' S^-1 W, W' S^-1 and c of votes made = W true + c + noise, shrunk towards W = 1 and noise that is alike."""
+    size, count = true.shape[1], len(true)
+    mean, middle = true.mean(axis=0), (made - true).mean(axis=0)
+    x, beyond = true - mean, made - true - middle
+    penalty = size * max(float((x**2).mean()), floor)
+    slope = np.linalg.solve(x.T @ x + penalty * np.eye(size), x.T @ beyond)
+    weights = np.eye(size) + slope.T
+    missed = beyond - x @ slope
+    noise = _shrunk(missed.T @ missed / count, count) + floor * np.eye(size)
+    gain = np.linalg.solve(noise, weights).T
+    # of few triples the mean miss is noise as well
+    offset = (middle - slope.T @ mean) * count / (count + size)
+    return gain @ weights, gain, offset
+
+
+def _shrunk(covariance: np.ndarray, count: int) -> np.ndarray:
+    """A covariance [d, d] of few rows, towards one that is alike in all directions."""
+    size = len(covariance)
+    alike = max(float(np.trace(covariance)) / size, 1e-12) * np.eye(size)
+    return (count * covariance + size * alike) / (count + size)
+
+
+def readings_of(view: View, parts: Sequence[Part]) -> dict[int, Reading]:
+    """By the number of each part of a graph how its votes are read; learned first where it is not there yet.
+
+    Raises:
+      InputError: nothing can be written beside the folder.
+    """
+    stored = view.stored
+    if stored.readings is None:
+        stored.readings = _opened(view, parts) if any(part.kind in GRAPHS for part in parts) else {}
+    return stored.readings
+
+
+def _opened(view: View, parts: Sequence[Part]) -> dict[int, Reading]:
+    stored = view.stored
+    if stored.triples is None or not stored.relations:
+        return {}
+
+    def make(folder: Path) -> None:
+        triples = np.asarray(stored.triples)
+        triples = triples[stored.present(triples[:, 0]) & stored.present(triples[:, 2])]
+        made = []
+        for number, part in enumerate(parts):
+            reading = learn(part, stored.vectors, triples) if part.kind in GRAPHS else None
+            if reading is not None:
+                made.append(Part(str(number), reading._asdict(), part.start, part.stop))
+        write_space(folder, made)
+        (folder / TOLD).write_text(json.dumps(describe_space(made)))
+
+    try:
+        folder = ensure_derived(view, INDEX, make)
+    except OSError as error:
+        where = derived_path(view, INDEX)
+        raise InputError(where, f"cannot be made: {first_line(error)}", "make its parent folder writable") from None
+    return {int(part.kind): Reading(**part.arrays) for part in read_space(folder, read_object(folder / TOLD))}

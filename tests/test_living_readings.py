@@ -1,0 +1,69 @@
+"""How votes are read: a relation that tells one thing says nothing of another, and any of them serve."""
+
+import numpy as np
+import pytest
+
+from kinject.knowledge import KnowledgeBase, readings
+from kinject.knowledge.space import graph_part
+from kinject.knowledge.vectors import Vectors
+from kinject.knowledge.write import Entries, write_entries
+
+PLACES, SIZES, TOWNS, DIM = 6, 3, 300, 6
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Towns: three numbers tell the place, three the size; both relations are noughts, so a vote is the tail itself."""
+    rng = np.random.default_rng(0)
+    places = np.concatenate([2 * rng.normal(size=(PLACES, 3)), np.zeros((PLACES, 3))], axis=1)
+    sizes = np.concatenate([np.zeros((SIZES, 3)), rng.normal(size=(SIZES, 3))], axis=1)
+    place, size = np.arange(TOWNS) % PLACES, rng.integers(SIZES, size=TOWNS)
+    towns = places[place] + sizes[size] + 0.05 * rng.normal(size=(TOWNS, DIM))
+    stored = np.concatenate([places, sizes, towns]).astype(np.float32)
+    first = PLACES + SIZES
+    triples = [[first + i, 0, place[i]] for i in range(TOWNS)] + [
+        [first + i, 1, PLACES + size[i]] for i in range(TOWNS)
+    ]
+    triples = np.array(triples, np.int32)
+    ids = [*(f"P{i}" for i in range(PLACES)), *(f"S{i}" for i in range(SIZES)), *(f"T{i}" for i in range(TOWNS))]
+    part = graph_part("transe", np.zeros((2, DIM)), stored, triples)
+    entries = Entries(ids, triples=triples, relations=["in", "size"])
+    folder = write_entries(tmp_path / "kb", entries, Vectors(stored, parts=(part,)), name="towns")
+    return KnowledgeBase.open(folder), places, sizes
+
+
+def vector(base, one):
+    return base.gather(base.rows([one]))[0][0]
+
+
+def test_each_relation_is_read_for_what_it_tells(made):
+    base, places, sizes = made
+    facts = {"both": [("in", "P2"), ("size", "S1")], "place": [("in", "P2")], "size": [("size", "S1")]}
+    base.add([{"id": one, "triples": some} for one, some in facts.items()])
+    np.testing.assert_allclose(vector(base, "both"), places[2] + sizes[1], atol=0.15)
+    middle = base.gather(np.arange(PLACES + SIZES, base.size - 3))[0].mean(axis=0)
+    np.testing.assert_allclose(vector(base, "place")[:3], places[2][:3], atol=0.15)
+    np.testing.assert_allclose(vector(base, "place")[3:], middle[3:], atol=0.2, err_msg="of its size nothing is known")
+    np.testing.assert_allclose(vector(base, "size")[3:], sizes[1][3:], atol=0.15)
+    weighted = (places[2] + sizes[1]) / 2
+    assert np.abs(vector(base, "both") - weighted).max() > 0.5, "a mean of votes would be half of either"
+
+
+def test_they_are_kept_and_where_they_are_too_large_the_mean_serves(made, monkeypatch):
+    base, places, sizes = made
+    base.add([{"id": "N1", "triples": [("in", "P2"), ("size", "S1")]}])
+    kept = base.folder.with_name("kb.readings")
+    before = (kept / "space.npz").stat().st_mtime_ns
+    again = KnowledgeBase.open(base.folder)
+    again.add([{"id": "N2", "triples": [("in", "P2"), ("size", "S1")]}])
+    assert (kept / "space.npz").stat().st_mtime_ns == before
+    np.testing.assert_array_equal(vector(again, "N1"), vector(again, "N2"))
+    many = [{"id": f"M{i}", "triples": [("in", "P2"), ("size", "S1")]} for i in range(600)]
+    again.add(many)
+    np.testing.assert_allclose(vector(again, "M599"), vector(again, "N1"), atol=1e-5)
+    monkeypatch.setattr(readings, "WIDEST", DIM - 1)
+    again.compact()
+    wide = KnowledgeBase.open(base.folder)
+    wide.add([{"id": "N3", "triples": [("in", "P2"), ("size", "S1")]}])
+    between = vector(wide, "N3") @ (places[2] + sizes[1]) / ((places[2] + sizes[1]) ** 2).sum()
+    assert 0.2 < between < 0.9, "somewhere on the way"
