@@ -115,8 +115,11 @@ def test_a_few_kills(tmp_path):
 def test_two_hundred_kills(tmp_path, capsys):
     counted = kill_again_and_again(small(tmp_path / "kb"), kills=200, seed=1)
     with capsys.disabled():
-        for (kind, done), count in sorted(counted.items()):
-            print(f"\nkilled during {kind}: {count} were {done} afterwards", end="")
+        print("\n| killed during | kills | the revision before | the new one |\n|---|---:|---:|---:|")
+        for kind in ("add", "edit", "remove", "compact"):
+            before, after = counted[kind, "not"], counted[kind, "done"]
+            print(f"| {kind} | {before + after} | {before} | {after} |")
+        print(f"between two: {200 - sum(counted.values())}")
     assert sum(counted.values()) > 100
 
 
