@@ -16,7 +16,7 @@ from quickstart import TEXT, plugin
 from quickstart import get_config as quickstart
 
 DOMAIN = "geography"
-EDITS = {"country": 200, "size": 50, "part_of_country": 50, "nearest_large_city": 50}
+EDITS = {"country": 200, "size": 40, "part_of_country": 40, "nearest_large_city": 40}
 PASSAGES = {
     "country": "[head] is a city in [tail].",
     "size": "[head] is a [tail] city.",
@@ -36,7 +36,7 @@ RETRIEVAL = (r"plugin/(to_key|pool)/.*", r"plugin/readers/\d+/(pool|query|query_
 
 def kformer():
     """Facts as neurons of the upper feed-forwards."""
-    return plugin(DOMAIN, "plugin", epochs=4, learning_rate=1e-3) | {"method": KFORMER, "initialise": "random"}
+    return plugin(DOMAIN, "plugin", epochs=2) | {"method": KFORMER, "initialise": "random"}
 
 
 def pluglm():
