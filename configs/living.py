@@ -93,6 +93,9 @@ def edited():
     }
 
 
+ARGUMENTS = ("base=runs/quickstart",)
+
+
 def of_base(value, base):
     """Settings with what the quickstart's workdir holds in the place of stages."""
     if isinstance(value, dict):

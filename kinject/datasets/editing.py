@@ -28,7 +28,7 @@ def _configs(names: Iterable[str]) -> list[tfds.core.BuilderConfig]:
     return [tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in names]
 
 
-class Edits(RecordBuilder):
+class EditData(RecordBuilder):
     """Records: text, `edit`, `measure`, `changes`, `label`, `choices`, `id`; a mention where the subject's name stands.
 
     Attributes:
@@ -88,7 +88,7 @@ def question(
     return {"text": text, "mentions": mentions, "measure": measure, "label": label, "choices": choices}
 
 
-class Counterfact(Edits):
+class Counterfact(EditData):
     """Which of two answers is likelier, the new or the true one; neighbours have the true or, `attribute`, the new."""
 
     DESCRIPTION = "CounterFact: 21,919 counterfactual edits with paraphrases and neighbours."
@@ -151,7 +151,7 @@ class Rewrite:
         return {**found, "tail": self.new_id, "tail_label": self.new}
 
 
-class Mquake(Edits):
+class Mquake(EditData):
     """Portability: questions of several hops whose answer follows from one or several edits by other facts."""
 
     DESCRIPTION = "MQuAKE: edits and what follows from them in two to four steps."
@@ -209,7 +209,7 @@ def _triple(value: Any, field: str, where: str) -> tuple[str, str, str]:
     return given[0], given[1], given[2]
 
 
-class Zsre(Edits):
+class Zsre(EditData):
     """Questions of zsRE. `mend` edits to the false answer `alt`, as MEND does; `rome` to the true one, as ROME does."""
 
     DESCRIPTION = "zsRE: questions whose answer is edited, a rephrased one, and one of Natural Questions beside it."

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from kinject.datasets.editing import Edits, question
+from kinject.datasets.editing import EditData, question
 from kinject.datasets.files import check, read_objects, take
 from kinject.errors import InputError
 
@@ -30,7 +30,7 @@ BETWEEN = (" is ", " are ", " follows ", " followed by ")  # what stands before 
 OTHERS = 9  # further answers of the same relation to choose from
 
 
-class RippleEdits(Edits):
+class RippleEdits(EditData):
     """Answers are chosen among ten: the right one, the old one, and others of the same relation in the file.
 
     `entity` is the subject of a question; stage `edit` finds its name in the text. Of a test with several questions

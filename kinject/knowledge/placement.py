@@ -25,7 +25,7 @@ from kinject.errors import InputError, first_line
 from kinject.json_file import read_object
 from kinject.knowledge.derived import derived_path, ensure_derived
 from kinject.knowledge.described import Describer
-from kinject.knowledge.readings import Reading, read_votes
+from kinject.knowledge.readings import VoteReading, read_votes
 from kinject.knowledge.space import GRAPHS, Part, describe_space, estimated_part, read_space, votes, write_space
 from kinject.knowledge.view import View
 
@@ -122,7 +122,7 @@ def by_triples(
     dim: int,
     count: int,
     evidence: Evidence,
-    readings: Mapping[int, Reading] = MappingProxyType({}),
+    readings: Mapping[int, VoteReading] = MappingProxyType({}),
 ) -> Estimates:
     """Places `count` entities by their triples; a triple of a relation that the space does not know says nothing.
 

@@ -30,7 +30,7 @@ TOGETHER = 256  # entities whose equations are solved at once
 LEAST = 1e-3  # of a standard deviation: what noise is never taken to be below
 
 
-class Reading(NamedTuple):
+class VoteReading(NamedTuple):
     """How the votes of a part's relations are read, R relations and d numbers.
 
     Attributes:
@@ -48,7 +48,7 @@ class Reading(NamedTuple):
 
 
 def read_votes(
-    reading: Reading, count: int, own: np.ndarray, relations: np.ndarray, made: np.ndarray, as_head: np.ndarray
+    reading: VoteReading, count: int, own: np.ndarray, relations: np.ndarray, made: np.ndarray, as_head: np.ndarray
 ) -> np.ndarray:
     """Places `count` entities by votes.
 
@@ -83,7 +83,7 @@ def read_votes(
     return found
 
 
-def learn(part: Part, vectors: np.ndarray, triples: np.ndarray) -> Reading | None:
+def learn(part: Part, vectors: np.ndarray, triples: np.ndarray) -> VoteReading | None:
     """Learns how the votes of a graph's part are read; None where that would be too large.
 
     Args:
@@ -106,7 +106,7 @@ def learn(part: Part, vectors: np.ndarray, triples: np.ndarray) -> Reading | Non
             seen.append(right)
     known = np.concatenate(seen)
     centre, covariance = known.mean(axis=0), _shrunk(np.cov(known.T).reshape(size, size), len(known))
-    return Reading(pull, gain, offset, np.linalg.inv(covariance).astype(np.float32), centre.astype(np.float32))
+    return VoteReading(pull, gain, offset, np.linalg.inv(covariance).astype(np.float32), centre.astype(np.float32))
 
 
 def _likelihood(true: np.ndarray, made: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,7 +132,7 @@ def _shrunk(covariance: np.ndarray, count: int) -> np.ndarray:
     return (count * covariance + size * alike) / (count + size)
 
 
-def readings_of(view: View, parts: Sequence[Part]) -> dict[int, Reading]:
+def readings_of(view: View, parts: Sequence[Part]) -> dict[int, VoteReading]:
     """By the number of each part of a graph how its votes are read; learned first where it is not there yet.
 
     Raises:
@@ -144,7 +144,7 @@ def readings_of(view: View, parts: Sequence[Part]) -> dict[int, Reading]:
     return stored.readings
 
 
-def _opened(view: View, parts: Sequence[Part]) -> dict[int, Reading]:
+def _opened(view: View, parts: Sequence[Part]) -> dict[int, VoteReading]:
     stored = view.stored
     if stored.triples is None or not stored.relations:
         return {}
@@ -165,4 +165,4 @@ def _opened(view: View, parts: Sequence[Part]) -> dict[int, Reading]:
     except OSError as error:
         where = derived_path(view, INDEX)
         raise InputError(where, f"cannot be made: {first_line(error)}", "make its parent folder writable") from None
-    return {int(part.kind): Reading(**part.arrays) for part in read_space(folder, read_object(folder / TOLD))}
+    return {int(part.kind): VoteReading(**part.arrays) for part in read_space(folder, read_object(folder / TOLD))}

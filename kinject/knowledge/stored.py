@@ -24,8 +24,6 @@ from kinject.knowledge.space import Part
 if TYPE_CHECKING:
     import pyarrow
 
-    from kinject.knowledge.readings import Reading
-
 _COPY = "copy the whole folder again"
 
 
@@ -73,7 +71,7 @@ class Stored:
         self._entities, self._relations = (self._open_file(name) for name in (layout.ENTITIES, layout.RELATIONS))
         self.parts: tuple[Part, ...] | None = None
         self.taught: tuple[Part | None] | None = None
-        self.readings: dict[int, Reading] | None = None
+        self.readings: dict[int, Any] | None = None
 
     @classmethod
     def open(cls, folder: Path) -> Stored:

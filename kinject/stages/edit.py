@@ -39,7 +39,7 @@ from kinject.stages.edit_cases import (
     MEASURE,
     MEASURES,
     Case,
-    Change,
+    FactChange,
     cases_of,
     linked,
     old_tails,
@@ -189,7 +189,7 @@ class AnsweringFromPassages(Answering):
         return said
 
     def _edit(
-        self, memory: PassageMemory, encoder: PassageEncoder, base: KnowledgeBase, changes: Sequence[Change]
+        self, memory: PassageMemory, encoder: PassageEncoder, base: KnowledgeBase, changes: Sequence[FactChange]
     ) -> None:
         stale: list[int] = []
         fresh = []
@@ -295,7 +295,7 @@ class Edits:
         shutil.rmtree(place)
 
 
-def make_changes(base: KnowledgeBase, changes: Sequence[Change]) -> None:
+def make_changes(base: KnowledgeBase, changes: Sequence[FactChange]) -> None:
     """Makes facts true in a knowledge base; tails that it does not have come first, by name."""
     tails = {one.tail: one.tail_label for one in changes}
     rows = base.rows(list(tails)).tolist()

@@ -25,7 +25,7 @@ NEW = "name:"  # of a tail that is known by its name alone
 
 
 @dataclass(frozen=True)
-class Change:
+class FactChange:
     """One fact as it is to be: ids, and the name of a tail that may be new."""
 
     head: str
@@ -45,7 +45,7 @@ class Case:
     """
 
     name: str
-    changes: tuple[Change, ...]
+    changes: tuple[FactChange, ...]
     questions: tuple[int, ...]
 
 
@@ -129,7 +129,7 @@ def _name(record: Record) -> str:
     return name
 
 
-def _change(given: Any, linker: AliasLinker | None, where: str) -> Change:
+def _change(given: Any, linker: AliasLinker | None, where: str) -> FactChange:
     """One change; its head is "" where nobody has that name."""
     if not isinstance(given, Mapping):
         raise InputError(where, f"field {CHANGES!r} holds {short(given)}", SHAPE)
@@ -145,7 +145,7 @@ def _change(given: Any, linker: AliasLinker | None, where: str) -> Change:
             one = "" if found is None or found.entity is None else found.entity
         ends[field] = one, label
     (head, _), (tail, label) = ends["head"], ends["tail"]
-    return Change(head, given["relation"], tail or f"{NEW}{label}", label)
+    return FactChange(head, given["relation"], tail or f"{NEW}{label}", label)
 
 
 def rounds_of(cases: Sequence[Case], records: Sequence[Record]) -> list[list[Case]]:
@@ -209,7 +209,7 @@ def sharing(base: View, cases: Sequence[Case], records: Sequence[Record]) -> np.
     return shared
 
 
-def old_tails(base: View, changes: Sequence[Change]) -> Iterator[tuple[Change, list[str]]]:
+def old_tails(base: View, changes: Sequence[FactChange]) -> Iterator[tuple[FactChange, list[str]]]:
     """Each change with the tails that the entity has by that relation now."""
     facts = _facts_of(base, [one.head for one in changes])
     for change, some in zip(changes, facts, strict=True):

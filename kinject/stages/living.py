@@ -122,7 +122,7 @@ class LivingStage(Stage):
         records = [one for one in every if one.mentions and one.mentions[0].entity in told]
         if not records:
             raise InputError(f"{self.where}.data", "none of them asks about an entity that is withheld", "name others")
-        self.asked = Asked(comparison, plugin, base, records, folder)
+        self.asked = WithheldQuestions(comparison, plugin, base, records, folder)
         before = self._hashes(comparison.host, plugin)
         rows, grown = self._rows(told)
         found = self.asked.table(rows)
@@ -221,7 +221,7 @@ class LivingStage(Stage):
         return {name: digest(flatten(nnx.to_pure_dict(nnx.state(one, nnx.Param)))) for name, one in models.items()}
 
 
-class Asked:
+class WithheldQuestions:
     """The questions, and who answers them.
 
     Attributes:

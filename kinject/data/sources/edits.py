@@ -41,7 +41,7 @@ WORDINGS: Mapping[str, Mapping[str, Wordings]] = {"geography": GEOGRAPHY, "biolo
 PARAPHRASES = 2  # wordings of the test that ask for the new fact
 
 
-class Asked(NamedTuple):
+class KnownAnswers(NamedTuple):
     """An entity of a domain with what is known to answer questions about it."""
 
     id: str
@@ -160,15 +160,15 @@ class Editor:
         return {"text": text, "mentions": [mention], "label": answer, "kind": kind, "measure": measure}
 
 
-def _gathered(records: Sequence[Record]) -> dict[str, Asked]:
+def _gathered(records: Sequence[Record]) -> dict[str, KnownAnswers]:
     """By entity its name in the text and its answers by kind of question."""
-    found: dict[str, Asked] = {}
+    found: dict[str, KnownAnswers] = {}
     for record in records:
         if len(record.mentions) != 1 or not isinstance(record.source, str) or "kind" not in record.fields:
             raise InputError(record.where, "it is no question of a kind about one entity", "name records of a domain")
         mention = record.mentions[0]
         if mention.entity is not None:
             name = record.source[mention.start : mention.end]
-            one = found.setdefault(mention.entity, Asked(mention.entity, name, {}))
+            one = found.setdefault(mention.entity, KnownAnswers(mention.entity, name, {}))
             one.answers.setdefault(record.fields["kind"], record.fields["label"])
     return found
