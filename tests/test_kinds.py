@@ -22,7 +22,7 @@ from kinject.stages.kinds import by_kind, drawn, follows, kinds_of, majority_of_
 from kinject.stages.knowledge import write_described
 from kinject.stages.rivals import NameSubstituted, renamed
 
-FREE = Path(__file__).parent / "free_sentences"
+FREE = Path(__file__).parents[1] / "configs/free_sentences"
 DOMAINS = {"geography_kinds": GEOGRAPHY, "biology_kinds": BIOLOGY}
 WRITTEN_BEFORE_TUNING = "2799ce384b75bad811ecf5f07da87748640aec8403cd51c8750e1242417d957d"
 

@@ -46,6 +46,10 @@ def test_the_wheel_brings_them(tmp_path, monkeypatch):
     assert ready_made()["own"] == tmp_path / "installed" / "kinject" / "configs" / "own.py"
     assert set(read_config("own:mine")["stages"]) == {"host", "plugin", "evaluate"}
     assert "mapper" in read_config("paper/general_map_tuning:25,3")["stages"], "it imports its neighbours"
+    asked = read_config("quickstart:rivals")["stages"]["evaluate"]["domains"]
+    for name in ("geography_free", "biology_free"):
+        (path,) = map(Path, asked[name]["data"])
+        assert path.is_relative_to(tmp_path) and len(path.read_text().splitlines()) == 20
 
 
 @pytest.mark.parametrize(

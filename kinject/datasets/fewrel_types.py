@@ -1,6 +1,7 @@
 """Types of the entities in naturally worded sentences: FewRel's sentences, CoDEx's entities and their Wikidata types.
 
-A mention is of a fold by its entity, so that no fold's test entities occur in its training or development mentions.
+A mention is of a fold by its entity, and nothing is learned from a sentence that mentions a tested entity too: it is of
+one split, test before validation before train, and mentions of other splits in it are left out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ FOLDS = 5
 DEVELOPMENT = 8  # every eighth entity that is not tested
 LEAST = 5  # entities that have a type; rarer types are `OTHER`
 OTHER = "other"
+SPLITS = ("train", "validation", "test")  # a sentence with mentions of several is of the last one alone
 AROUND = 10  # words on either side of a mention that its text has
 PER_ENTITY = 4  # mentions of an entity to learn from, so that no language or sport is most of them; tested are all
 MENTIONS, ENTITIES = 1_792, 757  # of the published files
@@ -43,10 +45,11 @@ class FoldConfig(tfds.core.BuilderConfig):
 
 
 class _Mention(NamedTuple):
-    """A mention of an entity with a vector and types: where it stands, and the record's parts."""
+    """A mention of an entity with a vector and types: where it stands, the whole sentence, and the record's parts."""
 
     where: str
     entity: str
+    sentence: str
     fields: dict[str, Any]
 
 
@@ -93,7 +96,7 @@ class FewrelTypes(RecordBuilder):
         self.labels = [*name.values(), OTHER]
         part = deal(entities, self.builder_config.fold)
         labels = {entity: [name[one] for one in frequent if one in types[entity]] or [OTHER] for entity in entities}
-        return {split: partial(_records, mentions, part, labels, split) for split in ("train", "validation", "test")}
+        return {split: partial(_records, mentions, part, labels, split) for split in SPLITS}
 
 
 def deal(entities: list[str], fold: int) -> dict[str, str]:
@@ -132,14 +135,20 @@ def _mentions(path: Path, known: set[str]) -> Iterator[_Mention]:
                     spot = {"start": mention.start - first, "end": mention.end - first, "entity": mention.entity}
                     tokens = list(record.source[first : mention.end + AROUND])
                     identity = f"{relation}/{index}/{side}".lstrip("/")
-                    yield _Mention(where, mention.entity, {"tokens": tokens, "mentions": [spot], "id": identity})
+                    fields = {"tokens": tokens, "mentions": [spot], "id": identity}
+                    yield _Mention(where, mention.entity, " ".join(record.source).lower(), fields)
 
 
 def _records(
     mentions: list[_Mention], part: dict[str, str], labels: dict[str, list[str]], split: str
 ) -> Iterator[Record]:
+    last: dict[str, int] = {}
+    for one in mentions:
+        last[one.sentence] = max(last.get(one.sentence, 0), SPLITS.index(part[one.entity]))
     taken: Counter[str] = Counter()
     for one in mentions:
+        if part[one.entity] != split or SPLITS[last[one.sentence]] != split:
+            continue
         taken[one.entity] += 1
-        if part[one.entity] == split and (split == "test" or taken[one.entity] <= PER_ENTITY):
+        if split == "test" or taken[one.entity] <= PER_ENTITY:
             yield parse_record({**one.fields, "labels": labels[one.entity]}, one.where)

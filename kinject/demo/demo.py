@@ -5,17 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
-from kinject.data.records import read_records
+import numpy as np
+
+from kinject.data.records import Record, read_records
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import AliasLinker
 from kinject.serving import Host, Plugin, Prediction, Refused
 from kinject.serving.plugin import pair
+from kinject.stages.kinds import KIND, drawn
 
-EXAMPLES_A_FILE = 4
+EXAMPLES, SEED = (
+    3,
+    0,
+)  # sentences of one sort that a file gives, and what draws them: nobody chooses the flattering ones
 LONGEST_TEXT = 10_000  # characters; a page for sentences is no place for books
 NOTHING_READ = "No name that the chosen plugins know was found in the text, so the answer is the host's own."
 ALONE = "No plugin is chosen: this is the host alone."
@@ -38,6 +43,14 @@ class Offer:
         return {"name": self.plugin.name, "method": self.plugin.method, "knowledge": about}
 
 
+@dataclass(frozen=True)
+class Example:
+    """A sentence that the page offers, and what is right, where its record says so."""
+
+    text: str
+    right: str | None
+
+
 class Demo:
     """A host, the plugins that can be chosen, and sentences to begin with.
 
@@ -53,7 +66,7 @@ class Demo:
       InputError: a plugin that does not fit the host, its knowledge base or its memory.
     """
 
-    def __init__(self, host: Host, offers: Sequence[Offer], *, name: str, examples: Sequence[str] = ()):
+    def __init__(self, host: Host, offers: Sequence[Offer], *, name: str, examples: Sequence[Example] = ()):
         self.host, self.name, self.examples = host, name, tuple(examples)
         self.offers = {one.plugin.name: one for one in offers}
         self._lock = threading.Lock()
@@ -80,7 +93,7 @@ class Demo:
           knowledge: folders of knowledge bases, in any order.
           memory: PlugLM's memories.
           task: a registered name; None = the one in host.json.
-          examples: record files; the page offers the first texts of each.
+          examples: record files; the page offers some texts of each, see `examples_of`.
 
         Raises:
           InputError: one of them is not there, is damaged, or does not fit the others.
@@ -92,20 +105,20 @@ class Demo:
             raise InputError(f"--knowledge {unread[0].folder}", "no plugin was trained on it", "leave it out")
         if memory and not any(one.reads_memory for one in loaded):
             raise InputError("--memory", "there is no plugin that reads it", "leave it out")
-        texts = [record.text for file in examples for record in islice(read_records(file), EXAMPLES_A_FILE)]
+        shown = [one for file in examples for one in examples_of(list(read_records(file)))]
         offers = [
             Offer(one, base, memory if one.reads_memory else (), None if base is None else AliasLinker(base))
             for one, base in zip(loaded, read, strict=True)
         ]
         ready = Host.load(host, task=task, batch_size=1, window=1)
-        return cls(ready, offers, name=host, examples=texts)
+        return cls(ready, offers, name=host, examples=shown)
 
     def about(self) -> dict[str, Any]:
         """What the page shows before anything is asked."""
         return {
             "host": self.name,
             "plugins": [one.to_json() for one in self.offers.values()],
-            "examples": list(self.examples),
+            "examples": [vars(one) for one in self.examples],
         }
 
     def answer(self, text: str, plugins: Sequence[str], *, top: int = 5) -> dict[str, Any]:
@@ -168,3 +181,16 @@ class Demo:
             return ALONE
         by_text = all(one.knowledge is not None for one in chosen)  # others act without any entity
         return NOTHING_READ if by_text and all(one.plugin is None for one in answer.entities) else None
+
+
+def examples_of(records: Sequence[Record]) -> list[Example]:
+    """What the page offers of a file's records: some texts, drawn.
+
+    Of questions of several kinds: one entity under some of them, and one question under some entities.
+    """
+    if records and all(isinstance(record.fields.get(KIND), str) for record in records):
+        chosen = drawn(records, EXAMPLES, SEED)
+    else:
+        chosen = np.random.default_rng(SEED).permutation(len(records))[:EXAMPLES].tolist()
+    found = (records[i] for i in chosen)
+    return [Example(one.text, label if isinstance(label := one.fields.get("label"), str) else None) for one in found]

@@ -13,7 +13,7 @@ description matching trains on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -41,7 +41,7 @@ class GraphStage(Stage):
     """A stage that trains vectors on triples; its settings have `graph` and `held_out`."""
 
     def write(
-        self, named: Entries, triples: np.ndarray, relations: Sequence[str], **about: Any
+        self, named: Entries, triples: np.ndarray, relations: Sequence[str] | Mapping[str, str], **about: Any
     ) -> tuple[KnowledgeBase, Vectors]:
         """Embeds the graph of some entities and writes `<stage>/knowledge/`; returns it, and its vectors."""
         graph = build_dataclass(GraphConfig, self.config.graph, f"{self.where}.graph")
@@ -143,13 +143,16 @@ class TriplesConfig(StageConfig):
     """Which files, and how the graph is embedded.
 
     `triples` is a TSV of head, relation, tail. `labels` is a JSON object of objects with `label`, `description` and
-    `alternatives` (all may be missing); an object's id is its `wikidata_id`, or else its key. `held_out` triples are
-    left out of the training and ranked (filtered MRR and Hits@10).
+    `alternatives` (all may be missing); an object's id is its `wikidata_id`, or else its key. `relation_labels` is one
+    of the same form for relations. With `only`, no triples of other relations are read. `held_out` triples are left
+    out of the training and ranked (filtered MRR and Hits@10).
     """
 
     kind: Literal["triples"] = "triples"
     triples: str
     labels: str | None = None
+    relation_labels: str | None = None
+    only: tuple[str, ...] = ()
     graph: dict[str, Any] = {}
     held_out: int = Field(200, ge=0)
     source: str = ""
@@ -165,15 +168,15 @@ class TriplesStage(GraphStage):
     def check(self) -> None:
         super().check()
         self.run.check(self.config.triples, f"{self.where}.triples")
-        if self.config.labels is not None:
-            self.run.check(self.config.labels, f"{self.where}.labels")
+        for field in ("labels", "relation_labels"):
+            if getattr(self.config, field) is not None:
+                self.run.check(getattr(self.config, field), f"{self.where}.{field}")
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()
-        ids, relations, triples = read_triples(self.run.path(config.triples, f"{self.where}.triples"))
-        words: dict[str, Words] = {}
-        if config.labels is not None:
-            words = read_words(self.run.path(config.labels, f"{self.where}.labels"))
+        ids, names, triples = self._read()
+        words, relation_words = self._words("labels"), self._words("relation_labels")
+        relations = {one: relation_words.get(one, Words()).label for one in names}
         said = [words.get(one, Words()) for one in ids]
         labels, descriptions = [one.label for one in said], [one.description for one in said]
         named = Entries(ids, labels, [one.aliases for one in said], descriptions)
@@ -186,6 +189,29 @@ class TriplesStage(GraphStage):
         self.run.reporter.say(f"{self.name}: {base.size:,} entities, {len(triples):,} triples, {described:,} described")
         facts = {"entities": base.size, "triples": len(triples), "dim": base.dim, "described": described}
         return {**facts, **vectors.metrics}
+
+    def _read(self) -> tuple[list[str], list[str], np.ndarray]:
+        """Ids of entities and of relations, and the triples int32 [T, 3], of the relations that are to be read."""
+        path, only = self.run.path(self.config.triples, f"{self.where}.triples"), self.config.only
+        ids, relations, triples = read_triples(path)
+        unknown = next((one for one in only if one not in relations), None)
+        if unknown is not None:
+            raise InputError(
+                f"{self.where}.only", f"{path} has no relation {unknown}", did_you_mean(unknown, relations)
+            )
+        if not only:
+            return ids, relations, triples
+        kept = triples[np.isin(triples[:, 1], [relations.index(one) for one in only])]
+        rows, ends = np.unique(kept[:, [0, 2]], return_inverse=True)
+        used, kinds = np.unique(kept[:, 1], return_inverse=True)
+        heads, tails = ends.reshape(-1, 2).T
+        numbered = np.stack([heads, kinds, tails], 1).astype(np.int32)
+        return [ids[row] for row in rows], [relations[one] for one in used], numbered
+
+    def _words(self, field: Literal["labels", "relation_labels"]) -> dict[str, Words]:
+        """What a file says of entities or relations, by id; nothing where none is named."""
+        reference = getattr(self.config, field)
+        return {} if reference is None else read_words(self.run.path(reference, f"{self.where}.{field}"))
 
 
 class Words(NamedTuple):

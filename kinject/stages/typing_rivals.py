@@ -25,8 +25,7 @@ from kinject.stages.base import Stage, StageConfig
 from kinject.stages.comparison import comparison_of, first_entities
 from kinject.stages.rivals import renamed
 from kinject.tasks.base import make_task
-from kinject.tasks.description_matching import mean_pooled
-from kinject.tasks.entity_typing import EntityTyping, mention_vectors
+from kinject.tasks.entity_typing import EntityTyping, read_mentions
 
 DECAYS, ITERATIONS = (3.0, 10.0, 30.0), 100  # of a classifier; development data choose the decay
 Readings = dict[str, np.ndarray]
@@ -37,7 +36,8 @@ class TypingRivalsConfig(StageConfig):
 
     `task` and `task_options` are those of the typing task. `encoder` is the pretrained model whose vectors classifiers
     read; a mention's is the mean over its pieces after `layer` layers. `host` is the fine-tuned one that reads a named
-    type in the mention's place.
+    type in the mention's place. With `keep_dev`, what development data chose is then trained on them too, as a host may
+    be; not where they are scored. The rows are told as those of `domain`.
     """
 
     kind: Literal["typing_rivals"] = "typing_rivals"
@@ -53,6 +53,8 @@ class TypingRivalsConfig(StageConfig):
     data: tuple[str, ...] = Field(min_length=1)
     dev_data: tuple[str, ...] = Field(min_length=1)
     test_data: tuple[str, ...] = Field(min_length=1)
+    keep_dev: bool = False
+    domain: str = "types"
 
 
 class TypingRivalsStage(Stage):
@@ -81,21 +83,23 @@ class TypingRivalsStage(Stage):
         files = {"data": config.data, "dev_data": config.dev_data, "test_data": config.test_data}
         train, dev, test = (self.run.records(given, task.required, f"{where}.{name}") for name, given in files.items())
         types = [task.type_rows(part) for part in (train, dev, test)]
-        read = [readings(encoder, knowledge, part, config.layer, config.max_length) for part in (train, dev, test)]
+        read = readings(encoder, knowledge, (train, dev, test), config.layer, config.max_length)
         rows: dict[str, Any] = {"n": len(test), "metric": task.metric}
         settings = {}
-        rows["majority"] = f1(task, np.repeat(most_frequent(types[0])[None], len(test), 0), types[2])
-        nearest = nearest_rows(read[0]["vector"], read[2]["vector"])
-        rows["nearest_neighbour"] = f1(task, types[0][nearest], types[2])
+        seen = 2 if config.keep_dev else 1  # how many of the three parts the rows may learn from
+        known = np.concatenate(types[:seen])
+        rows["majority"] = f1(task, np.repeat(most_frequent(known)[None], len(test), 0), types[2])
+        nearest = nearest_rows(np.concatenate([one["vector"] for one in read[:seen]]), read[2]["vector"])
+        rows["nearest_neighbour"] = f1(task, known[nearest], types[2])
         for row, parts in CLASSIFIERS.items():
             features = [np.concatenate([one[part] for part in parts], 1) for one in read]
-            found = choose(task, features, types, self.run.seed)
+            found = choose(task, features, types, self.run.seed, config.keep_dev)
             rows[row] = f1(task, chosen(found.test), types[2])
             settings[row] = {"decay": found.decay, "parameters": found.parameters}
             if row == NAMED_BY:
                 named = [retold(one, task.names[best]) for one, best in zip(test, found.test.argmax(1), strict=True)]
                 rows["name_substituted"] = comparison.host_alone(named, knowledge)[0][task.metric]
-        return {"types": {**rows, "settings": settings}}
+        return {config.domain: {**rows, "settings": settings}}
 
 
 CLASSIFIERS: dict[str, tuple[str, ...]] = {
@@ -108,16 +112,18 @@ NAMED_BY = "classifier_vector"
 
 
 def readings(
-    encoder: HostBundle, knowledge: KnowledgeBase, records: Sequence[Record], layer: int, max_length: int | None
-) -> Readings:
-    """What classifiers read of each record: `sentence` and `mention` float32 [n, D], `vector` float32 [n, k]."""
-    texts = [Passage(one.source, where=one.where) for one in records]
-    marked = [Passage(one.source, (plain(one),), where=one.where) for one in records]
-    return {
-        "sentence": mean_pooled(encoder, texts, max_length),
-        "mention": mention_vectors(encoder, marked, layer, max_length),
-        "vector": first_entities(knowledge, records)[0].astype(np.float32),
-    }
+    encoder: HostBundle, knowledge: KnowledgeBase, parts: Sequence[Sequence[Record]], layer: int, max_length: int | None
+) -> list[Readings]:
+    """What classifiers read of each part: `sentence` and `mention` float32 [n, D], `vector` float32 [n, k]."""
+    records = [one for part in parts for one in part]
+    read = read_mentions(
+        encoder, [Passage(one.source, (plain(one),), where=one.where) for one in records], layer, max_length
+    )
+    vectors = first_entities(knowledge, records)[0].astype(np.float32)
+    every = {**read._asdict(), "vector": vectors}
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    split = {name: np.split(values, ends) for name, values in every.items()}
+    return [{name: split[name][number] for name in split} for number in range(len(parts))]
 
 
 def plain(record: Record) -> Mention:
@@ -146,7 +152,9 @@ class Chosen:
     test: np.ndarray
 
 
-def choose(task: EntityTyping, features: Sequence[np.ndarray], types: Sequence[np.ndarray], seed: int) -> Chosen:
+def choose(
+    task: EntityTyping, features: Sequence[np.ndarray], types: Sequence[np.ndarray], seed: int, keep_dev: bool = False
+) -> Chosen:
     """Trains a logistic regression a decay, keeps the best one on development data.
 
     Args:
@@ -154,25 +162,27 @@ def choose(task: EntityTyping, features: Sequence[np.ndarray], types: Sequence[n
       features: of training, development and test data, float [n, D].
       types: likewise, float [n, types].
       seed: where the regression starts.
+      keep_dev: train with the decay that was chosen once more, on both.
     """
     from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    best: tuple[float, Chosen] | None = None
-    for decay in DECAYS:
+    def trained(decay: float, parts: int) -> Any:
         # without a hidden layer it is a logistic regression of all types at once
         linear = MLPClassifier((), alpha=decay, solver="lbfgs", max_iter=ITERATIONS, random_state=seed)
-        model = make_pipeline(StandardScaler(), linear)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it has not converged: development data choose
-            model.fit(features[0], types[0])
-        score = f1(task, chosen(model.predict_proba(features[1])), types[1])
-        if best is None or score > best[0]:
-            size = sum(int(leaf.size) for leaf in (*linear.coefs_, *linear.intercepts_))
-            best = score, Chosen(decay, size, model.predict_proba(features[2]))
-    assert best is not None  # there are decays
-    return best[1]
+            model = make_pipeline(StandardScaler(), linear)
+            return model.fit(np.concatenate(features[:parts]), np.concatenate(types[:parts]))
+
+    tried = {decay: trained(decay, 1) for decay in DECAYS}
+    scores = {decay: f1(task, chosen(one.predict_proba(features[1])), types[1]) for decay, one in tried.items()}
+    best = max(DECAYS, key=lambda decay: scores[decay])
+    model = trained(best, 2) if keep_dev else tried[best]
+    linear = model[-1]
+    size = sum(int(leaf.size) for leaf in (*linear.coefs_, *linear.intercepts_))
+    return Chosen(best, size, model.predict_proba(features[2]))
 
 
 def chosen(probabilities: np.ndarray) -> np.ndarray:

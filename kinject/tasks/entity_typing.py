@@ -13,8 +13,9 @@ the likeliest one. OpenEntity reports the loose micro-F1; FIGER strict accuracy 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from kinject.data.pipeline import Feed, make_examples
+from kinject.data.pipeline import Batch, Feed, Redraw, make_examples
 from kinject.errors import InputError
 from kinject.models.heads import HEAD_SITE, JoinedHead
 from kinject.models.layers import site
@@ -134,6 +135,8 @@ class MarkerEntityTyping(EntityTyping):
       labels: names of the types, or a file of them; see `LabelledTask`.
       never_empty: predict the likeliest type too, positive or not (FIGER).
       reads: "marker", K-Adapter's, or "mention": the head reads the mean over the mention's pieces and its slot.
+      hide: share of the training rows whose mention is masked, drawn anew in each epoch: a host that knows the names
+        of its training data by heart leaves nothing for a plugin to learn from them.
     """
 
     head = "mention"
@@ -144,8 +147,12 @@ class MarkerEntityTyping(EntityTyping):
         labels: str | Path | Sequence[str] | None = None,
         never_empty: bool = False,
         reads: Literal["marker", "mention"] = "marker",
+        hide: float = 0.0,
     ):
         super().__init__(labels)
+        if isinstance(hide, bool) or not isinstance(hide, int | float) or not 0 <= hide <= 1:
+            raise InputError("task_options.hide", f"is {hide!r}", "it is a share from 0 to 1")
+        self.hide = hide
         if reads not in ("marker", "mention"):
             raise InputError("task_options.reads", f"is {reads!r}", "it is marker or mention")
         self.reads = reads
@@ -158,7 +165,14 @@ class MarkerEntityTyping(EntityTyping):
     ) -> Examples:
         records = list(records)
         labels, markers = self.type_rows(records), (SUBJECT_MARKER,)
-        return marked_texts(records, markers, labels, encoder, knowledge, self.protocol, buckets, at_markers=True)
+        made = marked_texts(records, markers, labels, encoder, knowledge, self.protocol, buckets, at_markers=True)
+        return made.with_redraw(hiding(self.hide, encoder.tokenizer.mask_id)) if self.hide else made
+
+    def for_evaluation(self) -> Task:
+        """The same task with every mention in sight."""
+        task = copy(self)
+        task.hide = 0.0
+        return task
 
     def batch_shapes(self, extent: Extent) -> Shapes:
         return {**super().batch_shapes(extent), "positions": extent.whole(1)}
@@ -196,6 +210,22 @@ class MarkerEntityTyping(EntityTyping):
         return {**super().score(predictions), "macro_precision": precision, "macro_recall": recall, "macro_f1": f1}
 
 
+def hiding(share: float, mask_id: int) -> Redraw:
+    """Masks the first mention's pieces in a share of the rows: (batch, a seed a row) -> the batch.
+
+    Slots and markers stay. Reads `mention_spans` int32 [B, 2], `token_ids` and `entity_slot` int32 [B, L].
+    """
+
+    def redraw(batch: Batch, seeds: np.ndarray) -> Batch:
+        hidden = np.array([np.random.default_rng(int(seed)).random() < share for seed in seeds])[:, None]
+        start, end = batch["mention_spans"][:, :1], batch["mention_spans"][:, 1:]
+        position = np.arange(batch["token_ids"].shape[1])
+        there = hidden & (position >= start) & (position < end) & (batch["entity_slot"] < 0)
+        return {**batch, "token_ids": np.where(there, np.int32(mask_id), batch["token_ids"])}
+
+    return redraw
+
+
 def mention_mean(hidden: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
     """What the encoder yields over a mention's pieces and the slots of its row, in the mean.
 
@@ -213,8 +243,15 @@ def mention_mean(hidden: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array
     return (total / jnp.maximum(read.sum(1, keepdims=True), 1)).astype(hidden.dtype)
 
 
-def mention_vectors(host: Any, passages: Sequence[Passage], layer: int, max_length: int | None) -> np.ndarray:
-    """The mean over a mention's pieces of what a frozen encoder yields there: float32 [n, D].
+class Read(NamedTuple):
+    """What a frozen encoder yields for n texts: float32 [n, D] each."""
+
+    sentence: np.ndarray
+    mention: np.ndarray
+
+
+def read_mentions(host: Any, passages: Sequence[Passage], layer: int, max_length: int | None) -> Read:
+    """The mean over each text's pieces after the last layer, and over its mention's pieces after `layer` layers.
 
     Args:
       host: a loaded host (kinject.inference.host.HostBundle).
@@ -238,10 +275,14 @@ def mention_vectors(host: Any, passages: Sequence[Passage], layer: int, max_leng
     graph, state = nnx.split(host.loaded.host)
 
     @jax.jit
-    def read(state: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-        return mention_mean(nnx.merge(graph, state).encoder(batch).hidden_states[layer], batch)
+    def read(state: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        states = nnx.merge(graph, state).encoder(batch).hidden_states
+        real = (batch["segment_ids"] > 0).astype(jnp.float32)[:, :, None]
+        mean = (states[-1].astype(jnp.float32) * real).sum(1) / jnp.maximum(real.sum(1), 1)
+        return mean, mention_mean(states[layer], batch)
 
-    found = np.zeros((len(encoded), host.loaded.config.hidden_size), np.float32)
-    for batch in Feed(make_examples([len(one) for one in encoded], arrays, buckets=4)).evaluation(100):
-        found[batch["index"]] = read(state, batch)
+    found = Read(*(np.zeros((len(encoded), host.loaded.config.hidden_size), np.float32) for _ in Read._fields))
+    for batch in Feed(make_examples([len(one) for one in encoded], arrays, buckets=2)).evaluation(100):
+        for kept, made in zip(found, read(state, batch), strict=True):
+            kept[batch["index"]] = made
     return found

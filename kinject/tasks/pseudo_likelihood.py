@@ -4,6 +4,8 @@
 and the pieces of the same word to its right masked, as what it would otherwise see of a rare word gives the rest away
 (Salazar et al., ACL 2020, mask one piece alone: "original"). Other words of the answer stay to be seen. An answer's
 score is the sum over its pieces. Answers of any length thus share one measure, at one forward pass a piece.
+
+`at_one_blank` is the cheap measure, one forward pass a question: all pieces of all answers at a single [MASK].
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from kinject.errors import InputError
 from kinject.models.kernels.elementwise import cross_entropy
 from kinject.tasks.base import Extent, Shapes, Task, first_span, pad_rows, register_task, slot_rows
 from kinject.tasks.fields import strings
+from kinject.tasks.multiple_choice import NO_CHOICE
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -208,3 +211,45 @@ def answers_of(record: Record) -> list[str]:
     if label not in choices:
         raise InputError(record.where, f"field label: {label!r} is none of the choices", "name it among them")
     return choices
+
+
+def choice_pieces(records: Sequence[Record], encoder: EntityEncoder) -> np.ndarray:
+    """int32 [n, C, P]: the pieces of each record's choices, filled up with -1.
+
+    Raises:
+      InputError: a choice that the host's vocabulary cannot spell.
+    """
+    known: dict[str, tuple[int, ...]] = {}
+    for record in records:
+        for choice in strings(record, "choices"):
+            if choice not in known:
+                try:
+                    known[choice] = encoder.tokenizer.word(choice)
+                except InputError:
+                    problem = f"field choices: the host's vocabulary cannot spell {choice!r}"
+                    raise InputError(record.where, problem, "drop the record") from None
+    most = max((len(strings(record, "choices")) for record in records), default=0)
+    made = np.full((len(records), most, max(map(len, known.values()), default=0)), -1, np.int32)
+    for row, record in enumerate(records):
+        for column, choice in enumerate(strings(record, "choices")):
+            made[row, column, : len(known[choice])] = known[choice]
+    return made
+
+
+def at_one_blank(outputs: jax.Array, pieces: jax.Array) -> jax.Array:
+    """The mean log-probability of each answer's pieces at one blank, so that its length counts neither way.
+
+    The order of the pieces says nothing, and an answer's pieces do not see each other.
+
+    Args:
+      outputs: [B, V], logits there.
+      pieces: int32 [B, C, P] of C answers, -1 behind each one's last.
+
+    Returns:
+      float32 [B, C], `NO_CHOICE` where there is no answer.
+    """
+    likely = jax.nn.log_softmax(outputs.astype(jnp.float32))
+    there = pieces >= 0
+    found = jnp.take_along_axis(likely[:, None], jnp.maximum(pieces, 0), axis=-1)
+    mean = jnp.where(there, found, 0.0).sum(-1) / jnp.maximum(there.sum(-1), 1)
+    return jnp.where(there.any(-1), mean, NO_CHOICE)

@@ -2,6 +2,7 @@
 // Asks /api/answer and shows what came back. Every text reaches the page as a text node, never as markup.
 
 const at = (id) => document.getElementById(id);
+const right = new Map(); // what is right, of the sentences that the page offers
 let asked = 0; // the number of the question asked last: an answer to an earlier one comes too late
 
 /** An element with attributes and children; a string child becomes a text node. */
@@ -52,6 +53,7 @@ function show(answer) {
   const plugged = answer.plugins.length > 0;
   showText(answer);
   showEntities(answer);
+  at("right").textContent = right.has(answer.text) ? "Right is: " + right.get(answer.text) : "";
   showLabels(at("before"), answer.before);
   showLabels(at("after"), answer.labels);
   at("after-title").textContent = "With " + answer.plugins.join(" + ");
@@ -136,7 +138,8 @@ function offer(about) {
     at("plugins").append(make("label", {}, box, make("span", {}, one.name, quiet)));
   });
   at("plugins").addEventListener("change", () => { if (at("text").value.trim()) ask(); });
-  for (const text of about.examples) {
+  for (const { text, right: answer } of about.examples) {
+    if (answer !== null) right.set(text, answer);
     const button = make("button", { type: "button" }, text);
     button.addEventListener("click", () => { at("text").value = text; ask(); });
     at("examples").append(button);
