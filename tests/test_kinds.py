@@ -9,7 +9,7 @@ import pytest
 from test_sources import needs_packages, pieces  # noqa: F401  (a fixture)
 from tiny_world import LANDS, evaluate_stage, plugin_stage, question, run_experiment, write_records
 
-from kinject.data.records import parse_record, read_records
+from kinject.data.records import drawn, parse_record, read_records
 from kinject.data.sources import geonames_kinds, load, wordnet_kinds
 from kinject.data.sources.domain import MAX_PIECES
 from kinject.data.sources.kinds import Asker, Dealing, KindQuestion, Subject, deal, fair_subjects, limit, record
@@ -18,7 +18,7 @@ from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.reports.console import Reporter
 from kinject.reports.tables import Ended, report
-from kinject.stages.kinds import by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
+from kinject.stages.kinds import by_kind, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.knowledge import write_described
 from kinject.stages.rivals import NameSubstituted, renamed
 

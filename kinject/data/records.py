@@ -17,11 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from kinject.errors import InputError
 from kinject.json_file import parse
 from kinject.text_files import DAMAGED, array_items, begins_array, byte_lines, open_unpacked
 
 SHAPE = 'a line is {"text": "…", "mentions": [{"start": 0, "end": 4, "entity": "Q1"}]} or has "tokens" for "text"'
+KIND, WORDING = "kind", "wording"  # fields of a question: what is asked, and the sentence without the name
 LONGEST_LINE = 1 << 20  # bytes; a longer one is refused, not read
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -253,3 +256,27 @@ def decode_text(line: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         problem = f"byte {error.start + 1} of the line is not UTF-8"
         raise InputError(where, problem, "convert the file: iconv -t UTF-8") from None
+
+
+def drawn(records: Sequence[Record], wanted: int, seed: int) -> list[int]:
+    """Examples to show: up to `wanted` questions about one entity, then up to `wanted` entities under one question.
+
+    Both are drawn by the seed: an entity among those that are asked most kinds of question, a sentence among those
+    that are asked most often.
+    """
+    draw = np.random.default_rng(seed)
+    chosen = []
+    for key in (first_entity, lambda record: record.fields.get(WORDING, "")):
+        groups: dict[str, list[int]] = {}
+        for i, record in enumerate(records):
+            groups.setdefault(key(record), []).append(i)
+        most = max(min(len(group), wanted) for group in groups.values())
+        fit = [group for group in groups.values() if len(group) >= most]
+        group = fit[draw.integers(len(fit))]
+        chosen += [group[at] for at in sorted(draw.permutation(len(group))[:wanted])]
+    return chosen
+
+
+def first_entity(record: Record) -> str:
+    """The id of a record's first mention; "" where it links nothing."""
+    return (record.mentions[0].entity if record.mentions else None) or ""

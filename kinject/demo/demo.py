@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from kinject.data.records import Record, read_records
+from kinject.data.records import KIND, Record, drawn, read_records
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import AliasLinker
 from kinject.serving import Host, Plugin, Prediction, Refused
 from kinject.serving.plugin import pair
-from kinject.stages.kinds import KIND, drawn
 
 EXAMPLES, SEED = (
     3,

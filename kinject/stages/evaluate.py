@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from kinject.config import Section
-from kinject.data.records import Record
+from kinject.data.records import Record, drawn
 from kinject.errors import InputError
 from kinject.inference.comparison import Comparison, followed
 from kinject.inference.host import knowledge_identity, open_host, task_of
@@ -20,7 +20,7 @@ from kinject.plugins.store import load_plugin, read_head
 from kinject.reports.results import CONTROL
 from kinject.stages.base import Stage, StageConfig, check_labels, check_plugin, check_references, open_plugin
 from kinject.stages.comparison import comparison_of, first_entities, majority, nearest_neighbour
-from kinject.stages.kinds import Rows, by_kind, drawn, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
+from kinject.stages.kinds import Rows, by_kind, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.rivals import NameSubstituted, TextAndVector
 
 SUBSTITUTED = "name_substituted"  # the row of the rival that puts a known name where the entity's stands

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kinject.data.records import Record
+from kinject.data.records import KIND, Record, first_entity
 from kinject.errors import InputError
 
 Rows = dict[str, np.ndarray]
 """By row, for each example how right it was: 1.0 or 0.0, NaN where the row says nothing of it."""
-
-KIND, WORDING = "kind", "wording"  # fields of a record: what is asked, and the sentence without the name
 
 
 def kinds_of(records: Sequence[Record]) -> np.ndarray:
@@ -61,10 +59,10 @@ def follows(records: Sequence[Record], labels: np.ndarray, predicted: np.ndarray
     Returns:
       float [n]: NaN where the other entity is not asked this, or has the same answer.
     """
-    answers = {(_entity(record), record.fields[KIND]): labels[i] for i, record in enumerate(records)}
+    answers = {(first_entity(record), record.fields[KIND]): labels[i] for i, record in enumerate(records)}
     found = np.full(len(records), np.nan)
     for i, record in enumerate(records):
-        other = answers.get((_entity(records[donors[i]]), record.fields[KIND]))
+        other = answers.get((first_entity(records[donors[i]]), record.fields[KIND]))
         if other is not None and other != labels[i]:
             found[i] = predicted[i] == other
     return found
@@ -103,26 +101,3 @@ def majority_of_kind(train: Sequence[Record], test: Sequence[Record]) -> np.ndar
         values, counts = np.unique(labels[of_train == kind], return_counts=True)
         often[str(kind)] = str(values[np.argmax(counts)])
     return np.array([float(often.get(record.fields[KIND]) == record.fields["label"]) for record in test])
-
-
-def drawn(records: Sequence[Record], wanted: int, seed: int) -> list[int]:
-    """Examples to show: up to `wanted` questions about one entity, then up to `wanted` entities under one question.
-
-    Both are drawn by the seed: an entity among those that are asked most kinds of question, a sentence among those
-    that are asked most often.
-    """
-    draw = np.random.default_rng(seed)
-    chosen = []
-    for key in (_entity, lambda record: record.fields.get(WORDING, "")):
-        groups: dict[str, list[int]] = {}
-        for i, record in enumerate(records):
-            groups.setdefault(key(record), []).append(i)
-        most = max(min(len(group), wanted) for group in groups.values())
-        fit = [group for group in groups.values() if len(group) >= most]
-        group = fit[draw.integers(len(fit))]
-        chosen += [group[at] for at in sorted(draw.permutation(len(group))[:wanted])]
-    return chosen
-
-
-def _entity(record: Record) -> str:
-    return (record.mentions[0].entity if record.mentions else None) or ""
