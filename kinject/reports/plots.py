@@ -70,7 +70,8 @@ def result_bars(domains: Domains) -> Figure:
     """The table of one run as bars by row, one panel a domain."""
     names = row_names(domains)[::-1]
     figure, panels = _figure(5.2 * len(domains), 0.5 * len(names) + 1.4, columns=len(domains), sharey=True)
-    colours = [SHADES[2] if row not in ORDER or row == "plugin" else SHADES[1] for row in names]
+    others = {*ORDER, *(row for row in names if row.endswith("_shuffled"))} - {"plugin"}
+    colours = [SHADES[1] if row in others else SHADES[2] for row in names]
     for axes, (name, rows) in zip(panels, domains.items(), strict=True):
         scale = 1 if rows["metric"] in NOT_FRACTIONS else 100
         values = [scale * rows.get(row, 0) for row in names]
