@@ -34,7 +34,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         epilog=EXAMPLES,
     )
     add_plugs(parser, "plugin folder to choose from; may be repeated", required=True)
-    parser.add_argument("--task", metavar="NAME", help="task (default: the one in host.json)")
+    parser.add_argument("--task", metavar="NAME", help="task (default: the host's own)")
     parser.add_argument(
         "--examples",
         action="append",

@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--knowledge", metavar="DIR", help="knowledge base folder; not for plugins that were trained without one"
     )
     parser.add_argument("--data", required=True, action="append", metavar="FILE", help="records, JSON lines")
-    parser.add_argument("--task", metavar="NAME", help="task (default: the one in host.json)")
+    parser.add_argument("--task", metavar="NAME", help="task (default: the host's own)")
     parser.add_argument(
         "--precision",
         default="float32",

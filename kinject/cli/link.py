@@ -30,9 +30,9 @@ examples:
   kinject link --knowledge kb --format brat corpus/*.ann > linked.jsonl
 
 A line is a text, or a JSON object with "text" or "tokens"; a .csv or .tsv has a column called text, and the other
-columns pass through. Mentions that a line gives ("mentions" or "spans", CoNLL's
-tags, BRAT's T lines) are named and no others are looked for. Each output line is a record that every command of
-kinject reads: {"text", "mentions": [{"start", "end", "entity", "score"}], ...}.
+columns pass through. Mentions that a line gives ("mentions" or "spans", CoNLL's tags, BRAT's T lines) are named and no
+others are looked for. Each output line is a record that every command of kinject reads:
+{"text", "mentions": [{"start", "end", "entity", "score"}], ...}.
 
 The names of a knowledge base are indexed once, beside it (KB.names/). Between entities of one name the prior decides:
 1 + the triples that an entity stands in, halved where the name is an alias and not its label; "context" weighs that
