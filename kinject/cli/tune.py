@@ -37,9 +37,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--test", type=Path, metavar="FILE", help="records that are evaluated at the end")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the plugin's folder; must not exist")
     parser.add_argument("--task", metavar="NAME", help="task (default: the host's own)")
-    parser.add_argument(
-        "--method", default="map_tuning", metavar="NAME", help="default map_tuning; kformer, k_adapter, …"
-    )
+    parser.add_argument("--method", default="map_tuning", metavar="NAME", help="default map_tuning; or kformer, …")
     parser.add_argument("--initialise", metavar="START", help="default: what suits the task")
     parser.add_argument("--auto", action="store_true", help="try a few settings; --dev chooses")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default 0")
