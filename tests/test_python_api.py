@@ -1,5 +1,6 @@
 """The Python API without a config file: it does what configs do, by the same code."""
 
+import csv
 import dataclasses
 import json
 import shutil
@@ -79,6 +80,22 @@ def test_a_text_says_its_mentions_or_they_are_looked_for(host, base, plugin):
     assert plugin.evaluate(host, base, map(unlinked, range(40, 60))).coverage == 1
 
 
+def test_a_table_of_labelled_texts_is_records(base, tmp_path):
+    asked = [unlinked(i) for i in range(6)]
+    with (tmp_path / "asked.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, asked[0])
+        writer.writeheader()
+        writer.writerows(asked)
+    read = labelled(tmp_path / "asked.csv", base, None, ("label",))
+    known = labelled(asked, base, None, ("label",))
+    assert [(one.source, one.mentions, one.fields) for one in read] == [
+        (one.source, one.mentions, one.fields) for one in known
+    ]
+    (tmp_path / "asked.csv").write_text("sentence,label\nx,y\n")
+    with pytest.raises(InputError, match=r"asked\.csv:2: has neither 'text' nor 'tokens'"):
+        labelled(tmp_path / "asked.csv", base, None, ("label",))
+
+
 def test_it_answers_one_with_one_and_several_with_a_list(host, plugin):
     asked = [{key: value for key, value in question(i).items() if key != "label"} for i in range(50, 53)]
     host.plug(plugin)
@@ -93,6 +110,8 @@ def test_it_answers_one_with_one_and_several_with_a_list(host, plugin):
     assert host.unplug(plugin).plugged == () and host.plug(plugin).unplug().plugged == ()
     with pytest.raises(InputError, match="it is not plugged in"):
         host.unplug(plugin)
+    with pytest.raises(InputError, match="input: it is 3; give a text"):
+        host.predict(3)
     long = {"text": question(51)["text"] + " is far ." * 12}
     assert host.predict(long).truncated and host.predict(long).to_json()["truncated"]
 

@@ -18,7 +18,9 @@ examples:
       --test my/test.jsonl --out my/plugin
   kinject tune … --epochs=20 --learning_rate=1e-3 --batch_size=32
 
-The host answers its own task and stays as it is. Records without `mentions` are linked by the knowledge base's names.
+The host answers its own task and stays as it is. Records are JSON lines, or a table (.csv, .tsv, .xlsx, .parquet,
+SQLite) with a column `text` and one for the answer, such as `label`; without `mentions` they are linked by the
+knowledge base's names.
 --auto tries a few settings and keeps what --dev scores highest; the plugin's card says what was tried. Any option of a
 config's `fit` section or of its optimizer (docs/options.md) may be given by its name. --test prints the host alone,
 with the plugin, and with wrong vectors. It is what `kinject.tune` does in Python; a config has more stages.
@@ -32,7 +34,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser = Parser(prog="kinject tune", description="Tune a plugin through a frozen host.", epilog=EXAMPLES)
     parser.add_argument("--host", required=True, metavar="DIR", help="host folder (or hub id)")
     parser.add_argument("--knowledge", metavar="DIR", help="knowledge base; not for methods that read none")
-    parser.add_argument("--data", required=True, type=Path, metavar="FILE", help="labelled records, JSON lines")
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="FILE", help="labelled records: JSON lines, or a table"
+    )
     parser.add_argument("--dev", type=Path, metavar="FILE", help="records that choose the best evaluation")
     parser.add_argument("--test", type=Path, metavar="FILE", help="records that are evaluated at the end")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the plugin's folder; must not exist")

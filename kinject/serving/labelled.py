@@ -1,4 +1,4 @@
-"""Records given from Python: texts with their answers, linked by the knowledge base's names where they say nothing."""
+"""Records given from Python, or as a table: labelled texts, linked by the knowledge base's names if they say none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.linking import AliasLinker, Linker
 from kinject.serving.queries import link
 
+TABLES = (".csv", ".tsv", ".xlsx", ".parquet", ".db", ".sqlite", ".sqlite3")
 Inputs = Iterable[Mapping[str, Any] | Record] | str | os.PathLike[str]
 
 
@@ -31,7 +32,8 @@ def labelled(
     """Records of a task, with their mentions.
 
     Args:
-      records: dicts as a line of a record file has them, `Record`s, or the path of such a file.
+      records: dicts as a line of a record file has them, `Record`s, or the path of such a file, or of a table (.csv,
+        .tsv, .xlsx, .parquet, SQLite) with a column `text` and the task's fields.
       knowledge: whose names are linked in records that do not say where their mentions are; None = none are.
       linker: finds mentions in the place of the knowledge base's names.
       require: the fields that every record must have.
@@ -41,7 +43,7 @@ def labelled(
       InputError: no record, one that cannot be used, or one without a field.
     """
     if isinstance(records, str | os.PathLike):
-        records = read_records(Path(records), require)
+        records = _read(records, require)
     if linker is None and knowledge is not None and knowledge.entities is not None:
         linker = AliasLinker(knowledge)
     found = []
@@ -54,3 +56,12 @@ def labelled(
     if not found:
         raise InputError(name, "there is none", 'give dicts such as {"text": "…", "label": "…"}')
     return found
+
+
+def _read(path: str | os.PathLike[str], require: Sequence[str]) -> Iterable[Record]:
+    """The records of a file, of a table's rows too."""
+    if Path(str(path).partition("#")[0]).suffix.lower() in TABLES:
+        from kinject.data.tables import read_table
+
+        return (parse_record(dict(row), where, require) for where, row in read_table(os.fspath(path)))
+    return read_records(Path(path), require)
