@@ -4,23 +4,25 @@
     python -m kinject.sweep --config configs/rates.py:kformer --config configs/rates.py:kformer,domain=biology \\
         --workdir runs/rates
 
-Host, knowledge and questions of many kinds are those of a finished run of configs/quickstart.py, `base=DIR` (default
-runs/quickstart). Each method is trained as `kinject tune` trains it where nothing else is said (`ready_fit`: AdamW,
-batches of 20, linear decay after a warmup), for `steps`, once with each of the `rates` (`0.0003+0.001`), and is asked
-the development questions: results.md has `rate_0_001.dev_accuracy`, and so on. Sizes are cut to the host as in
-configs/compare.py.
+Host, knowledge and questions are those of a finished run of configs/quickstart.py, `base=DIR` (default
+runs/quickstart): of one kind, as a job of one's own has, or with `questions=all` of all kinds. Each method is trained
+as `kinject tune` trains it where nothing else is said (`ready_fit`: AdamW, batches of 20, linear decay after a warmup),
+for `steps`, once with each of the `rates` (`0.0003+0.001`), and is asked the development questions: results.md has
+`rate_0_001.dev_accuracy`, and so on. Sizes are cut to the host as in configs/compare.py.
 `--seeds 0,1,2` draws the order of questions and the start anew; host and knowledge stay. docs/tuning.md has the table,
 and `kinject.training.config.LEARNING_RATES` what came of it.
 """
 
 from compare import METHODS, PASSAGES, RETRIEVAL
+from quickstart import DOMAINS
 
 from kinject.training.config import ready_fit
 
 SETTINGS = {
     "base": "runs/quickstart",
     "domain": "geography",
-    "steps": 60,
+    "questions": "one_kind",
+    "steps": 40,
     "rates": "0.0003+0.001+0.003+0.01",
 }
 PLUGLM = {"name": "pluglm", "layers": (5,), "query": "mention", "query_from": "embeddings", "beta": 10.0}
@@ -38,6 +40,8 @@ def settings_of(arg):
         if name not in settings or not value:
             raise ValueError(f"unknown setting {part!r}; there is {', '.join(SETTINGS)}")
         settings[name] = type(settings[name])(value)
+    if settings["questions"] not in ("one_kind", "all"):
+        raise ValueError(f"questions are {settings['questions']!r}; there is one_kind, all")
     return method, settings
 
 
@@ -46,19 +50,19 @@ def fit(method, steps, rate):
     made = ready_fit(method)
     del made["epochs"]
     optimizer = {**made["optimizer"], "learning_rate": rate}
-    return {**made, "steps": steps, "compute_dtype": "bfloat16_dots", "optimizer": optimizer}
+    return {**made, "steps": steps, "compute_dtype": "bfloat16_dots", "buckets": 1, "optimizer": optimizer}
 
 
 def trained(method, settings, rate, domain=None):
-    """The method on the domain's plugin questions of all kinds, through the frozen host."""
-    records, knowledge = (
-        f"{settings['base']}/{domain or settings['domain']}/{one}" for one in ("records", "knowledge")
-    )
+    """The method on the domain's plugin questions, through the frozen host."""
+    domain = domain or settings["domain"]
+    kind = f"_{DOMAINS[domain]}" if settings["questions"] == "one_kind" else ""
+    records, knowledge = (f"{settings['base']}/{domain}/{one}" for one in ("records", "knowledge"))
     shared = {
         "task": "cloze",
         "host": f"{settings['base']}/host",
-        "data": (f"{records}/plugin.jsonl",),
-        "dev_data": (f"{records}/dev.jsonl",),
+        "data": (f"{records}/plugin{kind}.jsonl",),
+        "dev_data": (f"{records}/dev{kind}.jsonl",),
         "fit": fit(method, settings["steps"], rate),
     }
     if method == "pluglm":
