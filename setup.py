@@ -39,6 +39,7 @@ RETRIEVAL = ["bm25s>=0.3.10,<0.4"]
 TRACKERS = {"tensorboard": ["tensorboardX>=2.6.2.2,<3"], "wandb": ["wandb>=0.20,<0.32"]}
 INT8 = ["qwix>=0.1.8,<0.2"]  # Apache-2.0: weights in 8 bits
 INDEX = ["usearch>=2.26,<3"]  # Apache-2.0: approximate search of memories beyond the devices
+ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.32,<2"]  # Apache-2.0, MIT: `engine="onnxruntime"` of what answers texts
 BENCHMARKS = ["pyahocorasick>=2.1,<3", "flashtext2>=1.1,<2", "peft>=0.20,<0.22"]  # to compare with
 TABLES = ["openpyxl>=3.1,<4"]  # Excel's .xlsx as tables of entities and records
 DEMO = ["starlette>=1.0,<2", "uvicorn>=0.50,<1"]
@@ -50,6 +51,7 @@ TEST = [
     *RETRIEVAL,
     *INDEX,
     *INT8,
+    *ONNX,
     *TABLES,
     MODEL,
     "nbclient>=0.10,<0.12",  # the notebooks are executed
@@ -108,6 +110,7 @@ setup(
         "torch": ["torch>=2.6"],
         "index": INDEX,
         "int8": INT8,
+        "onnx": ONNX,
         "tables": TABLES,
         "benchmarks": BENCHMARKS,
     },

@@ -4,13 +4,14 @@
     python benchmarks/predict.py --json out.json --memory-mb 10 --memory-mb 100
 
 All arms go from the same texts, one string each, to a label and its score: tokenising counts. `kinject` is
-`Host.predict`, `rounded` the same with products in bfloat16; `plugin` has a map-tuning plugin and one linked entity a
-text. `torch_batches` pads batches in the order of the texts, `torch_sorted` sorts the texts of a window by length
-first, as kinject does, also under bfloat16 autocast, `torch_one` takes them one at a time. The host is random (its
-shape is --hidden, --layers; by default that of MiniLM-L6), with a classification head, and its labels must agree.
-Each round runs every arm, in turn; told are the medians, and the ratios of one round as the median and the range over
-rounds: by the clock, and by the CPU's time, which other processes of a busy machine change less (on an accelerator it
-means nothing). Nothing is downloaded.
+`Host.predict`, `rounded` the same with products in bfloat16, `auto` and `auto_int8` with `engine="auto"` in float32 and
+int8; `plugin` has a map-tuning plugin and one linked entity a text. `torch_batches` pads batches in the order of the
+texts, `torch_sorted` sorts the texts of a window by length first, as kinject does, also under bfloat16 autocast; `ort`
+and `ort_int8` are ONNX Runtime's (ort_arms.py). An arm `…_one` takes the first --one texts one at a time. The host is
+random (its shape is --hidden, --layers; by default that of MiniLM-L6), with a classification head, and labels must
+agree. Each round runs every arm, in turn; told are the medians, and the ratios of one round as the median and the range
+over rounds: by the clock, and by the CPU's time, which other processes of a busy machine change less (on an accelerator
+it means nothing, and ONNX Runtime's threads count while they wait). Nothing is downloaded.
 
 --memory-mb: resident memory of `kinject predict` on a file of so many MB, with a tiny host, in a process of its own:
 the peak, which compiling makes, and the medians over the second and the last fifth of the time.
@@ -28,11 +29,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import ort_arms
 from flax import nnx
 from rows import row, write
 
@@ -49,6 +53,8 @@ from kinject.plugins.base import make_plugin
 from kinject.plugins.store import save_plugin
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "."]
+Arm = Callable[[], list[float]]
+Scorers = dict[str, Callable[[str], float]]
 WORDS, ENTITIES, DIM, LABELS = 28_000, 1_000, 128, ["no", "yes"]
 
 
@@ -64,7 +70,7 @@ def write_files(folder: Path, hidden: int, layers: int, words: int = WORDS) -> N
         vocab_size=len(vocabulary),
         hidden_size=hidden,
         num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden // 32),
+        num_attention_heads=heads_of(hidden),
         intermediate_size=4 * hidden,
         max_position_embeddings=128,
         type_vocab_size=2,
@@ -89,6 +95,11 @@ def write_files(folder: Path, hidden: int, layers: int, words: int = WORDS) -> N
     )
 
 
+def heads_of(hidden: int) -> int:
+    """Twelve, as MiniLM and BERT have them; fewer in tiny hosts."""
+    return 12 if hidden >= 384 else max(1, hidden // 32)
+
+
 def questions(count: int, words: int = WORDS, seed: int = 0, long: bool = False) -> list[Record]:
     """Texts of 5 to 100 words, most of them short (log-normal around 20), or of 150 to 450, each with one entity."""
     draw = np.random.default_rng(seed)
@@ -105,8 +116,8 @@ def questions(count: int, words: int = WORDS, seed: int = 0, long: bool = False)
     return made
 
 
-def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> dict[str, Callable[[], list[float]]]:
-    """The alternatives; each yields the score of "yes" of every text, in order."""
+def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> tuple[dict[str, Arm], Scorers]:
+    """The alternatives: each yields the score of "yes" of every text, in order; and what scores one text."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -120,7 +131,7 @@ def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> 
             return model(**batch).logits.float().softmax(-1)[:, 1].tolist()
 
     def batches(order: list[int], size: int, half: bool = False) -> list[float]:
-        made = [0.0] * len(texts)
+        made = [0.0] * len(order)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             for number, score in zip(chosen, scores([texts[i] for i in chosen], half), strict=True):
@@ -131,12 +142,44 @@ def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> 
         windows = (range(start, min(start + window, len(texts))) for start in range(0, len(texts), window))
         return batches([i for one in windows for i in sorted(one, key=lambda i: len(texts[i]))], batch_size, half)
 
-    return {
+    arms = {
         "torch_batches": lambda: batches(list(range(len(texts))), batch_size),
         "torch_sorted": by_length,
         "torch_sorted_bfloat16": lambda: by_length(half=True),
-        "torch_one": lambda: batches(list(range(len(texts))), 1),
     }
+    return arms, {"torch_one": lambda text: scores([text], False)[0]}
+
+
+def singly(score: Callable[[str], float], texts: list[str], taken: list[float]) -> list[float]:
+    """Scores of texts one at a time; what each took is noted in `taken`."""
+    made = []
+    for text in texts:
+        started = time.perf_counter()
+        made.append(score(text))
+        taken.append(time.perf_counter() - started)
+    return made
+
+
+def our_arms(folder: Path, records: list[Record], options: dict[str, Any]) -> tuple[dict[str, Arm], Scorers, Any]:
+    """`Host.predict` in its precisions and engines: arms, what scores one text, and the hosts."""
+    settings: dict[str, dict[str, str]] = {
+        "kinject": {},
+        "rounded": {"precision": "bfloat16_dots"},
+        "auto": {"engine": "auto"},
+        "auto_int8": {"precision": "int8", "engine": "auto"},
+    }
+    hosts = {name: kinject.Host.load(folder / "host", **options, **some) for name, some in settings.items()}
+    hosts["plugin"] = kinject.Host.load(folder / "host", **options)
+    hosts["plugin"].plug(folder / "plugin", knowledge=folder / "knowledge")
+
+    def batches(host: kinject.Host) -> list[float]:
+        return [dict(answer.labels)["yes"] for answer in host.predict(records)]
+
+    def alone(host: kinject.Host, text: str) -> float:
+        return dict(host.predict(text).labels)["yes"]
+
+    arms = {name: partial(batches, host) for name, host in hosts.items()}
+    return arms, {f"{name}_one": partial(alone, hosts[name]) for name in settings}, hosts
 
 
 def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -144,25 +187,23 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
         folder = Path(place)
         write_files(folder, arguments.hidden, arguments.layers)
         records = questions(arguments.texts)
+        texts = [one.text for one in records]
         options = {"batch_size": arguments.batch_size, "window": arguments.window, "max_length": 128}
-        host = kinject.Host.load(folder / "host", **options)
-        plugged = kinject.Host.load(folder / "host", **options)
-        plugged.plug(folder / "plugin", knowledge=folder / "knowledge")
-
-        def scores(one: kinject.Host) -> list[float]:
-            return [dict(answer.labels)["yes"] for answer in one.predict(records)]
-
-        rounded = kinject.Host.load(folder / "host", precision="bfloat16_dots", **options)
-        arms = {"kinject": lambda: scores(host), "plugin": lambda: scores(plugged), "rounded": lambda: scores(rounded)}
-        arms |= torch_arms(folder, [one.text for one in records], arguments.batch_size, arguments.window)
+        arms, alone, hosts = our_arms(folder, records, options)
+        rivals = [torch_arms(folder, texts, arguments.batch_size, arguments.window)]
+        if find_spec("onnxruntime") is not None:
+            rivals.append(ort_arms.arms(folder, texts, arguments.window, arguments.hidden, heads_of(arguments.hidden)))
+        for more, scorers in rivals:
+            arms, alone = arms | more, alone | scorers
+        taken: dict[str, list[float]] = {name: [] for name in alone}
+        for name, score in alone.items():
+            arms[name] = partial(singly, score, texts[: arguments.one], taken[name])
         started = time.perf_counter()
-        first = {name: run() for name, run in arms.items()}
+        first = {name: np.array(run()) for name, run in arms.items()}
         warm = time.perf_counter() - started
-        for name in ("torch_batches", "torch_sorted", "torch_one"):
-            np.testing.assert_allclose(first["kinject"], first[name], atol=1e-4)
-        for name in ("rounded", "torch_sorted_bfloat16"):
-            np.testing.assert_allclose(first["kinject"], first[name], atol=0.02)
-        moved = float(np.abs(np.array(first["kinject"]) - first["plugin"]).max())
+        check(first)
+        for some in taken.values():
+            some.clear()  # the first round compiled
         wall: dict[str, list[float]] = {name: [] for name in arms}
         cpu: dict[str, list[float]] = {name: [] for name in arms}
         for _ in range(arguments.rounds):
@@ -171,26 +212,52 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
                 run()
                 wall[name].append(time.perf_counter() - started[0])
                 cpu[name].append(time.process_time() - started[1])
+    counts = {name: min(arguments.one, len(texts)) if name.endswith("_one") else len(texts) for name in arms}
     return {
-        "wall": compared(wall, arguments.texts),
-        "cpu": compared(cpu, arguments.texts),
-        "programs_compiled": host.engine.programs.compiled + plugged.engine.programs.compiled,
+        "wall": compared(wall, counts),
+        "cpu": compared(cpu, counts),
+        "one_text_ms": {name: {"p50": 1e3 * statistics.median(some), "p99": p99(some)} for name, some in taken.items()},
+        "programs_compiled": {name: host.engine.programs.compiled for name, host in hosts.items()},
+        "engines": {name: hosts[name].engine.told for name in ("auto", "auto_int8")},
+        "batches": {name: run.size for name, run in arms.items() if isinstance(run, ort_arms.Batched)},
         "first_round_seconds": warm,
-        "largest_change_of_a_score_by_the_plugin": moved,
+        "largest_change_of_a_score_by_the_plugin": float(np.abs(first["kinject"] - first["plugin"]).max()),
+        "labels_as_in_float32": {
+            name: float(((first[name] > 0.5) == (first["kinject"] > 0.5)[: len(first[name])]).mean()) for name in arms
+        },
     }
 
 
-def compared(seconds: dict[str, list[float]], texts: int) -> dict[str, Any]:
-    """Rates, and ratios within rounds: how many times faster kinject is, and what the plugin adds."""
+def p99(seconds: list[float]) -> float:
+    """The 99th percentile, in ms."""
+    return 1e3 * float(np.percentile(seconds, 99))
+
+
+def check(first: dict[str, np.ndarray]) -> None:
+    """Raises AssertionError unless all arms give about the same scores."""
+    for name, scores in first.items():
+        near = 0.05 if "int8" in name else 0.02 if "rounded" in name or "bfloat16" in name else 1e-4
+        if name != "plugin":
+            np.testing.assert_allclose(scores, first["kinject"][: len(scores)], atol=near, err_msg=name)
+
+
+def compared(seconds: dict[str, list[float]], counts: dict[str, int]) -> dict[str, Any]:
+    """Rates, and ratios within rounds: how many times faster one is than another, and what the plugin adds."""
 
     def against(ours: str, name: str) -> list[float]:
-        return [other / one for one, other in zip(seconds[ours], seconds[name], strict=True)]
+        return [
+            (other / counts[name]) / (one / counts[ours])
+            for one, other in zip(seconds[ours], seconds[name], strict=True)
+        ]
 
-    theirs = [name for name in seconds if name.startswith("torch")]
+    theirs = [name for name in seconds if name.startswith(("torch", "ort"))]
+    ours = ("kinject", "rounded", "auto", "auto_int8")
     return {
-        "texts_a_second": {name: texts / statistics.median(some) for name, some in seconds.items()},
-        "kinject_faster_than": {name: spread(against("kinject", name)) for name in theirs},
-        "rounded_faster_than": {name: spread(against("rounded", name)) for name in theirs},
+        "texts_a_second": {name: counts[name] / statistics.median(some) for name, some in seconds.items()},
+        "faster_than": {
+            one: {name: spread(against(f"{one}_one" if name.endswith("_one") else one, name)) for name in theirs}
+            for one in ours
+        },
         "plugin_added_percent": spread([100 * (ratio - 1) for ratio in against("kinject", "plugin")]),
         "seconds": seconds,
     }
@@ -267,6 +334,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--one", type=int, default=100, help="texts of the arms that take one at a time")
     parser.add_argument("--memory-mb", type=int, action="append", default=[])
     parser.add_argument("--long", action="store_true", help="with --memory-mb: texts of 2 KB, most of which is cut off")
     arguments = parser.parse_args()
@@ -286,17 +354,18 @@ def main() -> None:
 
 
 def rate_rows(found: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of CPU time, with those of the clock in them; ratios are the medians of those within rounds."""
+    """Rows by the clock, with those of CPU time in them; ratios are the medians of those within rounds."""
     cpu, wall = found.pop("cpu"), found.pop("wall")
-    unit, rates = "texts a second of CPU time, texts to labels", cpu["texts_a_second"]
-    for ours, precision in (("kinject", "float32"), ("rounded", "bfloat16_dots")):
-        for name, ratio in cpu[f"{ours}_faster_than"].items():
-            more = {"range": ratio, "wall": wall[f"{ours}_faster_than"][name], **found, **about}
-            yield {
-                **row(f"predict, kinject in {precision} / {name}", rates[ours], rates[name], unit, **more),
-                "ratio": ratio["median"],
-            }
-    more = {"added_percent": cpu["plugin_added_percent"], "wall": wall["plugin_added_percent"], **found, **about}
+    unit, rates = "texts a second, texts to labels", wall["texts_a_second"]
+    for ours in ("kinject", "rounded", "auto", "auto_int8"):
+        for name, ratio in wall["faster_than"][ours].items():
+            mine = f"{ours}_one" if name.endswith("_one") else ours
+            more = {"range": ratio, "cpu": cpu["faster_than"][ours][name], **found, **about}
+            yield {**row(f"predict, {mine} / {name}", rates[mine], rates[name], unit, **more), "ratio": ratio["median"]}
+    base = found["one_text_ms"]["kinject_one"]["p50"]
+    for name, ms in found["one_text_ms"].items():
+        yield row(f"predict, one text, p50: {name} / kinject_one", ms["p50"], base, "ms", **ms, **about)
+    more = {"added_percent": wall["plugin_added_percent"], "cpu": cpu["plugin_added_percent"], **found, **about}
     yield row("predict, with a plugin (a slot more a text) / without", rates["plugin"], rates["kinject"], unit, **more)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from kinject.cli.parser import EXIT_INTERRUPTED, MOST_DEVICES, PRECISIONS, Parser, add_plugs, exit_code, whole
+from kinject.cli.parser import ENGINES, EXIT_INTERRUPTED, MOST_DEVICES, PRECISIONS, Parser, add_plugs, exit_code, whole
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     parser.add_argument(
+        "--engine",
+        default="jax",
+        choices=ENGINES,
+        help="who runs the host's layers: XLA (default), ONNX Runtime (extra onnx), or the faster one here",
+    )
+    parser.add_argument(
         "--devices", type=whole(1, MOST_DEVICES), default=1, metavar="N", help="devices that share a batch (default 1)"
     )
     parser.add_argument(
@@ -101,6 +107,8 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
     if not arguments.no_compilation_cache:
         keep_compiled()
     host = load(arguments)
+    if arguments.engine == "auto":
+        print(f"kinject: {host.engine.told}", file=sys.stderr)
     linker = plug(host, arguments)
     at_once = arguments.window == 1 or arguments.follow or out.isatty()
     answered = refused = 0
@@ -158,6 +166,7 @@ def load(arguments: argparse.Namespace) -> Host:
         batch_size=arguments.batch_size,
         window=arguments.window,
         precision=arguments.precision,
+        engine=arguments.engine,
         devices=arguments.devices,
         head=arguments.head,
     )

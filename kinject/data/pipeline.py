@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kinject.data.shuffling import Permutations, Shuffle, place_seeds
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ def choose_buckets(lengths: Sequence[int] | np.ndarray, count: int) -> list[int]
     Returns:
       Ascending bucket lengths; the last one is the longest example's.
     """
+    if count == 1:
+        return [int(np.max(lengths))]
     values, counts = np.unique(np.asarray(lengths), return_counts=True)
     total = np.concatenate([[0], np.cumsum(counts)])
     best = values * total[1:]  # padded tokens when the first i+1 distinct lengths share one bucket
@@ -174,10 +177,17 @@ def deal(batches: grain.MapDataset, threads: int = 2) -> grain.IterDataset:
 
 @dataclass(frozen=True)
 class Feed:
-    """Deals batches from examples; entity vectors are gathered as the batch is made, only those it needs."""
+    """Deals batches from examples; entity vectors are gathered as the batch is made, only those it needs.
+
+    Attributes:
+      examples: that are dealt.
+      gather: their knowledge; None = they have none.
+      shuffle: which version of the order of training batches, see shuffling.py.
+    """
 
     examples: Examples
     gather: Gather | None = None
+    shuffle: Shuffle = 1
 
     def batch(self, bucket: int, rows: np.ndarray, seeds: np.ndarray | None = None) -> Batch:
         """The batch of these rows (int [B]) of a bucket, weight 1 each; without seeds [B] a row's is its own index."""
@@ -233,13 +243,9 @@ class Feed:
         import grain
 
         count = len(self.examples.buckets[number]["index"])
-        rows = grain.MapDataset.range(count).seed(seed + number)
-        rows = rows if self.examples.ordered else rows.shuffle()
-        # endless is a little more than `len` can tell of batches of one
-        rows = rows.repeat() if batch_size > 1 else rows.repeat(ENDLESS // count)
 
         def mine(batch: np.ndarray) -> np.ndarray:
-            filled = np.pad(batch, [(0, extra), *[(0, 0)] * (batch.ndim - 1)], mode="edge")
+            filled = np.pad(batch, [(0, extra), *[(0, 0)] * (batch.ndim - 1)], mode="edge") if extra else batch
             return filled if share is None else filled[share]
 
         def weighed(batch: Batch) -> Batch:
@@ -248,6 +254,19 @@ class Feed:
             numbers = np.arange(batch_size + extra) if share is None else share
             return _weighed(batch, numbers < batch_size)
 
+        if self.shuffle == 2:
+            stream = Permutations(count, seed + number, ordered=self.examples.ordered)
+
+            def dealt(batch: int) -> Batch:
+                places = mine(np.arange(batch * batch_size, (batch + 1) * batch_size, dtype=np.int64))
+                seeds = None if self.examples.redraw is None else place_seeds(seed + number, places)
+                return weighed(self.batch(number, stream.rows(places), seeds))
+
+            return grain.MapDataset.range(ENDLESS // batch_size).map(lambda batch: dealt(int(batch)))
+        rows = grain.MapDataset.range(count).seed(seed + number)
+        rows = rows if self.examples.ordered else rows.shuffle()
+        # endless is a little more than `len` can tell of batches of one
+        rows = rows.repeat() if batch_size > 1 else rows.repeat(ENDLESS // count)
         if self.examples.redraw is None:
             return rows.batch(batch_size).map(lambda rows: weighed(self.batch(number, mine(rows))))
         drawn = rows.random_map(lambda row, generator: np.array([row, generator.integers(2**62)]))

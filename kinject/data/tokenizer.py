@@ -69,7 +69,10 @@ class HostTokenizer:
           InputError: a text that is no valid Unicode (half of a surrogate pair).
         """
         try:
-            encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+            if len(texts) == 1:  # a batch is shared out to threads, which costs more than a short text
+                encodings = [self.backend.encode(texts[0], add_special_tokens=False)]
+            else:
+                encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeError) as error:
             bad = next((text for text in texts if not _is_unicode(text)), None)
             if bad is None:

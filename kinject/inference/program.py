@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -64,6 +64,14 @@ class Program:
     row_parts: int = 1
     batch_rows: int | None = None
     vectors: LookUp | None = None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Of all fields, taken once: that of a host's structure costs milliseconds, and every answer asks for it."""
+        return hash(tuple(getattr(self, each.name) for each in fields(self)))
 
     def outputs(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
         """The task's outputs for a batch ([B, …], see `Task.outputs`), from flat parameters `host/…` and `plugin/…`."""
@@ -127,6 +135,11 @@ class PlacedHost:
     def __init__(self, host: HostModel, task: Task, precision: Precision, place: Placement):
         self._host, self._task, self._precision, self._place = host, task, precision, place
         self._models: dict[int, tuple[Plugin | None, Model]] = {}
+
+    @property
+    def devices(self) -> int:
+        """How many hold it."""
+        return self._place.devices
 
     def model(self, plugin: Plugin | None) -> Model:
         """The host with a plugin, None = alone."""

@@ -7,6 +7,7 @@ characters, however long the input is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from kinject.data.encode import EntityEncoder
+from kinject.data.passage import SlotForm
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
 from kinject.errors import InputError
@@ -26,6 +28,7 @@ from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
 from kinject.serving.programs import EXPLAINED, Programs, Shapes, Step
 from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused
+from kinject.serving.runtime import JAX, Either, EngineName, choose, fills_slots
 from kinject.tasks.base import Task
 
 WINDOW_CHARACTERS = 1 << 20
@@ -64,9 +67,10 @@ class Asked:
 
     def _examples(self) -> Iterator[tuple[int, Any]]:
         for numbers, made in self.results:
-            fetched = jax.device_get(made)
+            leaves, form = jax.tree.flatten(made)
+            fetched = [np.asarray(leaf) for leaf in leaves]
             for row, number in enumerate(numbers.tolist()):
-                yield number, jax.tree.map(lambda leaf, row=row: leaf[row], fetched)
+                yield number, jax.tree.unflatten(form, [leaf[row] for leaf in fetched])
 
 
 class Explains(Protocol):
@@ -89,6 +93,10 @@ class Engine:
       window: texts that are sorted and held at a time.
       precision: what the host is held and computed in.
       place: where arrays live.
+      engine: who runs the host's layers, see runtime.py.
+
+    Attributes:
+      told: who runs them, in one line, with what "auto" measured.
     """
 
     def __init__(
@@ -101,13 +109,16 @@ class Engine:
         window: int = 1024,
         precision: Precision = "float32",
         place: Placement | None = None,
+        engine: EngineName = "jax",
     ):
         self.task, self.max_length, self.window, self.precision = task, max_length, window, precision
         self.place = place or Placement.single()
-        self.rows, self.programs = rows, Programs()
-        self._hosts = {"": host}  # by the tag that stands before texts
+        self.rows, self._hosts = rows, {"": host}  # by the tag that stands before texts
         self._placed = PlacedHost(host.loaded.host, task, precision, self.place)
+        self.layers, self.told = choose(engine, host.loaded.host.encoder, self._placed, precision, host.loaded.folder)
+        self.programs = Programs(self.layers)
         self._shapes: dict[bool, Shapes] = {}
+        self._encoders: dict[tuple[str, SlotForm], EntityEncoder] = {}
 
     def host(self, active: ActivePlugins) -> HostBundle:
         """The host, with the tokenizer that reads texts for what is plugged in."""
@@ -115,6 +126,11 @@ class Engine:
         if tag not in self._hosts:
             self._hosts[tag] = replace(plain, tokenizer=tagged(plain.tokenizer, tag))
         return self._hosts[tag]
+
+    def check_plugin(self, plugin: Plugin, where: object) -> None:
+        """Raises InputError for a plugin that the engine asked for cannot run."""
+        if self.layers is not None and self.layers.strict and not fills_slots(plugin):
+            raise InputError(where, f"{plugin.name} speaks inside the layers, which onnxruntime runs", JAX)
 
     def answer(
         self,
@@ -157,8 +173,7 @@ class Engine:
         made_of = np.empty(0, np.int64)
         if not records:
             return Asked([], {}, made_of)
-        form = "before" if active.plugin is None else active.plugin.slot_form
-        encoder = self.host(active).encoder(self.max_length, form)
+        encoder = self._encoder(active)
         examples, numbers, refused = sift(lambda some: self.examples(some, active, encoder), records)
         results: list[tuple[np.ndarray, Any]] = []
         known: Sequence[Any] = ()
@@ -170,9 +185,10 @@ class Engine:
                     lambda bucket: {EXPLAINED: explained[made_of[bucket["index"]]].astype(np.int32)}
                 )
             gather = active.knowledge.gather if active.reads_slots else None
-            shapes = self._shapes.setdefault(active.plugin is None, self._new_shapes())
-            for index, batch in shapes.batches(examples, gather, self._hosts[""].tokenizer.pad_id):
-                results.append((index, step(model.params, self.place.batch(batch, len(batch["weights"])))))
+            for index, batch in self._dealer(active).batches(examples, gather, self._hosts[""].tokenizer.pad_id):
+                filled = (len(index),) if isinstance(step, Either) else ()
+                given = self.place.given(batch, len(batch["weights"]))
+                results.append((index, step(model.params, given, *filled)))
             unasked = set(numbers.tolist()) - set(made_of.tolist())
             refused |= {one: _no_example(records[one], examples) for one in unasked}
         return Asked(results, refused, made_of, known, frozenset(encoder.shortened))
@@ -262,15 +278,27 @@ class Engine:
         """By number of the record, its row; of a task with spans, its parts."""
         return asked.parts() if self.task.answer == "spans" else dict(asked.rows())
 
-    def _new_shapes(self) -> Shapes:
-        longest = self._hosts[""].tokenizer.max_length
-        return Shapes(longest, self.rows, self.place.row_parts)
+    def _encoder(self, active: ActivePlugins) -> EntityEncoder:
+        """What encodes the texts of one window: made once, but for the list of those that it shortens."""
+        name = active.tag, "before" if active.plugin is None else active.plugin.slot_form
+        if name not in self._encoders:
+            self._encoders[name] = self.host(active).encoder(self.max_length, name[1])
+        made = copy(self._encoders[name])
+        made.shortened = set()
+        return made
+
+    def _dealer(self, active: ActivePlugins) -> Shapes:
+        alone = active.plugin is None
+        if alone not in self._shapes:
+            longest = self._hosts[""].tokenizer.max_length
+            self._shapes[alone] = Shapes(longest, self.rows, self.place.row_parts)
+        return self._shapes[alone]
 
 
 def _finite(answer: Any) -> bool:
     """Whether no number of an answer step's row, or of the parts of one with spans, is NaN or infinite."""
     parts = [row for row, _ in answer] if isinstance(answer, list | tuple) else [answer]
-    leaves = (np.asarray(leaf) for row in parts for leaf in jax.tree.leaves(row))
+    leaves = (leaf for row in parts for leaf in row.values())
     return all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f")
 
 

@@ -27,6 +27,7 @@ from kinject.serving.engine import Engine
 from kinject.serving.explain import Explainer
 from kinject.serving.plugin import ActivePlugins, Plugged, Plugin, fit
 from kinject.serving.queries import Prediction, Refused, read_queries
+from kinject.serving.runtime import EngineName
 from kinject.tasks.base import Task, make_task
 
 Folder = str | os.PathLike[str]
@@ -74,6 +75,7 @@ class Host:
         precision: Precision = "float32",
         devices: int = 1,
         head: Plugin | Folder | None = None,
+        engine: EngineName = "jax",
     ) -> Host:
         """Loads a host for one task.
 
@@ -88,6 +90,9 @@ class Host:
           devices: how many share each batch.
           head: a plugin that a head was trained together with; the host then answers under that head, for its task,
             also where no plugin is on. None = the host's own.
+          engine: who runs the host's layers: XLA ("jax"), ONNX Runtime (extra `onnx`; with precision "int8" products
+            are int8 x int8), or "auto": whichever is faster here, timed once, for one text and for batches
+            (docs/serving.md). Methods that only fill slots are plugged in, swapped and revised as ever.
 
         Raises:
           InputError: no such host or task, one that cannot be served, a plugin without a head or with one
@@ -109,7 +114,8 @@ class Host:
             ready = open_host(folder, head=made.head, dtype=dtype)
         made = made.for_host(ready.loaded, folder).for_evaluation()
         place = Placement.single() if devices == 1 else Placement.over(devices)
-        return cls(ready, made, max_length=max_length, rows=batch_size, window=window, precision=precision, place=place)
+        options = {"max_length": max_length, "rows": batch_size, "window": window, "precision": precision}
+        return cls(ready, made, place=place, engine=engine, **options)
 
     def __repr__(self) -> str:
         config, labels = self.ready.loaded.config, self.task.labels
@@ -118,6 +124,7 @@ class Host:
         told += [f"{self.task.made_as[0]}{answers}"]
         read = {name: one.knowledge for name, one in self._plugged.items()}
         plugged = [f"{name} ({base.size:,} entities)" if base is not None else name for name, base in read.items()]
+        told += [] if self.engine.told == "engine: jax" else [self.engine.told]
         return f"Host({', '.join(told)}; plugged in: {', '.join(plugged) or 'nothing'})"
 
     def _watched(self, answers: Iterator[Prediction | Refused]) -> Iterator[Prediction | Refused]:
@@ -171,6 +178,7 @@ class Host:
         if linker == "names":
             linker = NamesLinker(knowledge) if knowledge is not None and knowledge.has_names else None
         one = fit(plugin, self.ready, name, knowledge, memories, linker)
+        self.engine.check_plugin(one.plugin, plugin.stored.folder)
         plugged = {**self._plugged, name: one}
         self._arrangement, self._plugged = ActivePlugins.of(plugged), plugged
         return self

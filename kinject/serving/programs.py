@@ -19,6 +19,7 @@ import numpy as np
 from kinject.data.pipeline import NOWHERE, PER_POSITION, Batch, Examples, Feed, Gather
 from kinject.inference.program import Program, map_microbatches
 from kinject.models.seams import DelegatingPlugin, Plugin
+from kinject.serving.runtime import Either, Layers, halves
 from kinject.tasks.base import Task
 from kinject.tree import Flat
 
@@ -28,13 +29,18 @@ LEAST_LENGTH, FULL_LENGTH, LEAST_ENTITIES = 16, 64, 8
 ENTITIES = ("entity_ids", "entity_vectors")
 
 Step = Callable[[Flat, Mapping[str, jax.Array]], Any]
+Finish = Callable[[jax.Array, Mapping[str, jax.Array]], Any]
 
 
 class Programs:
-    """Compiled steps by program; `compiled` counts how often one was traced, and so compiled, for a new shape."""
+    """Compiled steps by program; `compiled` counts how often one was traced, and so compiled, for a new shape.
 
-    def __init__(self) -> None:
-        self.compiled = 0
+    Args:
+      layers: who runs a host's layers where it is not XLA; None = nobody.
+    """
+
+    def __init__(self, layers: Layers | None = None) -> None:
+        self.compiled, self.layers = 0, layers
         self._steps: dict[Any, Step] = {}
 
     def answer(self, program: Program, top: int) -> Step:
@@ -43,37 +49,30 @@ class Programs:
         Where the task is multi-label, "scores" and "chosen" [B, C] of all; where its answers are no labels, what
         `Task.found` yields, or {"vector"} [B, D].
         """
+        task = program.task
 
-        def of(params: Flat, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            outputs = program.outputs(params, rows, None)
-            if program.task.answer == "spans":
-                return program.task.found(outputs, rows, top)
-            if program.task.answer == "vector":
-                return {"vector": program.task.vector(outputs)}
-            raw = program.task.choices(outputs, rows)
-            scores = probabilities(program.task, raw)
-            if program.task.multi_label:
-                return {"scores": scores, "chosen": program.task.predict(outputs, rows)["chosen"]}
+        def of(outputs: jax.Array, rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            if task.answer == "spans":
+                return task.found(outputs, rows, top)
+            if task.answer == "vector":
+                return {"vector": task.vector(outputs)}
+            raw = task.choices(outputs, rows)
+            scores = probabilities(task, raw)
+            if task.multi_label:
+                return {"scores": scores, "chosen": task.predict(outputs, rows)["chosen"]}
             found, numbers = jax.lax.top_k(scores, min(top, scores.shape[-1]))
             possible = jnp.take_along_axis(raw, numbers, axis=-1) > POSSIBLE
             return {"scores": found, "numbers": numbers, "possible": possible}
 
-        def step(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            return map_microbatches(partial(of, params), batch, program.micro_batch)
-
-        return self._step(("answer", program, top), step)
+        return self._finished(("answer", program, top), program, of)
 
     def probability(self, program: Program) -> Step:
         """(params, batch) -> float32 [B]: the score of the answer that `batch["explained"]` names."""
 
-        def of(params: Flat, rows: Mapping[str, jax.Array]) -> jax.Array:
-            raw = program.task.choices(program.outputs(params, rows, None), rows)
-            return _of(probabilities(program.task, raw), rows)
+        def of(outputs: jax.Array, rows: Mapping[str, jax.Array]) -> jax.Array:
+            return _of(probabilities(program.task, program.task.choices(outputs, rows)), rows)
 
-        def step(params: Flat, batch: Mapping[str, jax.Array]) -> jax.Array:
-            return map_microbatches(partial(of, params), batch, program.micro_batch)
-
-        return self._step(("probability", program), step)
+        return self._finished(("probability", program), program, of)
 
     def gradient(self, program: Program) -> Step:
         """(params, batch) -> float32, of the shape of `entity_ids`: gradient times input of each entity's slots.
@@ -94,17 +93,35 @@ class Programs:
 
             return jax.grad(total)(jnp.ones(batch["entity_ids"].shape, jnp.float32))
 
-        return self._step(("gradient", program), step)
-
-    def _step(self, name: Any, step: Step) -> Step:
+        name = ("gradient", program)
         if name not in self._steps:
-
-            def counted(params: Flat, batch: Mapping[str, jax.Array]) -> Any:
-                self.compiled += 1  # runs while JAX traces, which it does once a shape
-                return step(params, batch)
-
-            self._steps[name] = jax.jit(counted)
+            self._steps[name] = self._compiled(step)
         return self._steps[name]
+
+    def _finished(self, name: Any, program: Program, finish: Finish) -> Step:
+        """The step that yields what `finish` makes of the task's outputs and the batch."""
+        if name in self._steps:
+            return self._steps[name]
+
+        def of(params: Flat, rows: Mapping[str, jax.Array]) -> Any:
+            return finish(program.outputs(params, rows, None), rows)
+
+        def step(params: Flat, batch: Mapping[str, jax.Array]) -> Any:
+            return map_microbatches(partial(of, params), batch, program.micro_batch)
+
+        made = self._compiled(step)
+        if self.layers is not None:
+            before, after = halves(program, finish)
+            made = Either(self.layers, jax.jit(before), self._compiled(after), made)
+        self._steps[name] = made
+        return made
+
+    def _compiled(self, step: Callable[..., Any]) -> Any:
+        def counted(*arguments: Any) -> Any:
+            self.compiled += 1  # runs while JAX traces, which it does once a shape
+            return step(*arguments)
+
+        return jax.jit(counted)
 
 
 def probabilities(task: Task, raw: jax.Array) -> jax.Array:
@@ -174,9 +191,12 @@ class Shapes:
                 length = next(one for one in self.lengths if one >= sizes[order[stop - 1]])
                 rows = self.rows_of(length, len(order))
                 chosen = order[max(0, stop - rows) : stop]
-                batch = feed.batch(number, np.pad(chosen, (0, rows - len(chosen)), mode="edge"))
-                batch["weights"] = np.copy(batch["weights"])
-                batch["weights"][len(chosen) :] = 0
+                if rows == len(chosen):
+                    batch = feed.batch(number, chosen)
+                else:
+                    batch = feed.batch(number, np.pad(chosen, (0, rows - len(chosen)), mode="edge"))
+                    batch["weights"] = np.copy(batch["weights"])
+                    batch["weights"][len(chosen) :] = 0
                 yield bucket["index"][chosen], self._fit(batch, length, pad_id)
                 stop -= len(chosen)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from kinject.config import Section
+from kinject.data.shuffling import Shuffle
 from kinject.inference.program import MicroBatch
 from kinject.models.precision import Precision
 
@@ -65,6 +66,7 @@ class FitConfig(Section):
     below are then computed once, without it), or everywhere. What frozen layers compute is kept in memory, up to
     `prefix_cache_mb` (0: nowhere), else, by one process, in the workdir, up to `prefix_disk_mb`;
     `prefix_dtype="bfloat16"` halves it and rounds.
+    `shuffle` is the version of the order in which examples are dealt (data/shuffling.py); 2 is the faster one.
     `profile` writes a trace of some steps to `<workdir>/profile/<stage>`, `timings` what steps take, of all processes,
     to `<workdir>/timings.jsonl`.
     `trackers` get what `metrics.jsonl` gets (metrics.py). A run may go on with or without these two.
@@ -86,6 +88,7 @@ class FitConfig(Section):
     prefix_dtype: Literal["exact", "bfloat16"] = "exact"
     compute_dtype: Precision = "float32"
     micro_batch: MicroBatch = "auto"
+    shuffle: Shuffle = 1
     profile: ProfileConfig | None = None
     timings: bool = Field(False, exclude=True)
     trackers: tuple[TrackerName, ...] = Field((), exclude=True)

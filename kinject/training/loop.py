@@ -82,7 +82,7 @@ class Fit:
         table: VectorTable | None = None,
     ):
         self.name, self.config, self.seed, self.reporter = name, config, seed, reporter
-        self.train_feed, self.dev_feed = train_feed, dev_feed
+        self.train_feed, self.dev_feed = replace(train_feed, shuffle=config.shuffle), dev_feed
         self.place = placement or Placement.single()
         self.rows = self.place.round_up(config.batch_size)  # those beyond its examples have weight 0
         self.program = replace(
@@ -139,14 +139,14 @@ class Fit:
         """Whether no step is left to take."""
         return self.step >= self.total or self.progress.finished
 
-    def next_batch(self) -> dict[str, jax.Array]:
+    def next_batch(self) -> Mapping[str, Any]:
         """The next step's batch [B, …]; the plugin's tables that training makes stale are refreshed first when due."""
         if self.refresh_every and self.step % self.refresh_every == 0:
             tables = self.refresh({**self.frozen, **self.state.train})
             for path, new in tables.items():
                 place = self.place.parameter(path, new.shape, frozen=True)  # None stays None: it would compile again
                 self.frozen[path] = new if place is None else jax.device_put(new, place)
-        return self.place.batch(self.timing.next(self.iterator), self.rows)
+        return self.place.given(self.timing.next(self.iterator), self.rows)
 
     def advance(self, state: TrainState, logged: Mapping[str, jax.Array]) -> dict[str, float]:
         """Takes over what a step computed, logs and evaluates when due; `save_if_due` comes next.

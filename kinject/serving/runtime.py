@@ -1,0 +1,283 @@
+"""A host's layers run by ONNX Runtime, and which of the two runs a batch: `Host.load(…, engine=…)`.
+
+Everything else stays the compiled program that it is: embeddings, the plugin's slots, the head, and what becomes of its
+outputs. It is cut in two where the encoder is asked: the first half says what the layers read, the second takes what
+they yield. So a plugin is swapped and a knowledge base revised as ever, and no graph knows of either.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any, Literal, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kinject.errors import InputError
+from kinject.inference.program import PlacedHost, Program
+from kinject.inference.xla import cores
+from kinject.models.encoder import Encoder, EncoderOutput
+from kinject.models.heads import HostModel
+from kinject.models.precision import Precision
+from kinject.models.seams import Plugin
+from kinject.serving.layer_graph import LayerGraph, check_layers
+from kinject.tree import Flat
+
+EngineName = Literal["jax", "onnxruntime", "auto"]
+ENGINES = ("jax", "onnxruntime", "auto")
+JAX = 'take engine "jax"'
+NAMES = {False: "jax", True: "onnxruntime"}
+TIMED = ((1, 24), (32, 32))  # rows and positions of the batches that "auto" is timed on
+ROUNDS = 7
+
+
+class Read(NamedTuple):
+    """What the layers read: hidden state 0 [B, L, D], `segment_ids` [B, L], where the head reads [B, P] (None: all)."""
+
+    hidden: jax.Array
+    segments: jax.Array
+    positions: jax.Array | None
+
+
+class NotCut(Exception):
+    """A program that cannot be cut at its encoder."""
+
+
+class _Asked(Exception):
+    """Ends the first half of a program where it asks the encoder."""
+
+    def __init__(self, read: Read):
+        self.read = read
+
+
+@dataclass
+class _Half:
+    """Stands in for the encoder in one half of a program; `last` [B, P, D] is what the layers yield, None in the first.
+
+    It is asked once: a task that reads an encoder twice would be given one answer for both.
+    """
+
+    encoder: Encoder
+    last: jax.Array | None = None
+    asked: bool = False
+
+    def __call__(
+        self,
+        batch: Mapping[str, jax.Array],
+        plugin: Plugin | None = None,
+        key: jax.Array | None = None,
+        *,
+        positions: jax.Array | None = None,
+        start: int = 0,
+    ) -> EncoderOutput:
+        if self.asked or start or key is not None:
+            raise NotCut("the task reads the encoder more than once")
+        if plugin is not None and not fills_slots(plugin):
+            raise NotCut(f"{plugin.name} speaks inside the layers, or reads them")
+        self.asked = True
+        if self.last is not None:
+            return EncoderOutput(self.last, ())
+        batch = batch if plugin is None else plugin.before(self.encoder, batch)
+        raise _Asked(Read(self.encoder.embed(batch, plugin).astype(jnp.float32), batch["segment_ids"], positions))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+
+def halves(
+    program: Program, finish: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
+) -> tuple[Callable[[Flat, Mapping[str, Any]], Read], Callable[[Flat, Mapping[str, Any], Any], Any]]:
+    """Cuts a program, at whose end `finish` makes of the task's outputs and the batch what the step yields.
+
+    Returns:
+      (params, batch) -> what the layers read; (params, batch, what they yield [B, P, D]) -> what the step yields.
+    """
+
+    def host(params: Flat, last: jax.Array | None) -> tuple[HostModel, Plugin | None]:
+        merged, plugin = program.merge(params)
+        stand_in = SimpleNamespace(encoder=_Half(merged.encoder, last), head=merged.head, tuning=merged.tuning)
+        return cast(HostModel, stand_in), plugin
+
+    def before(params: Flat, batch: Mapping[str, jax.Array]) -> Read:
+        try:
+            program.task.outputs(*host(params, None), batch, None)
+        except _Asked as asked:
+            return asked.read
+        raise NotCut("the task does not read the encoder")
+
+    def after(params: Flat, batch: Mapping[str, jax.Array], last: jax.Array) -> Any:
+        return finish(program.task.outputs(*host(params, last), batch, None), batch)
+
+    return before, after
+
+
+class Either:
+    """A step that `layers` runs where the batch is theirs, and XLA where it is not.
+
+    Args:
+      layers: who runs a host's layers.
+      before, after: the compiled halves of the program.
+      whole: the compiled program.
+    """
+
+    def __init__(self, layers: Layers, before: Any, after: Any, whole: Any):
+        self.layers, self.before, self.after, self.whole = layers, before, after, whole
+        self._cut = True
+
+    def __call__(self, params: Flat, batch: Mapping[str, Any], filled: int | None = None) -> Any:
+        """As of any step: (params, batch of B rows) -> a tree of arrays [B, …].
+
+        Args:
+          params: flat, of host and plugin.
+          batch: arrays [B, …].
+          filled: how many of the rows are asked for, None = all; of the others anything is yielded.
+
+        Raises:
+          InputError: ONNX Runtime was asked for, and the task or the plugin does something inside of the layers.
+        """
+        if self._cut and self.layers.takes(len(batch["weights"])):
+            try:
+                share = 1.0 if filled is None else filled / len(batch["weights"])  # an example may be several rows
+                return self.after(params, batch, self.layers.run(self.before(params, batch), share))
+            except NotCut as error:
+                if self.layers.strict:
+                    raise InputError("engine", f"onnxruntime cannot run this: {error}", JAX) from None
+                self._cut = False
+        return self.whole(params, batch)
+
+
+class Layers:
+    """A host's layers in a session of ONNX Runtime.
+
+    Args:
+      encoder: the host's, in float32.
+      int8: whether products are taken in int8 with int8 (see layer_graph.py).
+      where: what messages name.
+
+    Attributes:
+      one, many: whether a batch of one row, and any other, is its.
+      strict: whether what it cannot run is refused; else XLA runs that.
+
+    Raises:
+      InputError: the extra is not installed, or the graph does not compute such layers.
+    """
+
+    def __init__(self, encoder: Encoder, *, int8: bool, where: object):
+        missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+        if missing:
+            problem = f"onnxruntime needs {' and '.join(missing)}"
+            raise InputError("engine", problem, f"pip install 'kinject[onnx]', or {JAX}")
+        check_layers(encoder, where)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = cores(), 1
+        options.log_severity_level = 3  # errors
+        model = LayerGraph(encoder, int8=int8).model()
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.one = self.many = self.strict = True
+
+    def run(self, read: Read, share: float = 1.0) -> np.ndarray:
+        """What the last layer yields where it is read, float32 [B, P, D].
+
+        What is padding in all rows is not computed, nor are rows behind the first `share` of them: zeros stand there.
+        """
+        segments = np.asarray(read.segments)
+        rows, length = round(share * len(segments)), segments.shape[1]
+        longest = 1 + int(np.flatnonzero((segments > 0).any(0)).max(initial=0))
+        places = np.arange(longest)[None].repeat(len(segments), 0) if read.positions is None else read.positions
+        given = {
+            "hidden": np.ascontiguousarray(np.asarray(read.hidden)[:rows, :longest]),
+            "segments": np.ascontiguousarray(segments[:rows, :longest]),
+            "positions": np.minimum(np.asarray(places, np.int64)[:rows], longest - 1),  # one beyond means nothing
+        }
+        made = self._session.run(None, given)[0]
+        missing = length - longest if read.positions is None else 0
+        if rows == len(segments) and not missing:
+            return made
+        return np.pad(made, [(0, len(segments) - rows), (0, missing), (0, 0)])
+
+    def takes(self, rows: int) -> bool:
+        """Whether it runs a batch of so many rows."""
+        return self.one if rows == 1 else self.many
+
+
+def fills_slots(plugin: Plugin) -> bool:
+    """Whether a plugin neither speaks inside the layers nor reads what they yield."""
+    return all(getattr(type(plugin), one) is getattr(Plugin, one) for one in ("feed_forward", "outputs"))
+
+
+def choose(
+    asked: EngineName, encoder: Encoder, placed: PlacedHost, precision: Precision, where: object
+) -> tuple[Layers | None, str]:
+    """(what runs a host's layers: None = XLA, as everything else; that in one line).
+
+    Args:
+      asked: "auto" is timed here, on batches of made-up hidden states: of one short text, and of 32.
+      encoder: the host's.
+      placed: the host on its devices.
+      precision: "int8" runs in int8; with any other but "bfloat16" the graph computes in float32.
+      where: the host's folder.
+
+    Raises:
+      InputError: ONNX Runtime was asked for and cannot run this host.
+    """
+    if asked not in ENGINES:
+        raise InputError("engine", f"there is no engine {asked!r}", f"choose from {', '.join(ENGINES)}")
+    if asked == "jax":
+        return None, "engine: jax"
+    try:
+        if precision == "bfloat16":
+            raise InputError("engine", "onnxruntime computes in float32 or int8", f"take such a precision, or {JAX}")
+        if jax.default_backend() != "cpu" or placed.devices > 1:
+            raise InputError("engine", "onnxruntime runs on the CPU, as one device with all cores", JAX)
+        layers = Layers(encoder, int8=precision == "int8", where=where)
+    except InputError as error:
+        if asked == "onnxruntime":
+            raise
+        return None, f"engine: jax, as {error}"
+    if asked == "auto":
+        return layers, _time(layers, placed, encoder.config.hidden_size)
+    return layers, f"engine: onnxruntime{' in int8' if precision == 'int8' else ''}"
+
+
+def _time(layers: Layers, placed: PlacedHost, size: int) -> str:
+    """Tells the layers which batches are theirs, because they are faster at them than XLA; says which."""
+    program, params = placed.model(None)
+    step, ratios = jax.jit(partial(_run, program)), []
+    for rows, length in TIMED:
+        hidden = np.random.default_rng(0).normal(size=(rows, length, size)).astype(np.float32)
+        read = Read(*map(jnp.asarray, (hidden, np.ones((rows, length), np.int32), np.zeros((rows, 1), np.int32))))
+        ours, theirs = _seconds([partial(_fetched, step, params, read), partial(layers.run, read)])
+        ratios.append(ours / theirs)
+    layers.strict, (layers.one, layers.many) = False, (ratio > 1 for ratio in ratios)
+    named = [f"{NAMES[ratio > 1]} ({max(ratio, 1 / ratio):.2f}x as fast)" for ratio in ratios]
+    return f"engine: {named[0]} for one text, {named[1]} for batches"
+
+
+def _run(program: Program, params: Flat, read: Read) -> jax.Array:
+    encoder = program.merge(params)[0].encoder
+    batch = {"segment_ids": read.segments}
+    return encoder.run(read.hidden.astype(encoder.dtype), batch, positions=read.positions)[-1]
+
+
+def _fetched(step: Callable[[Flat, Read], jax.Array], params: Flat, read: Read) -> np.ndarray:
+    return np.asarray(step(params, read))
+
+
+def _seconds(arms: list[Callable[[], Any]]) -> list[float]:
+    """Medians of `ROUNDS` runs in turns, each warmed by one."""
+    taken: list[list[float]] = [[] for _ in arms]
+    for turn in range(ROUNDS + 1):
+        for arm, some in zip(arms, taken, strict=True):
+            started = time.perf_counter()
+            arm()
+            some += [time.perf_counter() - started] * (turn > 0)
+    return [statistics.median(some) for some in taken]

@@ -1,0 +1,144 @@
+"""A host's layers run by ONNX Runtime: the answers of XLA, swapped and revised as ever, and refusals in one line."""
+
+import shutil
+
+import numpy as np
+import pytest
+from served import Served
+from tiny_families import family_folder
+
+import kinject
+from kinject.errors import InputError
+from kinject.knowledge.base import KnowledgeBase
+from kinject.serving import runtime
+from kinject.serving.layer_graph import eighth
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+TEXTS = [
+    {"text": "city1 is in [MASK] .", "mentions": [{"start": 0, "end": 5, "entity": "Q1"}]},
+    {"text": "city2 is near city3 and in [MASK] .", "mentions": [{"start": 14, "end": 19, "entity": "Q3"}]},
+    "the [MASK] .",
+    {"text": "city7 is near city8 near city9 is in [MASK] .", "mentions": []},
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    return Served(tmp_path_factory.mktemp("engines"), layers=2)
+
+
+@pytest.fixture(scope="module")
+def hosts(served):
+    """The same host in both engines."""
+    return [kinject.Host.load(served.host(), batch_size=4, engine=engine) for engine in ("jax", "onnxruntime")]
+
+
+def close(ours, theirs, atol=1e-5):
+    for one, other in zip(ours, theirs, strict=True):
+        assert [label.label for label in one.labels] == [label.label for label in other.labels]
+        scores = [[label.score for label in each.labels] for each in (one, other)]
+        np.testing.assert_allclose(*scores, atol=atol)
+
+
+def test_answers_are_those_of_xla_with_plugins_swapped_and_without(served, hosts):
+    ours, theirs = hosts
+    bare = [host.predict(TEXTS) for host in hosts]
+    close(*bare)
+    for name, seed in (("geo", 1), ("geo2", 2)):
+        plugin = served.plugin(name, seed=seed)
+        for host in hosts:
+            host.plug(plugin, knowledge=served.knowledge, name="it")
+        plugged = [host.predict(TEXTS, compare=True) for host in hosts]
+        close(*plugged)
+        close([ours.predict(TEXTS[0])], [theirs.predict(TEXTS[0])])  # a batch of one row
+        assert max(abs(a.score - b.score) for a, b in zip(plugged[1], bare[1], strict=True)) > 1e-3
+        close(bare[1], [type(one)(one.line, one.before) for one in plugged[1]])
+    before = theirs.engine.programs.compiled
+    theirs.plug(served.plugin("geo"), knowledge=served.knowledge, name="it").predict(TEXTS)
+    assert theirs.engine.programs.compiled == before  # a swap compiles nothing
+    with theirs.unplugged():
+        assert [one.labels for one in theirs.predict(TEXTS)] == [one.labels for one in bare[1]]
+    ours.plug(served.plugin("geo"), knowledge=served.knowledge, name="it")
+    explained = [host.predict(TEXTS[0], explain=True).explanation.contributions[0] for host in hosts]
+    np.testing.assert_allclose(explained[0].without, explained[1].without, atol=1e-5)
+    for host in hosts:
+        host.unplug()
+
+
+def test_a_revision_is_read_as_ever(served, hosts, tmp_path):
+    folder = shutil.copytree(served.knowledge, tmp_path / "kb")
+    base = KnowledgeBase.open(folder)
+    for host in hosts:
+        host.plug(served.plugin(), knowledge=base, name="it")
+    text = {"text": "city1 is in [MASK] .", "mentions": [{"start": 0, "end": 5, "entity": "new"}]}
+    old = [host.predict(text) for host in hosts]
+    KnowledgeBase.open(folder).add([{"id": "new", "label": "new"}], vectors={"new": np.ones(base.dim)})
+    assert all(host.refresh() for host in hosts)
+    new = [host.predict(text) for host in hosts]
+    close(new[:1], new[1:])
+    assert abs(new[1].score - old[1].score) > 1e-6
+    for host in hosts:
+        host.unplug()
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "labels", "text"),
+    [
+        ("sequence_classification", "classification", ["no", "yes", "so"], {"text": "city1 is in land1 ."}),
+        ("entity_typing", "multi_label", ["a", "b"], None),
+        ("token_classification", "token_classification", ["O", "B-x"], {"text": "city1 is in land1 ."}),
+    ],
+)
+def test_other_heads(served, task, head, labels, text):
+    folder = served.host(task, head, labels)
+    text = text or {"text": "city1 is in land1 .", "mentions": [{"start": 0, "end": 5, "entity": "Q1"}]}
+    ours, theirs = (kinject.Host.load(folder, engine=one).predict([text, text]) for one in ("jax", "onnxruntime"))
+    assert [one.label for one in ours] == [one.label for one in theirs]
+    scores = [[label.score for one in made for label in one.labels] for made in (ours, theirs)]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+def test_int8_products_are_near(served, hosts):
+    small = kinject.Host.load(served.host(), precision="int8", engine="onnxruntime")
+    ours, theirs = hosts[0].predict(TEXTS), small.predict(TEXTS)
+    assert "int8" in repr(small)
+    moved = [abs(a.score - b.score) for a, b in zip(ours, theirs, strict=True)]
+    assert 0 < max(moved) < 0.05
+    kernel = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    values, scale = eighth(kernel)
+    assert np.abs(values * scale - kernel).max() <= scale.max() / 2 + 1e-6 and np.abs(values).max() == 127
+
+
+def test_auto_times_both_and_says_which(served, monkeypatch):
+    for faster, expected in (([2.0, 1.0], "onnxruntime"), ([1.0, 2.0], "jax")):
+        monkeypatch.setattr(runtime, "_seconds", lambda arms, faster=faster: [arm() for arm in arms] and faster)
+        host = kinject.Host.load(served.host(), engine="auto")
+        assert f"engine: {expected} (2.00x as fast) for one text" in repr(host)
+        assert host.engine.layers.takes(1) == host.engine.layers.takes(9) == (expected == "onnxruntime")
+        assert host.predict(TEXTS[0]).label
+
+
+def test_what_it_cannot_run_is_refused_in_one_line_and_left_to_xla_by_auto(served, hosts, monkeypatch):
+    adapter = served.plugin("adapter", knowledge=None, method={"name": "k_adapter", "layers": [0], "heads": 2})
+    with pytest.raises(InputError, match="speaks inside the layers"):
+        hosts[1].plug(adapter)
+    assert hosts[1].plugged == ()
+    with pytest.raises(InputError, match="no engine 'gpu'"):
+        kinject.Host.load(served.host(), engine="gpu")
+    with pytest.raises(InputError, match="float32 or int8"):
+        kinject.Host.load(served.host(), engine="onnxruntime", precision="bfloat16")
+    monkeypatch.setattr(runtime, "_seconds", lambda arms: [2.0, 1.0])
+    auto = kinject.Host.load(served.host(), engine="auto").plug(adapter)
+    ours = kinject.Host.load(served.host()).plug(adapter)
+    assert auto.predict(TEXTS[0]).labels == ours.predict(TEXTS[0]).labels  # XLA's, to the bit
+    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"kinject\[onnx\]"):
+        kinject.Host.load(served.host(), engine="onnxruntime")
+    assert "jax, as engine: onnxruntime needs onnx" in repr(kinject.Host.load(served.host(), engine="auto"))
+
+
+def test_a_family_with_layers_of_its_own_is_refused(tmp_path):
+    folder = family_folder(tmp_path / "host", "mpnet", "masked_lm")
+    with pytest.raises(InputError, match="not mpnet's"):
+        kinject.Host.load(folder, task="cloze", engine="onnxruntime")
