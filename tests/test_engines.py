@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from served import Served
@@ -9,6 +10,7 @@ from tiny_families import family_folder
 
 import kinject
 from kinject.errors import InputError
+from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.serving import runtime
 from kinject.serving.layer_graph import eighth
@@ -136,6 +138,22 @@ def test_what_it_cannot_run_is_refused_in_one_line_and_left_to_xla_by_auto(serve
     with pytest.raises(InputError, match=r"kinject\[onnx\]"):
         kinject.Host.load(served.host(), engine="onnxruntime")
     assert "jax, as engine: onnxruntime needs onnx" in repr(kinject.Host.load(served.host(), engine="auto"))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+def test_layers_of_families_with_several_texts_a_row(tmp_path, family):
+    encoder = open_host(family_folder(tmp_path / "host", family, "masked_lm"), head="masked_lm").loaded.host.encoder
+    layers = runtime.Layers(encoder, int8=False, where=family)
+    hidden = np.random.default_rng(0).normal(size=(3, 9, encoder.config.hidden_size)).astype(np.float32)
+    segments = np.array([[1] * 8 + [0], [1] * 5 + [0] * 4, [1] * 4 + [2] * 3 + [0] * 2], np.int32)
+    positions = np.array([[0, 3], [4, 1], [5, 6]], np.int32)
+    read, batch = runtime.Read(hidden, segments, positions), {"segment_ids": jnp.asarray(segments)}
+    ours = np.asarray(encoder.run(jnp.asarray(hidden), batch)[-1])
+    np.testing.assert_allclose(layers.run(read), np.take_along_axis(ours, positions[..., None], 1), atol=1e-5)
+    everywhere = layers.run(read._replace(positions=None), share=2 / 3)
+    assert everywhere.shape == hidden.shape and not everywhere[2].any() and not everywhere[:, 8].any()
+    here = segments[:2] > 0
+    np.testing.assert_allclose(everywhere[:2][here], ours[:2][here], atol=1e-5)
 
 
 def test_a_family_with_layers_of_its_own_is_refused(tmp_path):
