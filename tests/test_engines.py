@@ -27,7 +27,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    return Served(tmp_path_factory.mktemp("engines"), layers=2)
+    return Served(tmp_path_factory.mktemp("engines"))
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,7 @@ def test_answers_are_those_of_xla_with_plugins_swapped_and_without(served, hosts
     ours, theirs = hosts
     bare = [host.predict(TEXTS) for host in hosts]
     close(*bare)
-    for name, seed in (("geo", 1), ("geo2", 2)):
-        plugin = served.plugin(name, seed=seed)
+    for plugin in (served.plugin("geo"), served.plugin("geo2", seed=2)):
         for host in hosts:
             host.plug(plugin, knowledge=served.knowledge, name="it")
         plugged = [host.predict(TEXTS, compare=True) for host in hosts]
@@ -132,8 +131,8 @@ def test_what_it_cannot_run_is_refused_in_one_line_and_left_to_xla_by_auto(serve
         kinject.Host.load(served.host(), engine="onnxruntime", precision="bfloat16")
     monkeypatch.setattr(runtime, "_seconds", lambda arms: [2.0, 1.0])
     auto = kinject.Host.load(served.host(), engine="auto").plug(adapter)
-    ours = kinject.Host.load(served.host()).plug(adapter)
-    assert auto.predict(TEXTS[0]).labels == ours.predict(TEXTS[0]).labels  # XLA's, to the bit
+    assert auto.predict(TEXTS[2]).labels == hosts[0].plug(adapter).predict(TEXTS[2]).labels  # XLA's, to the bit
+    hosts[0].unplug()
     monkeypatch.setattr(runtime, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"kinject\[onnx\]"):
         kinject.Host.load(served.host(), engine="onnxruntime")
