@@ -146,7 +146,7 @@ def test_layers_of_families_with_several_texts_a_row(tmp_path, family):
     hidden = np.random.default_rng(0).normal(size=(3, 9, encoder.config.hidden_size)).astype(np.float32)
     segments = np.array([[1] * 8 + [0], [1] * 5 + [0] * 4, [1] * 4 + [2] * 3 + [0] * 2], np.int32)
     positions = np.array([[0, 3], [4, 1], [5, 6]], np.int32)
-    read, batch = runtime.Read(hidden, segments, positions), {"segment_ids": jnp.asarray(segments)}
+    read, batch = runtime.LayerInput(hidden, segments, positions), {"segment_ids": jnp.asarray(segments)}
     ours = np.asarray(encoder.run(jnp.asarray(hidden), batch)[-1])
     np.testing.assert_allclose(layers.run(read), np.take_along_axis(ours, positions[..., None], 1), atol=1e-5)
     everywhere = layers.run(read._replace(positions=None), share=2 / 3)

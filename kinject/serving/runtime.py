@@ -38,7 +38,7 @@ TIMED = ((1, 24), (32, 32))  # rows and positions of the batches that "auto" is 
 ROUNDS = 7
 
 
-class Read(NamedTuple):
+class LayerInput(NamedTuple):
     """What the layers read: hidden state 0 [B, L, D], `segment_ids` [B, L], where the head reads [B, P] (None: all)."""
 
     hidden: jax.Array
@@ -53,7 +53,7 @@ class NotCut(Exception):
 class _Asked(Exception):
     """Ends the first half of a program where it asks the encoder."""
 
-    def __init__(self, read: Read):
+    def __init__(self, read: LayerInput):
         self.read = read
 
 
@@ -85,7 +85,7 @@ class _Half:
         if self.last is not None:
             return EncoderOutput(self.last, ())
         batch = batch if plugin is None else plugin.before(self.encoder, batch)
-        raise _Asked(Read(self.encoder.embed(batch, plugin).astype(jnp.float32), batch["segment_ids"], positions))
+        raise _Asked(LayerInput(self.encoder.embed(batch, plugin).astype(jnp.float32), batch["segment_ids"], positions))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.encoder, name)
@@ -93,7 +93,7 @@ class _Half:
 
 def halves(
     program: Program, finish: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
-) -> tuple[Callable[[Flat, Mapping[str, Any]], Read], Callable[[Flat, Mapping[str, Any], Any], Any]]:
+) -> tuple[Callable[[Flat, Mapping[str, Any]], LayerInput], Callable[[Flat, Mapping[str, Any], Any], Any]]:
     """Cuts a program, at whose end `finish` makes of the task's outputs and the batch what the step yields.
 
     Returns:
@@ -105,7 +105,7 @@ def halves(
         stand_in = SimpleNamespace(encoder=_Half(merged.encoder, last), head=merged.head, tuning=merged.tuning)
         return cast(HostModel, stand_in), plugin
 
-    def before(params: Flat, batch: Mapping[str, jax.Array]) -> Read:
+    def before(params: Flat, batch: Mapping[str, jax.Array]) -> LayerInput:
         try:
             program.task.outputs(*host(params, None), batch, None)
         except _Asked as asked:
@@ -184,7 +184,7 @@ class Layers:
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.one = self.many = self.strict = True
 
-    def run(self, read: Read, share: float = 1.0) -> np.ndarray:
+    def run(self, read: LayerInput, share: float = 1.0) -> np.ndarray:
         """What the last layer yields where it is read, float32 [B, P, D].
 
         What is padding in all rows is not computed, nor are rows behind the first `share` of them: zeros stand there.
@@ -254,7 +254,7 @@ def _time(layers: Layers, placed: PlacedHost, size: int) -> str:
     step, ratios = jax.jit(partial(_run, program)), []
     for rows, length in TIMED:
         hidden = np.random.default_rng(0).normal(size=(rows, length, size)).astype(np.float32)
-        read = Read(*map(jnp.asarray, (hidden, np.ones((rows, length), np.int32), np.zeros((rows, 1), np.int32))))
+        read = LayerInput(*map(jnp.asarray, (hidden, np.ones((rows, length), np.int32), np.zeros((rows, 1), np.int32))))
         ours, theirs = _seconds([partial(_fetched, step, params, read), partial(layers.run, read)])
         ratios.append(ours / theirs)
     layers.strict, (layers.one, layers.many) = False, (ratio > 1 for ratio in ratios)
@@ -262,13 +262,13 @@ def _time(layers: Layers, placed: PlacedHost, size: int) -> str:
     return f"engine: {named[0]} for one text, {named[1]} for batches"
 
 
-def _run(program: Program, params: Flat, read: Read) -> jax.Array:
+def _run(program: Program, params: Flat, read: LayerInput) -> jax.Array:
     encoder = program.merge(params)[0].encoder
     batch = {"segment_ids": read.segments}
     return encoder.run(read.hidden.astype(encoder.dtype), batch, positions=read.positions)[-1]
 
 
-def _fetched(step: Callable[[Flat, Read], jax.Array], params: Flat, read: Read) -> np.ndarray:
+def _fetched(step: Callable[[Flat, LayerInput], jax.Array], params: Flat, read: LayerInput) -> np.ndarray:
     return np.asarray(step(params, read))
 
 
