@@ -12,10 +12,8 @@ accelerator the CPU stands beside itself, so that the script can be tried.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,6 +22,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from made_up import SPECIAL, random_host, shape_of
+from measuring import options
 from rows import row, write
 
 from kinject.inference.mesh import place_params
@@ -134,14 +133,7 @@ def distance(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--vocabulary", type=int, default=30_522)
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--length", type=int, default=32)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, layers=4, hidden=768, vocabulary=30_522, rows=16, length=32).parse_args()
     config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
     batch, rows = batch_of(config, arguments.rows, arguments.length), []
     device, cpu = jax.devices()[0], jax.devices("cpu")[0]

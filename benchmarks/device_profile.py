@@ -9,7 +9,6 @@ row. FLOPs and bytes are the compiler's count for the compiled step; beside them
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from device_parity import DIM, batch_of
 from made_up import random_host, shape_of
+from measuring import options
 from rows import row, write
 
 from kinject.inference.mesh import place_params
@@ -47,14 +47,8 @@ def seconds_of(call: Callable[[], Any], times: int = STEPS) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
+    parser = options(__doc__, layers=12, hidden=768, vocabulary=30_522, rows=256, length=32)
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="gets a trace of five steps")
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--vocabulary", type=int, default=30_522)
-    parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--length", type=int, default=32)
     arguments = parser.parse_args()
     config = shape_of(arguments.layers, arguments.hidden, arguments.vocabulary)
     host = random_host(config, "masked_lm", dtype=activations("bfloat16"))

@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import best, options
 from rows import row, write
 
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
@@ -31,16 +32,6 @@ def phrases(count: int) -> list[str]:
     draw = np.random.default_rng(0)
     numbers = np.minimum(draw.zipf(1.3, (count, 5)), 30_000)
     return [f"PersonX {' '.join(f'w{one}' for one in line)} {number}" for number, line in enumerate(numbers.tolist())]
-
-
-def best(repeats: int, run) -> float:
-    """Seconds of the fastest of some calls."""
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
 
 
 def measure(folder: Path, args: argparse.Namespace) -> list[dict]:
@@ -84,11 +75,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--facts", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = options(__doc__, facts=1_000_000, repeats=3).parse_args()
     with tempfile.TemporaryDirectory() as name:
         rows = measure(Path(name), args)
     write(args.json, rows)

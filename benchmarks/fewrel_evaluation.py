@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import statistics
@@ -28,6 +27,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from made_up import SPECIAL, random_host, shape_of, tokenizer_folder, words
+from rows import write
 
 from kinject.data.encode import EntityEncoder
 from kinject.data.pipeline import Feed
@@ -188,10 +188,7 @@ def main() -> None:
                     "same_choices": agreement,
                 }
             )
-            print(f"{rows[-1]['name']}: {rows[-1]['ours']:.1f} / {rows[-1]['theirs']:.1f}", end="; ")
-            print(f"ratio {rows[-1]['ratio']:.2f}, {agreement:.1%} of the choices are the same")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ costs, and the losses, which must be the same.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from made_up import SPECIAL, random_host, shape_of, tokenizer_folder, words
+from rows import write
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import Record, parse_record
@@ -151,10 +151,7 @@ def main() -> None:
                     "largest_difference_of_losses": difference,
                 }
             )
-            print(f"{rows[-1]['name']}: {later[kept]:.3f} s / {later[ANEW]:.2f} s = {rows[-1]['ratio']:.1f}x", end="; ")
-            print(f"losses differ by {difference:.1e} at most")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write(arguments.json, rows)
 
 
 if __name__ == "__main__":

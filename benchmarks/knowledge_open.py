@@ -13,22 +13,18 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from measuring import apart, resident_mb
+from rows import write
 
 OTHERS = {"theirs": "a dict of ids and one array", "dict": "a dict of arrays"}
 SIDES = ("ours", "theirs", "dict")
-
-
-def resident_mb() -> float:
-    """This process's resident memory now, in MB of 10^6 bytes; the peak would include the imports' own."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def wanted(entities: int, lookups: int) -> list[str]:
@@ -42,50 +38,39 @@ def run_ours(folder: Path, ids: list[str]) -> dict[str, float]:
 
     before, start = resident_mb(), time.perf_counter()
     kb = KnowledgeBase.open(folder / "kb")
-    opened, memory = time.perf_counter() - start, resident_mb() - before
-    total_memory = resident_mb()
+    opened = {"open": time.perf_counter() - start, "open_memory": resident_mb() - before}
+    return {**opened, **looked_up_and_gathered(lambda: kb.rows(ids), kb.gather)}
+
+
+def looked_up_and_gathered(
+    look_up: Callable[[], np.ndarray], gather: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+) -> dict[str, float]:
+    """Seconds that rows of ids and then their vectors take, batch by batch as a data pipeline does."""
+    measured = {"process_memory": resident_mb()}
     start = time.perf_counter()
-    rows = kb.rows(ids)
-    looked_up = time.perf_counter() - start
-    start = time.perf_counter()
-    checksum = 0.0
-    for batch in np.array_split(rows, max(1, len(rows) // 8192)):  # as a data pipeline does: batch by batch
-        vectors, found = kb.gather(batch)
+    rows = look_up()
+    measured["lookup"] = time.perf_counter() - start
+    start, checksum = time.perf_counter(), 0.0
+    for batch in np.array_split(rows, max(1, len(rows) // 8192)):
+        vectors, found = gather(batch)
         checksum += float(vectors.sum(dtype=np.float64)) + int(found.sum())
-    return {
-        "open": opened,
-        "open_memory": memory,
-        "process_memory": total_memory,
-        "lookup": looked_up,
-        "gather": time.perf_counter() - start,
-        "checksum": checksum,
-    }
+    return {**measured, "gather": time.perf_counter() - start, "checksum": checksum}
 
 
 def run_theirs(folder: Path, ids: list[str]) -> dict[str, float]:
     before, start = resident_mb(), time.perf_counter()
     table = np.load(folder / "kb" / "vectors.npy")
     row_of = {line.rstrip("\n"): row for row, line in enumerate((folder / "ids.txt").open(encoding="utf-8"))}
-    opened, memory = time.perf_counter() - start, resident_mb() - before
-    total_memory = resident_mb()
-    start = time.perf_counter()
-    rows = np.fromiter((row_of.get(one, -1) for one in ids), np.int32, count=len(ids))
-    looked_up = time.perf_counter() - start
-    start = time.perf_counter()
-    checksum = 0.0
-    for batch in np.array_split(rows, max(1, len(rows) // 8192)):
+    opened = {"open": time.perf_counter() - start, "open_memory": resident_mb() - before}
+
+    def gather(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = batch >= 0
         vectors = np.zeros((len(batch), table.shape[1]), np.float32)
         vectors[found] = table[batch[found]]
-        checksum += float(vectors.sum(dtype=np.float64)) + int(found.sum())
-    return {
-        "open": opened,
-        "open_memory": memory,
-        "process_memory": total_memory,
-        "lookup": looked_up,
-        "gather": time.perf_counter() - start,
-        "checksum": checksum,
-    }
+        return vectors, found
+
+    look_up = partial(np.fromiter, (row_of.get(one, -1) for one in ids), np.int32, count=len(ids))
+    return {**opened, **looked_up_and_gathered(look_up, gather)}
 
 
 def run_dict(folder: Path, ids: list[str]) -> dict[str, float]:
@@ -114,7 +99,7 @@ def evict(folder: Path) -> None:
         os.close(file)
 
 
-def write(folder: Path, entities: int, dim: int) -> float:
+def write_inputs(folder: Path, entities: int, dim: int) -> float:
     """Writes the knowledge base and a plain list of ids; returns the seconds of the former."""
     from kinject.knowledge import write_knowledge
 
@@ -132,13 +117,8 @@ def write(folder: Path, entities: int, dim: int) -> float:
 
 
 def measure(side: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
-    command += ["--entities", str(args.entities), "--lookups", str(args.lookups)]
-    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}, check=True, stdout=-1
-    )
-    return json.loads(done.stdout)
+    sizes = ("--entities", args.entities, "--lookups", args.lookups)
+    return apart(__file__, "--side", side, "--folder", folder, *sizes)
 
 
 def main() -> None:
@@ -156,7 +136,7 @@ def main() -> None:
         print(json.dumps(run(args.folder, wanted(args.entities, args.lookups))))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
-        seconds = write(Path(scratch), args.entities, args.dim)
+        seconds = write_inputs(Path(scratch), args.entities, args.dim)
         sides = {}
         for side in SIDES:
             if args.cold:
@@ -186,10 +166,7 @@ def main() -> None:
         rows.append(
             {**row, "ours": round(ours, 4), "theirs": round(theirs, 4), "unit": unit, "hardware": hardware, **size}
         )
-    for row in rows:
-        print(f"{row['name']:26} ours {row['ours']:10} {row['unit']:3} theirs {row['theirs']:10} {row['ratio']:.3f}x")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(args.json, rows)
 
 
 if __name__ == "__main__":

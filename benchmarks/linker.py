@@ -20,8 +20,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 import zlib
@@ -29,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from measuring import apart, resident_mb
+from rows import write
 
 SIDES = ("ours", "context", "pyahocorasick", "flashtext2")
 ONSETS = [
@@ -58,12 +58,6 @@ ONSETS = [
 ]
 VOWELS, CODAS = ["a", "e", "i", "o", "u", "ai", "ea", "ou"], ["", "n", "r", "s", "t", "l", "nd", "x"]
 Spans = list[tuple[int, int]]
-
-
-def resident_mb() -> float:
-    """This process's resident memory now, in MB of 10^6 bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def made_up_words(rng: np.random.Generator, count: int) -> list[str]:
@@ -202,10 +196,7 @@ def lines_of(folder: Path) -> Iterator[str]:
 
 
 def run_side(side: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--repeats", str(args.repeats)]
-    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return json.loads(subprocess.run(command, env=environment, check=True, stdout=-1).stdout)
+    return apart(__file__, "--side", side, "--folder", folder, "--repeats", args.repeats)
 
 
 def rows_of(found: dict[str, dict[str, float]], facts: dict[str, object]) -> list[dict[str, object]]:
@@ -247,10 +238,7 @@ def main() -> None:
     facts = {"names": args.names, "megabytes": args.megabytes, "hardware": hardware}
     rows = rows_of(found, {**facts, "index_seconds": round(indexed, 2), "index_megabytes": round(disk, 1)})
     print(f"index made once: {indexed:.1f} s, {disk:.1f} MB on disk; {found['ours']['spans']:,} spans")
-    for row in rows:
-        print(f"{row['name']:34} ours {row['ours']:10} {row['unit']:5} theirs {row['theirs']:10} {row['ratio']}x")
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(args.json, rows)
 
 
 if __name__ == "__main__":

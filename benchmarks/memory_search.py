@@ -20,7 +20,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import best, resident_mb
 
 from kinject.inference.passages import sync
 from kinject.memory.index import MemoryIndex
@@ -37,22 +38,6 @@ from kinject.plugins.pluglm import PlugLM
 
 KEY, K, QUERIES = 128, 5, 64
 EXPANSIONS = (64, 256, 1024, 4096)
-
-
-def resident_mb() -> float:
-    """This process's resident memory now, in MB of 10^6 bytes; pages of files that are mapped count too."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def best(repeats: int, run: Callable[[], Any]) -> float:
-    """Seconds of the fastest of some calls."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 class Encoder:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 from made_up import tokenizer_folder, words
+from measuring import options, resident_mb
 from rows import row, write
 
 from kinject.inference.host import open_host
@@ -33,12 +33,6 @@ from kinject.models.heads import HostModel, build_head
 from kinject.models.saving import save_host
 
 VOCABULARY, LENGTH = 5000, 20
-
-
-def resident_mb() -> float:
-    """This process's own resident memory now, in MB of 10^6 bytes; pages of mapped files do not count."""
-    pages = Path("/proc/self/statm").read_text().split()
-    return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def sentences(count: int, entities: int) -> Iterator[str]:
@@ -69,12 +63,7 @@ def host_folder(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sentences", type=int, default=1_000_000)
-    parser.add_argument("--entities", type=int, default=50_000)
-    parser.add_argument("--most", type=int, default=256)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = options(__doc__, sentences=1_000_000, entities=50_000, most=256).parse_args()
     with tempfile.TemporaryDirectory() as name:
         rows = measure(Path(name), args)
     write(args.json, rows)
@@ -92,14 +81,14 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict]:
             mentions = [{"start": one.start, "end": one.end, "entity": one.entity} for one in linker(text)]
             file.write(json.dumps({"text": text, "mentions": mentions}) + "\n")
             if number in (args.sentences // 10, args.sentences - 1):
-                memory.append(resident_mb())
+                memory.append(resident_mb(mapped=False))
     linking = args.sentences / (time.process_time() - started)
     host = open_host(host_folder(folder), head="masked_lm")
     held: list[float] = []
 
     def progress(done: int, total: int) -> None:
         if (not held and done >= total / 10) or done > total - 5000:
-            held.append(resident_mb())
+            held.append(resident_mb(mapped=False))
 
     started, clock = time.process_time(), time.perf_counter()
     reading = Reading(most=args.most)

@@ -3,13 +3,12 @@
 import itertools
 
 from tiny import random_host
-from tiny_world import CITIES, LANDS, VOCABULARY, vectors, write_base, write_tokenizer
+from tiny_world import CITIES, LANDS, VOCABULARY, tiny_bert, vectors, write_base, write_tokenizer
 
 from kinject.inference.host import knowledge_identity, open_host
 from kinject.inference.passages import PassageEncoder
 from kinject.knowledge.base import KnowledgeBase, write_knowledge
 from kinject.memory.store import Passage, build_memory
-from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
 from kinject.plugins.base import make_plugin
 from kinject.plugins.store import NO_KNOWLEDGE, load_plugin, save_plugin
@@ -29,19 +28,7 @@ class Served:
         folder = self.folder / f"host_{task}_{seed}"
         if folder.exists():
             return folder
-        config = EncoderConfig(
-            model_type="bert",
-            vocab_size=len(VOCABULARY) + len(MORE),
-            hidden_size=16,
-            num_hidden_layers=self.layers,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=64,
-            type_vocab_size=2,
-            layer_norm_eps=1e-12,
-            hidden_act="gelu",
-            pad_token_id=0,
-        )
+        config = tiny_bert(len(VOCABULARY) + len(MORE), layers=self.layers, positions=64)
         # one seed, one encoder: heads differ, so a plugin of one fits all
         host = random_host(config, head, None if labels is None else len(labels), seed=seed, scale=0.3)
         tokenizer = write_tokenizer(self.folder / f"tokenizer_{task}_{seed}", MORE)

@@ -96,7 +96,7 @@ def test_padding_of_k_adapter(encoder):
 def test_positions_of_the_linguistic_head(encoder):
     """Loss of an untrained head, in nats: over the sentence's 16 positions, and over all 64."""
     config = encoder.config
-    head = DependencyHead(config, 64, rngs=nnx.Rngs(0))
+    head = DependencyHead(config, 64, dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
     batch = tiny_batch(config, [16], 16)
     hidden = encoder(batch).last
     places = jnp.arange(1, 15, dtype=jnp.int32)[None]

@@ -103,17 +103,14 @@ def test_no_optimizer_moves_the_base(world, tmp_path, optimizer):
     assert all(before[path].tobytes() == after[path].tobytes() for path in before)
 
 
-@pytest.mark.parametrize("cut", [1, 5, 8, 13, 23])
-def test_cut_and_resumed_equals_uninterrupted_bit_for_bit(world, tmp_path, cut, monkeypatch):
-    options = {"dev": True, "evaluate_every": 4, "dropout": "all", "dropout_rate": 0.2}
-    whole = Setting(world, tmp_path / "whole", **options).fit().run()
-    fit = Setting(world, tmp_path / "cut", **options).fit()
+def cut_after(steps, fit):
+    """Ctrl-C in the step after these."""
     step, count = fit.train_step, 0
 
     def failing(*arguments):
         nonlocal count
         count += 1
-        if count > cut:
+        if count > steps:
             raise KeyboardInterrupt
         return step(*arguments)
 
@@ -121,6 +118,14 @@ def test_cut_and_resumed_equals_uninterrupted_bit_for_bit(world, tmp_path, cut, 
     with pytest.raises(KeyboardInterrupt):
         fit.run()
     fit.checkpoints.close(), fit.best.close()
+
+
+@pytest.mark.parametrize("cut", [1, 5, 8, 13, 23])
+def test_cut_and_resumed_equals_uninterrupted_bit_for_bit(world, tmp_path, cut, monkeypatch):
+    options = {"dev": True, "evaluate_every": 4, "dropout": "all", "dropout_rate": 0.2}
+    whole = Setting(world, tmp_path / "whole", **options).fit().run()
+    fit = Setting(world, tmp_path / "cut", **options).fit()
+    cut_after(cut, fit)
     fit = Setting(world, tmp_path / "cut", **options).fit()
     step, first = fit.train_step, []
     fit.train_step = lambda state, *rest: (first.append(int(state.step)), step(state, *rest))[1]
@@ -158,19 +163,7 @@ def test_the_start_is_kept_in_the_checkpoint(world, tmp_path):
     options = decaying("start", 5.0)
     whole = Setting(world, tmp_path / "whole", **options).fit().run()
     fit = Setting(world, tmp_path / "cut", **options).fit()
-    step, count = fit.train_step, 0
-
-    def failing(*arguments):
-        nonlocal count
-        count += 1
-        if count > 23:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    fit.train_step = failing
-    with pytest.raises(KeyboardInterrupt):
-        fit.run()
-    fit.checkpoints.close(), fit.best.close()
+    cut_after(23, fit)
     other = Setting(world, tmp_path / "cut", **options)
     other.params = {path: leaf + 1 for path, leaf in other.params.items()}  # what it would start from now matters not
     other.params |= {path: leaf for path, leaf in Setting(world, tmp_path, **options).params.items() if "host" in path}

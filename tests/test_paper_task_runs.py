@@ -4,7 +4,7 @@ import json
 
 import pytest
 from paper_records import LANDS, asked, parsed, relation, typed
-from tiny_world import evaluate_stage, plugin_stage, run_experiment, write_base, write_host, write_records
+from tiny_world import evaluate_stage, plugin_stage, run_experiment, write_host, write_host_and_base, write_records
 
 from kinject.errors import InputError
 from kinject.inference.host import open_host
@@ -14,11 +14,7 @@ from kinject.tasks.base import make_task
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A raw masked-LM host and a knowledge base of cities."""
-    folder = tmp_path_factory.mktemp("paper")
-    write_host(folder / "raw", layers=1)
-    write_base(folder / "knowledge")
-    return folder
+    return write_host_and_base(tmp_path_factory.mktemp("paper"), "raw")
 
 
 def labelled_records(folder):

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from paper_records import LANDS, asked, parsed, relation, typed
 from tiny_world import (
     VOCABULARY,
-    write_base,
-    write_host,
+    write_host_and_base,
     write_records,
 )
 
@@ -30,11 +29,7 @@ from kinject.tasks.protocol import PROTOCOLS, Thunlp, cut_right, untruncated
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A raw masked-LM host and a knowledge base of cities."""
-    folder = tmp_path_factory.mktemp("paper")
-    write_host(folder / "raw", layers=1)
-    write_base(folder / "knowledge")
-    return folder
+    return write_host_and_base(tmp_path_factory.mktemp("paper"), "raw")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from tiny import fast_jit
-from tiny_world import VOCABULARY, as_device, write_base, write_host
+from tiny_world import VOCABULARY, as_device, write_host_and_base
 
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
@@ -24,10 +24,7 @@ from kinject.tasks.entity_inferences import others
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("propagation")
-    write_host(folder / "host", layers=1)
-    write_base(folder / "kb")
-    return folder
+    return write_host_and_base(tmp_path_factory.mktemp("propagation"))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +139,7 @@ def text_of(examples, number=0):
 
 
 def test_arms_of_entity_inferences(folder, host):
-    knowledge = KnowledgeBase.open(folder / "kb")
+    knowledge = KnowledgeBase.open(folder / "knowledge")
     plugin = make_plugin({"name": "map_tuning"}, hidden_size=16, knowledge_dim=8)
     some = records(probe(choices=["faraway land1"]), probe(choices=["faraway land1"], definition="land4 is far ."))
     made = {}
@@ -209,7 +206,7 @@ def test_entity_inferences_files(host, tmp_path):
     said = list(read_dataset(f"tfds:entity_inferences/tv_show_explicit@{tmp_path / 'data'}?split=definitions"))
     assert len(said) == 100 and said[3].fields["description"] == said[3].source
     texts = f"tfds:entity_inferences/tv_show_explicit@{tmp_path / 'data'}?split=definitions"
-    made = KnowledgeBase.open(build_from_text(tmp_path / "kb", host, [texts], Reading(least=3, max_length=24)))
+    made = KnowledgeBase.open(build_from_text(tmp_path / "knowledge", host, [texts], Reading(least=3, max_length=24)))
     assert made.size == 100 and made.ids([3]) == ["Show 3"]  # PELT's vector of each definition
     with pytest.raises(InputError, match="it has 200 examples, the published one has 46"):
         prepare("entity_inferences/tv_show_explicit", files, tmp_path / "other")

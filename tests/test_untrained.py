@@ -15,8 +15,7 @@ from tiny_world import (
     evaluate_stage,
     run_experiment,
     vectors,
-    write_base,
-    write_host,
+    write_host_and_base,
     write_records,
 )
 
@@ -39,10 +38,7 @@ from kinject.tasks.lama import together
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("untrained")
-    write_host(folder / "host", layers=1, more=("(", ")"))
-    write_base(folder / "knowledge")
-    return folder
+    return write_host_and_base(tmp_path_factory.mktemp("untrained"), more=("(", ")"))
 
 
 @pytest.fixture(scope="module")

@@ -31,22 +31,26 @@ def write_tokenizer(folder: Path, more=()) -> Path:
 
 
 def write_host(folder: Path, head="masked_lm", *, seed=0, layers=3, more=()) -> Path:
-    config = EncoderConfig(
+    config = tiny_bert(len(VOCABULARY) + len(more), layers=layers)
+    tokenizer = write_tokenizer(folder.with_name(folder.name + "_tokenizer"), more)
+    return save_host(
+        random_host(config, head, seed=seed), folder, tokenizer_files_from=tokenizer, host_json={"task": "cloze"}
+    )
+
+
+def tiny_bert(vocabulary: int, *, layers: int, positions: int = 40) -> EncoderConfig:
+    return EncoderConfig(
         model_type="bert",
-        vocab_size=len(VOCABULARY) + len(more),
+        vocab_size=vocabulary,
         hidden_size=16,
         num_hidden_layers=layers,
         num_attention_heads=2,
         intermediate_size=32,
-        max_position_embeddings=40,
+        max_position_embeddings=positions,
         type_vocab_size=2,
         layer_norm_eps=1e-12,
         hidden_act="gelu",
         pad_token_id=0,
-    )
-    tokenizer = write_tokenizer(folder.with_name(folder.name + "_tokenizer"), more)
-    return save_host(
-        random_host(config, head, seed=seed), folder, tokenizer_files_from=tokenizer, host_json={"task": "cloze"}
     )
 
 
@@ -66,6 +70,13 @@ def write_base(folder: Path, *, seed=0, name="cities") -> Path:
         source="made up",
         license="none",
     )
+
+
+def write_host_and_base(folder: Path, host="host", *, more=()) -> Path:
+    """A raw masked-LM host of one layer and a knowledge base of cities."""
+    write_host(folder / host, layers=1, more=more)
+    write_base(folder / "knowledge")
+    return folder
 
 
 def question(i: int) -> dict:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinject.cli.knowledge_edit import EDITS, add_edits, run_edit
 from kinject.cli.knowledge_inspect import inspect, summary_lines
-from kinject.cli.parser import Parser, exit_code, finite, whole
+from kinject.cli.parser import Parser, chosen, exit_code, finite, whole
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -168,10 +168,8 @@ def _build(arguments: argparse.Namespace) -> None:
     if arguments.from_text is not None:
         _build_from_text(arguments)
         return
-    from kinject.knowledge.base import KnowledgeBase
     from kinject.knowledge.build import Given, Making, build_knowledge
     from kinject.knowledge.commonsense import Filter
-    from kinject.knowledge.summary import summarise
     from kinject.reports.console import Reporter
 
     for option, least in (("dim", 1), ("epochs", 1), ("held_out", 0)):
@@ -182,20 +180,13 @@ def _build(arguments: argparse.Namespace) -> None:
         entities=None if arguments.entities is None else Path(arguments.entities),
         triples=arguments.triples,
         vectors=_files(arguments.vectors),
-        vectors_format=arguments.vectors_format,
         columns=None if arguments.columns is None else _pairs(arguments.columns),
-        separator=arguments.separator,
-        unknown=arguments.unknown,
-        triples_format=arguments.triples_format,
+        **chosen(arguments, "vectors_format", "separator", "unknown", "triples_format"),
         keep=Filter(arguments.least_weight, arguments.language),
     )
     making = Making(
         of=arguments.vectors_from,
-        dim=arguments.dim,
-        method=arguments.method,
-        epochs=arguments.epochs,
-        held_out=arguments.held_out,
-        seed=arguments.seed,
+        **chosen(arguments, "dim", "method", "epochs", "held_out", "seed"),
         cut=None if arguments.tokenizer_of is None else _pieces_of(arguments.tokenizer_of),
     )
     about = _about(arguments)
@@ -208,26 +199,34 @@ def _build(arguments: argparse.Namespace) -> None:
                 updates.append(stack.enter_context(reporter.bar("graph embedding", total)))
             updates[0](done, loss=loss)
 
-        try:
+        with _writing(arguments):
             given = _of_columns(arguments, given, stack, reporter)
-            folder = build_knowledge(arguments.out, given, making, progress=progress, **about)
-        except OSError as error:
-            where = error.filename or arguments.out
-            raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
+            build_knowledge(arguments.out, given, making, progress=progress, **about)
+
+
+@contextmanager
+def _writing(arguments: argparse.Namespace) -> Iterator[None]:
+    """Around what writes --out: what the disk refuses is the user's to know, and so is what was written."""
+    from kinject.knowledge.base import KnowledgeBase
+    from kinject.knowledge.summary import summarise
+
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or arguments.out
+        raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
     if not arguments.quiet:
-        print("\n".join(summary_lines(summarise(KnowledgeBase.open(folder)))))
-        print(f"written: {folder}")
+        print("\n".join(summary_lines(summarise(KnowledgeBase.open(arguments.out)))))
+        print(f"written: {arguments.out}")
 
 
 def _about(arguments: argparse.Namespace) -> dict[str, str]:
-    return {name: getattr(arguments, name) for name in ("name", "source", "license") if getattr(arguments, name)}
+    return {name: given for name, given in chosen(arguments, "name", "source", "license").items() if given}
 
 
 def _build_from_text(arguments: argparse.Namespace) -> None:
     from kinject.inference.host import open_host
     from kinject.inference.occurrences import Reading, build_from_text
-    from kinject.knowledge.base import KnowledgeBase
-    from kinject.knowledge.summary import summarise
     from kinject.reports.console import Reporter
 
     if arguments.host is None:
@@ -247,16 +246,8 @@ def _build_from_text(arguments: argparse.Namespace) -> None:
             bars[0](done)
 
         table = (Path(arguments.entities), columns, arguments.separator) if arguments.entities else None
-        try:
-            folder = build_from_text(
-                arguments.out, host, arguments.from_text, reading, table, progress, **_about(arguments)
-            )
-        except OSError as error:
-            where = error.filename or arguments.out
-            raise InputError(where, f"cannot be read or written ({error.strerror or error})") from None
-    if not arguments.quiet:
-        print("\n".join(summary_lines(summarise(KnowledgeBase.open(folder)))))
-        print(f"written: {folder}")
+        with _writing(arguments):
+            build_from_text(arguments.out, host, arguments.from_text, reading, table, progress, **_about(arguments))
 
 
 def _of_columns(arguments: argparse.Namespace, given: Given, stack: ExitStack, reporter: Reporter) -> Given:
@@ -264,7 +255,7 @@ def _of_columns(arguments: argparse.Namespace, given: Given, stack: ExitStack, r
     from kinject.data.tables import read_table
     from kinject.knowledge.facts_of_columns import FactColumns, write_entities
 
-    about = {name: getattr(arguments, name) for name in ("label", "aliases", "description")}
+    about = chosen(arguments, "label", "aliases", "description")
     if arguments.id is None:
         for name in ("label", "aliases", "description", "facts"):
             if getattr(arguments, name) is not None:

@@ -84,6 +84,11 @@ def add_plugs(parser: Parser, plugin: str, *, required: bool) -> None:
     parser.add_argument("--memory", help="passage memory of a PlugLM plugin; may be repeated", **several)
 
 
+def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """What the options of these names were given, for what takes them by the same names."""
+    return {name: getattr(arguments, name) for name in names}
+
+
 def quiet_libraries() -> None:
     """Leaves standard error to the one line that says what is wrong (our own logger `kinject` still warns)."""
     for name in CHATTY:

@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from kinject.cli.parser import ENGINES, EXIT_INTERRUPTED, MOST_DEVICES, PRECISIONS, Parser, add_plugs, exit_code, whole
+from kinject.cli.parser import (
+    ENGINES,
+    EXIT_INTERRUPTED,
+    MOST_DEVICES,
+    PRECISIONS,
+    Parser,
+    add_plugs,
+    chosen,
+    exit_code,
+    whole,
+)
 from kinject.errors import InputError
 
 if TYPE_CHECKING:
@@ -160,15 +170,8 @@ def load(arguments: argparse.Namespace) -> Host:
     options = {**dict(map(option, arguments.option)), **({"labels": arguments.labels} if arguments.labels else {})}
     return Host.load(
         arguments.host,
-        task=arguments.task,
         task_options=options,
-        max_length=arguments.max_length,
-        batch_size=arguments.batch_size,
-        window=arguments.window,
-        precision=arguments.precision,
-        engine=arguments.engine,
-        devices=arguments.devices,
-        head=arguments.head,
+        **chosen(arguments, "task", "max_length", "batch_size", "window", "precision", "engine", "devices", "head"),
     )
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.cli.parser import Parser, exit_code
-from kinject.cli.verify import kind_of
+from kinject.cli.parser import Parser
+from kinject.cli.verify import for_each, kind_of
 
 EXAMPLES = """\
 examples:
@@ -44,21 +43,10 @@ def seal(folder: Path) -> str:
     return f"{folder}: {kind.name}, sealed as {hash}"
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of the command line, checked; raises InputError for any that is wrong."""
-    parser = Parser(prog="kinject seal", description="Write seals: what is changed later is refused.", epilog=EXAMPLES)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    return parser.parse_args(argv)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-
-    def run() -> None:
-        for folder in parse(argv).folders:
-            print(seal(folder))
-
-    return exit_code(run)
+    parser = Parser(prog="kinject seal", description="Write seals: what is changed later is refused.", epilog=EXAMPLES)
+    return for_each(parser, argv, seal)
 
 
 if __name__ == "__main__":

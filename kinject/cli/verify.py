@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,21 +98,21 @@ def _read_host(folder: Path) -> None:
     open_host(folder)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of the command line, checked; raises InputError for any that is wrong."""
-    parser = Parser(prog="kinject verify", description="Check artefacts, every byte of them.", epilog=EXAMPLES)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    return parser.parse_args(argv)
+def for_each(folders: Parser, argv: Sequence[str] | None, work: Callable[[Path], str]) -> int:
+    """The command line that does something to each of the folders named, and says a line of each; its exit code."""
+    folders.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+
+    def run() -> None:
+        for folder in folders.parse_args(argv).folders:
+            print(work(folder))
+
+    return exit_code(run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-
-    def run() -> None:
-        for folder in parse(argv).folders:
-            print(verify(folder))
-
-    return exit_code(run)
+    parser = Parser(prog="kinject verify", description="Check artefacts, every byte of them.", epilog=EXAMPLES)
+    return for_each(parser, argv, verify)
 
 
 if __name__ == "__main__":

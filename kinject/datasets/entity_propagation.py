@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +48,13 @@ class Probes(RecordBuilder):
     HOMEPAGE = RELEASE
     CITATION = CITATION
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        cls.MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder data/{cls.FOLDER} of {RELEASE}."
+        cls.BUILDER_CONFIGS = [
+            tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in cls.FILES
+        ]
+        super().__init_subclass__(**options)
+
     def files(self, folder: Path) -> list[Path]:
         return [self._file(folder)]
 
@@ -87,18 +94,12 @@ class Probes(RecordBuilder):
         return parse_record({"text": text, "mentions": mention_of(line, text, where), **fields}, where)
 
 
-def _configs(names: Iterable[str]) -> list[tfds.core.BuilderConfig]:
-    return [tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in names]
-
-
 class EntityInferences(Probes):
     """Choices: which of 6 to 12 answers fits, said in the definition (explicit) or implied by it (implicit)."""
 
     DESCRIPTION = "Entity Inferences: 170 probes about entities that are defined in a sentence."
     FILES = INFERENCES
     FOLDER = "entity_inferences"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder data/entity_inferences of {RELEASE}."
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = _configs(INFERENCES)
 
 
 class Ecbd(Probes):
@@ -107,8 +108,6 @@ class Ecbd(Probes):
     DESCRIPTION = "ECBD 2020 to 2021: masked spans in sentences about entities that are new since 2020."
     FILES = ECBD
     FOLDER = "ecbd"
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder data/ecbd of {RELEASE}."
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = _configs(ECBD)
 
 
 def definitions(path: Path) -> Iterator[Record]:

@@ -194,12 +194,7 @@ class _Watched(DelegatingPlugin):
         self.seen: dict[int, tuple[jax.Array, jax.Array]] = {}
 
     def feed_forward(
-        self,
-        layer: int,
-        hidden: jax.Array,
-        output: jax.Array,
-        batch: Mapping[str, jax.Array],
-        key: jax.Array | None = None,
+        self, layer: int, hidden: jax.Array, output: jax.Array, batch: Mapping[str, Any], key: jax.Array | None = None
     ) -> jax.Array:
         if layer in self.plugin.config.layers:
             _, found, weights = self.plugin.read(layer, hidden, batch)

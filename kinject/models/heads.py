@@ -35,14 +35,7 @@ def _norm(size: int, config: EncoderConfig, form: HeadForm, options: dict[str, A
 class MaskedLMHead(nnx.Module):
     """Dense, activation, LayerNorm, then the word embeddings themselves as decoder, with a bias of its own."""
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
         form = config.family.head("masked_lm", config)
         size = config.word_size
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -84,19 +77,9 @@ class PlainHead(nnx.Module):
     dense layer with activation and LayerNorm in between, as ModernBERT does.
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        num_labels: int,
-        *,
-        kind: str = "token_classification",
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: EncoderConfig, num_labels: int, *, kind: str = "token_classification", **options: Any):
         form = config.family.head(form_of(kind), config)
-        init = normal(config, rngs)
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        init = normal(config, options["rngs"])
         size = config.hidden_size
         self.kind = kind
         self.num_labels = num_labels

@@ -234,12 +234,7 @@ class Attention(PostNorm, nnx.Module):
         return self.leave(context, hidden)
 
     def scores(
-        self,
-        queries: jax.Array,
-        keys: jax.Array,
-        positions: jax.Array | None,
-        relative: Any,
-        key: jax.Array | None,
+        self, queries: jax.Array, keys: jax.Array, positions: jax.Array | None, relative: Any, key: jax.Array | None
     ) -> jax.Array:
         """Scores float32 [B, H, L or P, L] of queries [B, H, L or P, Dh] with keys [B, H, L, Dh], before the mask."""
         del positions, relative, key

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
 from kinject.models.initial import normal
@@ -29,19 +28,8 @@ class JoinedHead(nnx.Module):
     opening markers, P = 2: Linear(P * D, D), no activation, dropout, Linear(D, num_labels).
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        num_labels: int,
-        *,
-        places: int,
-        kind: str,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        init = normal(config, rngs)
-        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    def __init__(self, config: EncoderConfig, num_labels: int, *, places: int, kind: str, **options: Any):
+        options["kernel_init"] = normal(config, options["rngs"])
         self.kind = kind
         self.num_labels = num_labels
         self.places = places
@@ -65,19 +53,9 @@ class DependencyHead(nnx.Module):
     Linear(D, D), dropout, and Linear(D, L) with one output for each position that a sentence can have.
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        num_labels: int,
-        *,
-        kind: str = "dependency",
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: EncoderConfig, num_labels: int, *, kind: str = "dependency", **options: Any):
         single = dataclasses.replace(config, num_attention_heads=1)
-        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        init = normal(config, rngs)
+        init = normal(config, options["rngs"])
         self.kind = kind
         self.num_labels = num_labels
         self.attention = Attention(single, **options)
@@ -121,19 +99,9 @@ class EmbeddingHead(nnx.Module):
     (`kinject.models.heads.read_hidden`); the only parameters are those of the output layer.
     """
 
-    def __init__(
-        self,
-        config: EncoderConfig,
-        num_labels: int | None = None,
-        *,
-        kind: str,
-        dtype: DTypeLike = jnp.float32,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, config: EncoderConfig, num_labels: int | None = None, *, kind: str, **options: Any):
         pooling = config.pooling or Pooling()
-        init = normal(config, rngs)
-        options: dict[str, Any] = {"kernel_init": init, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options["kernel_init"] = normal(config, options["rngs"])
         self.kind = kind
         self.num_labels = num_labels
         self.pooling = pooling.mode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Required, TypedDict
 
 import jax
 from flax import nnx
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
+
+
+class PluginSizes(TypedDict, total=False):
+    """What a plugin is built for, see `Plugin`."""
+
+    hidden_size: Required[int]
+    knowledge_dim: int
+    embedding_size: int | None
 
 
 BEYOND_THE_LAST_LAYER = sys.maxsize  # first_seam() of a plugin that changes no hidden state of the encoder
@@ -203,12 +211,7 @@ class Plugin(nnx.Module):
         return embeddings
 
     def feed_forward(
-        self,
-        layer: int,
-        hidden: jax.Array,
-        output: jax.Array,
-        batch: Mapping[str, jax.Array],
-        key: jax.Array | None = None,
+        self, layer: int, hidden: jax.Array, output: jax.Array, batch: Mapping[str, Any], key: jax.Array | None = None
     ) -> jax.Array:
         """Changes what the feed-forward of `layer` (from 0) yields, before dropout and what is added to the stream.
 

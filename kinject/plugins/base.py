@@ -134,7 +134,8 @@ def make_plugin(
     cls, config = read_method(settings, where)
     sizes = {"hidden_size": hidden_size, "knowledge_dim": knowledge_dim}
     if embedding_size is not None and embedding_size != hidden_size:
-        if "embedding_size" in signature(cls.__init__).parameters:
+        taken = signature(cls.__init__).parameters.values()
+        if any(each.name == "embedding_size" or each.kind is each.VAR_KEYWORD for each in taken):
             sizes["embedding_size"] = embedding_size
         elif cls.embed is not Plugin.embed:
             problem = f"{cls.name} knows no host whose word embeddings ({embedding_size}) are not of its hidden size"

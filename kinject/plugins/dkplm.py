@@ -78,14 +78,7 @@ class Dkplm(Plugin):
             if self.text_length < 3 or self.answer_length < 1:
                 raise ValueError("text_length must be 3 or more, answer_length 1 or more")
 
-    def __init__(
-        self,
-        config: Any = None,
-        *,
-        hidden_size: int,
-        knowledge_dim: int = 0,
-        rngs: nnx.Rngs | None = None,
-    ):
+    def __init__(self, config: Any = None, *, hidden_size: int, knowledge_dim: int = 0, rngs: nnx.Rngs | None = None):
         super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim)
         rngs, size = rngs or nnx.Rngs(0), hidden_size
         if self.config.variant == "easynlp":

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 
 from kinject.errors import InputError
-from kinject.models.seams import Plugin
+from kinject.models.seams import Plugin, PluginSizes
 from kinject.plugins.base import fill_slots, register
 
 if TYPE_CHECKING:
@@ -49,19 +49,11 @@ class EBert(Plugin):
 
         form: Literal["concat", "replace"] = "concat"
 
-    def __init__(
-        self,
-        config: Any = None,
-        *,
-        hidden_size: int,
-        knowledge_dim: int,
-        rngs: nnx.Rngs | None = None,
-        embedding_size: int | None = None,
-    ):
-        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, embedding_size=embedding_size)
+    def __init__(self, config: Any = None, *, rngs: nnx.Rngs | None = None, **sizes: Unpack[PluginSizes]):
+        super().__init__(config, **sizes)
         del rngs
         self.slot_form = FORMS[self.config.form]
-        self.kernel = nnx.Param(jnp.zeros((knowledge_dim, self.embedding_size), jnp.float32))
+        self.kernel = nnx.Param(jnp.zeros((self.knowledge_dim, self.embedding_size), jnp.float32))
 
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Puts W e in the slots; reads `entity_slot` int32 [B, L] and `entity_vectors` float32 [B, M, k]."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from kinject.data.facts import FactReader
 from kinject.errors import InputError
 from kinject.knowledge.facts import Form
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
-from kinject.models.seams import Plugin
+from kinject.models.seams import Plugin, PluginSizes
 from kinject.plugins.base import register
 
 if TYPE_CHECKING:
@@ -87,16 +87,8 @@ class Kformer(Plugin):
             if min(self.facts, self.entities, self.candidates, self.fact_length) < 1 or not 0 <= self.dropout < 1:
                 raise ValueError("facts, entities, candidates, fact_length must be 1 or more, dropout in [0, 1)")
 
-    def __init__(
-        self,
-        config: Any = None,
-        *,
-        hidden_size: int,
-        knowledge_dim: int = 0,
-        rngs: nnx.Rngs | None = None,
-        embedding_size: int | None = None,
-    ):
-        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, embedding_size=embedding_size)
+    def __init__(self, config: Any = None, *, rngs: nnx.Rngs | None = None, **sizes: Unpack[PluginSizes]):
+        super().__init__(config, **sizes)
         size = self.embedding_size
         rngs = rngs or nnx.Rngs(0)
         uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -104,8 +96,8 @@ class Kformer(Plugin):
         drawn: dict[str, Any] = {"kernel_init": uniform, "bias_init": zero, "rngs": rngs}
         value = drawn if self.config.start == "paper" else {**drawn, "kernel_init": zero}
         count = len(self.config.layers)
-        self.keys = nnx.List([nnx.Linear(size, hidden_size, **drawn) for _ in range(count)])
-        self.values = nnx.List([nnx.Linear(size, hidden_size, **value) for _ in range(count)])
+        self.keys = nnx.List([nnx.Linear(size, self.hidden_size, **drawn) for _ in range(count)])
+        self.values = nnx.List([nnx.Linear(size, self.hidden_size, **value) for _ in range(count)])
         self.dropout = Dropout(self.config.dropout)
 
     def prepare(
@@ -165,12 +157,7 @@ class Kformer(Plugin):
         }
 
     def feed_forward(
-        self,
-        layer: int,
-        hidden: jax.Array,
-        output: jax.Array,
-        batch: Mapping[str, jax.Array],
-        key: jax.Array | None = None,
+        self, layer: int, hidden: jax.Array, output: jax.Array, batch: Mapping[str, Any], key: jax.Array | None = None
     ) -> jax.Array:
         """Adds what the facts answer to `hidden` [B, L, D]: float32 [B, L, D]."""
         if layer not in self.config.layers or KEYS not in batch:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from kinject.data.pipeline import Batch, Feed
 from kinject.errors import InputError, did_you_mean
 from kinject.models.heads import HostModel
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
-from kinject.models.seams import Plugin
+from kinject.models.seams import Plugin, PluginSizes
 from kinject.plugins.base import register
 
 
@@ -71,17 +71,9 @@ class MapTuning(Plugin):
             if not 0 <= self.dropout < 1:
                 raise ValueError(f"dropout is {self.dropout}: a rate is in [0, 1)")
 
-    def __init__(
-        self,
-        config: Any = None,
-        *,
-        hidden_size: int,
-        knowledge_dim: int,
-        rngs: nnx.Rngs | None = None,
-        embedding_size: int | None = None,
-    ):
-        super().__init__(config, hidden_size=hidden_size, knowledge_dim=knowledge_dim, embedding_size=embedding_size)
-        rngs, size = rngs or nnx.Rngs(0), self.embedding_size
+    def __init__(self, config: Any = None, *, rngs: nnx.Rngs | None = None, **sizes: Unpack[PluginSizes]):
+        super().__init__(config, **sizes)
+        rngs, size, knowledge_dim = rngs or nnx.Rngs(0), self.embedding_size, self.knowledge_dim
         self.mapper = Affine(knowledge_dim, size, rngs)
         if self.config.mapper == "identity":
             self.mapper.kernel[...] = jnp.eye(knowledge_dim, size, dtype=jnp.float32)

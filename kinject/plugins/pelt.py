@@ -16,14 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from kinject.errors import InputError
-from kinject.models.seams import Plugin
+from kinject.models.seams import Plugin, PluginSizes
 from kinject.plugins.base import fill_slots, register
 
 if TYPE_CHECKING:
@@ -52,17 +52,10 @@ class Pelt(Plugin):
             if self.norm is not None and self.norm <= 0:
                 raise ValueError(f"norm is {self.norm}: a length is more than 0")
 
-    def __init__(
-        self,
-        config: Any = None,
-        *,
-        hidden_size: int,
-        knowledge_dim: int = 0,
-        rngs: nnx.Rngs | None = None,
-        embedding_size: int | None = None,
-    ):
-        del knowledge_dim, rngs  # the vectors' size is the host's
-        super().__init__(config, hidden_size=hidden_size, knowledge_dim=0, embedding_size=embedding_size)
+    def __init__(self, config: Any = None, *, rngs: nnx.Rngs | None = None, **sizes: Unpack[PluginSizes]):
+        del rngs
+        sizes["knowledge_dim"] = 0  # the vectors' size is the host's
+        super().__init__(config, **sizes)
         self.slot_form = FORMS[self.config.form]
 
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:

@@ -241,12 +241,7 @@ class PlugLM(Plugin):
         return {**batch, HOST: encoder.embeddings}
 
     def feed_forward(
-        self,
-        layer: int,
-        hidden: jax.Array,
-        output: jax.Array,
-        batch: Mapping[str, Any],
-        key: jax.Array | None = None,
+        self, layer: int, hidden: jax.Array, output: jax.Array, batch: Mapping[str, Any], key: jax.Array | None = None
     ) -> jax.Array:
         del key
         if layer not in self.config.layers:

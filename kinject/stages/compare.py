@@ -21,8 +21,8 @@ from kinject.memory.store import PassageMemory
 from kinject.models.heads import HostModel
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
-from kinject.stages.base import OUTPUT_MARK, Stage, StageConfig, check_plugin, check_references, open_plugin
-from kinject.stages.comparison import comparison_of
+from kinject.stages.base import OUTPUT_MARK, Stage, check_plugin, check_references, open_plugin
+from kinject.stages.comparison import AskingConfig, comparison_of
 from kinject.tree import flatten
 
 HOST_ROW = "host"
@@ -54,15 +54,10 @@ class MethodsConfig(Section):
     methods: dict[str, MethodConfig] = Field(min_length=1)
 
 
-class CompareConfig(StageConfig):
+class CompareConfig(AskingConfig):
     """Which host, on which domains. Times are medians of `repeats` runs over `timed` examples, methods taking turns."""
 
     kind: Literal["compare"] = "compare"
-    host: str
-    task: str
-    task_options: dict[str, Any] = {}
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     repeats: int = Field(9, ge=1)
     timed: int = Field(200, ge=1)
     domains: dict[str, MethodsConfig]

@@ -6,22 +6,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from kinject.data.records import Record
 from kinject.inference.comparison import Comparison
 from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, activations
-from kinject.stages.base import Run
+from kinject.stages.base import Run, StageConfig
 from kinject.tasks.base import make_task
 
 
-def comparison_of(run: Run, config: Any, reference: str, stage: str, where: str, precision: Precision) -> Comparison:
+class AskingConfig(StageConfig):
+    """`host` is asked what `task` asks, `batch_size` questions at once, each of at most `max_length` tokens."""
+
+    host: str
+    task: str
+    task_options: dict[str, Any] = {}
+    max_length: int | None = None
+    batch_size: int = Field(100, ge=1)
+
+
+def comparison_of(
+    run: Run, config: AskingConfig, reference: str, stage: str, where: str, precision: Precision
+) -> Comparison:
     """The comparison that a stage's settings describe.
 
     Args:
       run: the run whose stages may be referred to.
-      config: settings with `task`, `task_options`, `max_length` and `batch_size`.
+      config: the settings.
       reference: the host.
       stage: config key of the stage, for messages.
       where: config key of the host.

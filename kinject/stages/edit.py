@@ -30,9 +30,9 @@ from kinject.memory.store import Passage, PassageMemory
 from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
-from kinject.stages.base import Stage, StageConfig, check_plugin, check_references, open_plugin
+from kinject.stages.base import Stage, check_plugin, check_references, open_plugin
 from kinject.stages.compare import MethodConfig
-from kinject.stages.comparison import comparison_of
+from kinject.stages.comparison import AskingConfig, comparison_of
 from kinject.stages.edit_cases import (
     CHANGED,
     KEPT,
@@ -52,7 +52,7 @@ from kinject.stages.memory import HEAD, TAIL
 SHARING = "neighbourhood_sharing"
 
 
-class EditConfig(StageConfig):
+class EditConfig(AskingConfig):
     """Which edits, and the methods that are compared on them.
 
     `data` are questions with the fields `edit` (its name), `measure` (efficacy, paraphrase, portability, specificity,
@@ -63,11 +63,7 @@ class EditConfig(StageConfig):
     """
 
     kind: Literal["edit"] = "edit"
-    host: str
     task: str = "cloze"
-    task_options: dict[str, Any] = {}
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     compute_dtype: Precision = "float32"
     knowledge: str
     data: tuple[str, ...] = Field(min_length=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,8 +18,8 @@ from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.reports.results import CONTROL
-from kinject.stages.base import Stage, StageConfig, check_labels, check_plugin, check_references, open_plugin
-from kinject.stages.comparison import comparison_of, first_entities, majority, nearest_neighbour
+from kinject.stages.base import Stage, check_labels, check_plugin, check_references, open_plugin
+from kinject.stages.comparison import AskingConfig, comparison_of, first_entities, majority, nearest_neighbour
 from kinject.stages.kinds import Rows, by_kind, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.rivals import NameSubstituted, TextAndVector
 
@@ -71,7 +71,7 @@ class DomainConfig(Section):
         return self
 
 
-class EvaluateConfig(StageConfig):
+class EvaluateConfig(AskingConfig):
     """Which host is evaluated, on which domains; `examples` questions a domain are shown before and after.
 
     `heads` says whose head reads the plugins' rows: the host's own, or each plugin's, the one that was trained together
@@ -79,15 +79,19 @@ class EvaluateConfig(StageConfig):
     """
 
     kind: Literal["evaluate"] = "evaluate"
-    host: str
-    task: str
-    task_options: dict[str, Any] = {}
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     compute_dtype: Precision = "float32"
     examples: int = Field(3, ge=0)
     heads: Literal["host", "plugin"] = "host"
     domains: dict[str, DomainConfig]
+
+
+class AskedDomain(NamedTuple):
+    """What a domain's rows are rows of; `where` is its config key."""
+
+    comparison: Comparison
+    knowledge: KnowledgeBase
+    records: Sequence[Record]
+    where: str
 
 
 class EvaluateStage(Stage):
@@ -149,10 +153,11 @@ class EvaluateStage(Stage):
                         right[f"{CONTROL}_follows_vector"] = theirs
                     rows[f"{CONTROL}_follows_vector"] = (mean_of(theirs.astype(float)) or 0.0) if theirs.size else 0.0
         if knowledge is not None:
-            self._without_model(domain, comparison, knowledge, records, where, rows, right)
+            asked = AskedDomain(comparison, knowledge, records, where)
+            self._without_model(domain, asked, rows, right)
             rows["coverage"] = comparison.coverage(knowledge, records)
-        if domain.rivals is not None and knowledge is not None:
-            self._rivals(domain.rivals, comparison, knowledge, records, where, rows, right)
+            if domain.rivals is not None:
+                self._rivals(domain.rivals, asked, rows, right)
         if kinds is not None:
             rows["kinds"] = by_kind(right, kinds)
         if "predicted" in before and after is not None:
@@ -161,17 +166,9 @@ class EvaluateStage(Stage):
             rows["examples"] = self._examples(comparison, knowledge, records, before, after, chosen)
         return rows
 
-    def _without_model(
-        self,
-        domain: DomainConfig,
-        comparison: Comparison,
-        knowledge: KnowledgeBase,
-        records: Sequence[Record],
-        where: str,
-        rows: dict[str, Any],
-        right: Rows,
-    ) -> None:
+    def _without_model(self, domain: DomainConfig, asked: AskedDomain, rows: dict[str, Any], right: Rows) -> None:
         """Adds the rows of look-ups that use no language model, where there is data to look up in."""
+        comparison, knowledge, records, where = asked
         if not domain.reference_data:
             return
         if "label" not in comparison.task.required:
@@ -183,23 +180,15 @@ class EvaluateStage(Stage):
         rows["majority"] = majority(train, records)
         if domain.by_kind:  # the same, told which kind of question it is
             vectors, found = first_entities(knowledge, train)
-            asked, _ = first_entities(knowledge, records)
-            right["nearest_neighbour_of_kind"] = nearest_of_kind(vectors, found, train, asked, records)
+            theirs, _ = first_entities(knowledge, records)
+            right["nearest_neighbour_of_kind"] = nearest_of_kind(vectors, found, train, theirs, records)
             right["majority"] = majority_of_kind(train, records)
             for row in ("nearest_neighbour_of_kind", "majority"):
                 rows[row] = float(right[row].mean())
 
-    def _rivals(
-        self,
-        rivals: RivalsConfig,
-        comparison: Comparison,
-        knowledge: KnowledgeBase,
-        records: Sequence[Record],
-        where: str,
-        rows: dict[str, Any],
-        right: Rows,
-    ) -> None:
+    def _rivals(self, rivals: RivalsConfig, asked: AskedDomain, rows: dict[str, Any], right: Rows) -> None:
         """Adds what a practitioner would try first, and `settings`: what development data chose for each."""
+        comparison, knowledge, records, where = asked
         required, settings = comparison.task.required, {}
         dev = self.run.records(rivals.dev_data, required, f"{where}.rivals.dev_data")
         encoder = open_host(self.run.model(rivals.encoder, f"{where}.rivals.encoder"), head="none")

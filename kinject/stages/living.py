@@ -32,8 +32,8 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.growth import Change
 from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
-from kinject.stages.base import Stage, StageConfig, open_plugin
-from kinject.stages.comparison import comparison_of
+from kinject.stages.base import Stage, open_plugin
+from kinject.stages.comparison import AskingConfig, comparison_of
 from kinject.stages.kinds import kinds_of, mean_of
 from kinject.tree import digest, flatten
 
@@ -48,7 +48,7 @@ class TrainedConfig(Section):
     plugin: str
 
 
-class LivingConfig(StageConfig):
+class LivingConfig(AskingConfig):
     """What is added, to what, and what is asked.
 
     `withheld` are the entities, `data` questions of several kinds, of which those about them are asked. `answers` maps
@@ -57,11 +57,7 @@ class LivingConfig(StageConfig):
     """
 
     kind: Literal["living"] = "living"
-    host: str
     task: str = "cloze"
-    task_options: dict[str, Any] = {}
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     compute_dtype: Precision = "float32"
     knowledge: str
     plugin: str

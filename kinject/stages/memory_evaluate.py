@@ -39,11 +39,11 @@ from kinject.inference.passages import (
 from kinject.memory.store import Passage, PassageMemory
 from kinject.models.precision import Precision, check_installed
 from kinject.plugins.pluglm import PlugLM
-from kinject.stages.base import Stage, StageConfig
-from kinject.stages.comparison import comparison_of, majority
+from kinject.stages.base import Stage
+from kinject.stages.comparison import AskingConfig, comparison_of, majority
 
 
-class MemoryEvaluateConfig(StageConfig):
+class MemoryEvaluateConfig(AskingConfig):
     """Which plugin, memories and held-out texts.
 
     `memories` are rows of the table: memories' folders, joined. Two rows more are the plugin with an empty memory, and
@@ -52,14 +52,9 @@ class MemoryEvaluateConfig(StageConfig):
     """
 
     kind: Literal["memory_evaluate"] = "memory_evaluate"
-    host: str
     plugin: str
     memories: dict[str, tuple[str, ...]] = Field(min_length=1)
-    task: str
-    task_options: dict[str, Any] = {}
     texts: dict[str, tuple[str, ...]] = Field(min_length=1)
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     compute_dtype: Precision = "float32"
 
 
@@ -151,7 +146,7 @@ class MemoryEvaluateStage(Stage):
         return retrieved(host.loaded.host, plugin, Feed(examples), self.config.batch_size, of_examples)
 
 
-class MemoryUpdateConfig(StageConfig):
+class MemoryUpdateConfig(AskingConfig):
     """Which plugin and memory, and the held-out questions; `reference_data` gives the most frequent answer.
 
     A question must have a `label` and one mention whose entity passages are about. `examples` are shown with the
@@ -159,15 +154,11 @@ class MemoryUpdateConfig(StageConfig):
     """
 
     kind: Literal["memory_update"] = "memory_update"
-    host: str
+    task: str = "cloze"
     plugin: str
     memory: str
-    task: str = "cloze"
-    task_options: dict[str, Any] = {}
     data: tuple[str, ...] = Field(min_length=1)
     reference_data: tuple[str, ...] = ()
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     examples: int = Field(3, ge=0)
 
 

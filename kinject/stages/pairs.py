@@ -21,8 +21,8 @@ from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision, check_installed
-from kinject.stages.base import Stage, StageConfig, check_plugin, open_plugin
-from kinject.stages.comparison import comparison_of
+from kinject.stages.base import Stage, check_plugin, open_plugin
+from kinject.stages.comparison import AskingConfig, comparison_of
 from kinject.stages.kinds import kinds_of
 from kinject.tasks.description_matching import mean_pooled
 
@@ -30,7 +30,7 @@ BLOCK = "block"
 HIDDEN, DECAY, EPOCHS = 512, 1.0, 60  # of the classifier's perceptron
 
 
-class PairsConfig(StageConfig):
+class PairsConfig(AskingConfig):
     """What is asked, through which plugins.
 
     `plugins` maps a row's name to a plugin's folder; the first is also run with one wrong vector a question.
@@ -39,11 +39,6 @@ class PairsConfig(StageConfig):
     """
 
     kind: Literal["pairs"] = "pairs"
-    host: str
-    task: str
-    task_options: dict[str, Any] = {}
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     compute_dtype: Precision = "float32"
     knowledge: str
     data: tuple[str, ...] = Field(min_length=1)

@@ -21,8 +21,8 @@ from kinject.errors import InputError
 from kinject.inference.host import HostBundle, open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision
-from kinject.stages.base import Stage, StageConfig
-from kinject.stages.comparison import comparison_of, first_entities
+from kinject.stages.base import Stage
+from kinject.stages.comparison import AskingConfig, comparison_of, first_entities
 from kinject.stages.rivals import renamed
 from kinject.tasks.base import make_task
 from kinject.tasks.entity_typing import EntityTyping, read_mentions
@@ -31,7 +31,7 @@ DECAYS, ITERATIONS = (3.0, 10.0, 30.0), 100  # of a classifier; development data
 Readings = dict[str, np.ndarray]
 
 
-class TypingRivalsConfig(StageConfig):
+class TypingRivalsConfig(AskingConfig):
     """Which records train, which choose, and which are scored.
 
     `task` and `task_options` are those of the typing task. `encoder` is the pretrained model whose vectors classifiers
@@ -41,13 +41,8 @@ class TypingRivalsConfig(StageConfig):
     """
 
     kind: Literal["typing_rivals"] = "typing_rivals"
-    host: str
     encoder: str
     layer: int = Field(ge=0)
-    task: str
-    task_options: dict[str, Any] = {}
-    max_length: int | None = None
-    batch_size: int = Field(100, ge=1)
     compute_dtype: Precision = "float32"
     knowledge: str
     data: tuple[str, ...] = Field(min_length=1)

@@ -29,9 +29,7 @@ from kinject.models.heads import HEAD_SITE, JoinedHead
 from kinject.models.layers import site
 from kinject.tasks.base import Extent, Shapes, Task, first_span, head_of, register_task
 from kinject.tasks.fields import ENTITY_MARKER, SUBJECT_MARKER, strings
-from kinject.tasks.labels import LabelledTask
-from kinject.tasks.marked_texts import marked_texts, pooled_scores
-from kinject.tasks.protocol import protocol_named
+from kinject.tasks.marked_texts import MarkedTask, marked_texts, pooled_scores
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder, Passage
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @register_task("entity_typing")
-class EntityTyping(LabelledTask):
+class EntityTyping(MarkedTask):
     """Records need one mention and `labels`, a list of types.
 
     Args:
@@ -57,10 +55,6 @@ class EntityTyping(LabelledTask):
     metric = "f1"
     multi_label = True
     needs_type = True
-
-    def __init__(self, labels: str | Path | Sequence[str] | None = None, protocol: str = "kinject"):
-        super().__init__(labels)
-        self.protocol = protocol_named(protocol)
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3

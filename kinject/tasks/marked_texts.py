@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -14,13 +15,22 @@ from kinject.data.pipeline import Examples, make_examples
 from kinject.models.heads import PooledHead, read_hidden
 from kinject.tasks.base import first_span, head_of, pad_rows
 from kinject.tasks.fields import marked, unique_ids
-from kinject.tasks.protocol import Protocol
+from kinject.tasks.labels import LabelledTask
+from kinject.tasks.protocol import Protocol, protocol_named
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
     from kinject.models.heads import HostModel
     from kinject.models.seams import Plugin
+
+
+class MarkedTask(LabelledTask):
+    """Classifies a text with markers and slots around its mentions, by the markers of a protocol."""
+
+    def __init__(self, labels: str | Path | Sequence[str] | None = None, protocol: str = "kinject"):
+        super().__init__(labels)
+        self.protocol = protocol_named(protocol)
 
 
 def pooled_scores(

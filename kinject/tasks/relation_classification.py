@@ -22,8 +22,7 @@ from kinject.errors import InputError
 from kinject.tasks.base import Extent, Shapes, Task, register_task
 from kinject.tasks.fields import HEAD_MARKER, OBJECT_MARKER, SUBJECT_MARKER, TAIL_MARKER
 from kinject.tasks.labels import SingleLabelTask
-from kinject.tasks.marked_texts import marked_texts
-from kinject.tasks.protocol import protocol_named
+from kinject.tasks.marked_texts import MarkedTask, marked_texts
 
 if TYPE_CHECKING:
     from kinject.data.encode import EntityEncoder
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @register_task("relation_classification")
-class RelationClassification(SingleLabelTask):
+class RelationClassification(MarkedTask, SingleLabelTask):
     """Records need two mentions, head and tail, and `label`.
 
     Args:
@@ -43,10 +42,6 @@ class RelationClassification(SingleLabelTask):
 
     head = "classification"
     required = ("label",)
-
-    def __init__(self, labels: str | Path | Sequence[str] | None = None, protocol: str = "kinject"):
-        super().__init__(labels)
-        self.protocol = protocol_named(protocol)
 
     def examples(
         self, records: Sequence[Record], encoder: EntityEncoder, knowledge: KnowledgeBase | None, *, buckets: int = 3

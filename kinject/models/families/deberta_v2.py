@@ -147,12 +147,7 @@ class DisentangledAttention(Attention):
         self.distance_dropout = Dropout(config.hidden_dropout_prob)
 
     def scores(
-        self,
-        queries: jax.Array,
-        keys: jax.Array,
-        positions: jax.Array | None,
-        relative: Any,
-        key: jax.Array | None,
+        self, queries: jax.Array, keys: jax.Array, positions: jax.Array | None, relative: Any, key: jax.Array | None
     ) -> jax.Array:
         scores = attention_scores(queries, keys)
         of_queries, of_keys = self._distances(self.distance_dropout(relative, site(key, RELATIVE)), key, keys.dtype)

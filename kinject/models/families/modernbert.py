@@ -110,12 +110,7 @@ class ModernBertAttention(PreNorm, Attention):
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def scores(
-        self,
-        queries: jax.Array,
-        keys: jax.Array,
-        positions: jax.Array | None,
-        relative: Any,
-        key: jax.Array | None,
+        self, queries: jax.Array, keys: jax.Array, positions: jax.Array | None, relative: Any, key: jax.Array | None
     ) -> jax.Array:
         cosines, sines = relative[self.layer_type]
         keys = turned(keys, cosines, sines)

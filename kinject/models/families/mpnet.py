@@ -79,12 +79,7 @@ class MPNetAttention(Attention):
     """BERT's, with `RelativeScores` added."""
 
     def scores(
-        self,
-        queries: jax.Array,
-        keys: jax.Array,
-        positions: jax.Array | None,
-        relative: Any,
-        key: jax.Array | None,
+        self, queries: jax.Array, keys: jax.Array, positions: jax.Array | None, relative: Any, key: jax.Array | None
     ) -> jax.Array:
         scores = super().scores(queries, keys, positions, relative, key)
         if positions is None:
