@@ -67,3 +67,12 @@ def test_they_are_kept_and_where_they_are_too_large_the_mean_serves(made, monkey
     wide.add([{"id": "N3", "triples": [("in", "P2"), ("size", "S1")]}])
     between = vector(wide, "N3") @ (places[2] + sizes[1]) / ((places[2] + sizes[1]) ** 2).sum()
     assert 0.2 < between < 0.9, "somewhere on the way"
+
+
+def test_where_nothing_can_be_written_beside_the_base_it_is_learned_each_time(made):
+    base, places, sizes = made
+    base.folder.with_name("kb.readings").write_text("a file in its place")
+    base.folder.with_name("kb.told").write_text("a file in its place")
+    base.add([{"id": "N1", "triples": [("in", "P2"), ("size", "S1")]}])
+    np.testing.assert_allclose(vector(base, "N1"), places[2] + sizes[1], atol=0.15)
+    assert base.add([{"id": "N2", "description": "words"}]).placed[0].by == ""

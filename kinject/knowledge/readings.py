@@ -18,9 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kinject.errors import InputError, first_line
 from kinject.json_file import read_object
-from kinject.knowledge.derived import derived_path, ensure_derived
+from kinject.knowledge.derived import ensure_derived
 from kinject.knowledge.space import GRAPHS, Part, describe_space, read_space, sampled, votes, write_space
 from kinject.knowledge.view import View
 
@@ -133,11 +132,7 @@ def _shrunk(covariance: np.ndarray, count: int) -> np.ndarray:
 
 
 def readings_of(view: View, parts: Sequence[Part]) -> dict[int, VoteReading]:
-    """By the number of each part of a graph how its votes are read; learned first where it is not there yet.
-
-    Raises:
-      InputError: nothing can be written beside the folder.
-    """
+    """By the number of each part of a graph how its votes are read; learned first where it is not there yet."""
     stored = view.stored
     if stored.readings is None:
         stored.readings = _opened(view, parts) if any(part.kind in GRAPHS for part in parts) else {}
@@ -145,24 +140,29 @@ def readings_of(view: View, parts: Sequence[Part]) -> dict[int, VoteReading]:
 
 
 def _opened(view: View, parts: Sequence[Part]) -> dict[int, VoteReading]:
-    stored = view.stored
-    if stored.triples is None or not stored.relations:
+    if view.stored.triples is None or not view.stored.relations:
         return {}
+    made: list[Part] = []
 
     def make(folder: Path) -> None:
-        triples = np.asarray(stored.triples)
-        triples = triples[stored.present(triples[:, 0]) & stored.present(triples[:, 2])]
-        made = []
-        for number, part in enumerate(parts):
-            reading = learn(part, stored.vectors, triples) if part.kind in GRAPHS else None
-            if reading is not None:
-                made.append(Part(str(number), reading._asdict(), part.start, part.stop))
+        made[:] = _learned(view, parts)
         write_space(folder, made)
         (folder / TOLD).write_text(json.dumps(describe_space(made)))
 
     try:
         folder = ensure_derived(view, INDEX, make)
-    except OSError as error:
-        where = derived_path(view, INDEX)
-        raise InputError(where, f"cannot be made: {first_line(error)}", "make its parent folder writable") from None
-    return {int(part.kind): VoteReading(**part.arrays) for part in read_space(folder, read_object(folder / TOLD))}
+    except OSError:  # nothing can be written beside the base: it is learned again the next time
+        made = made or _learned(view, parts)
+    else:
+        made = list(read_space(folder, read_object(folder / TOLD)))
+    return {int(part.kind): VoteReading(**part.arrays) for part in made}
+
+
+def _learned(view: View, parts: Sequence[Part]) -> list[Part]:
+    """The readings of the graphs among some parts, as parts whose kind is the number of the graph's."""
+    stored = view.stored
+    triples = np.asarray(stored.triples)
+    triples = triples[stored.present(triples[:, 0]) & stored.present(triples[:, 2])]
+    graphs = [(number, part) for number, part in enumerate(parts) if part.kind in GRAPHS]
+    found = [(number, part, learn(part, stored.vectors, triples)) for number, part in graphs]
+    return [Part(str(number), reading._asdict(), part.start, part.stop) for number, part, reading in found if reading]

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from kinject.errors import InputError, first_line
 from kinject.json_file import read_object
-from kinject.knowledge.derived import derived_path, ensure_derived
+from kinject.knowledge.derived import ensure_derived
 from kinject.knowledge.described import Describer, description_part, vectoriser
 from kinject.knowledge.placement import ridge
 from kinject.knowledge.space import Part, describe_space, read_space, write_space
@@ -33,9 +32,6 @@ def by_words(view: View, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       Vectors float32 [n, k], zeros where there is none, and trust float32 [n]: what the regression explains of entities
       left out, times the share of a description's words that it knows; 0 where there is no vector.
-
-    Raises:
-      InputError: nothing can be written beside the folder.
     """
     part = learned(view)
     if part is None or not texts:
@@ -58,17 +54,18 @@ def _opened(view: View) -> Part | None:
     if view.stored.entities is None or not view.stored.entities.num_rows:
         return None
 
+    made: list[Part] = []
+
     def make(folder: Path) -> None:
         part = learn(*_taught(view))
-        parts = () if part is None else (part,)
-        write_space(folder, parts)
-        (folder / TOLD).write_text(json.dumps(describe_space(parts)))
+        made[:] = () if part is None else (part,)
+        write_space(folder, made)
+        (folder / TOLD).write_text(json.dumps(describe_space(made)))
 
     try:
         folder = ensure_derived(view, INDEX, make)
-    except OSError as error:
-        where = derived_path(view, INDEX)
-        raise InputError(where, f"cannot be made: {first_line(error)}", "make its parent folder writable") from None
+    except OSError:  # nothing can be written beside the base: it is learned again the next time
+        return made[0] if made else learn(*_taught(view))
     parts = read_space(folder, read_object(folder / TOLD))
     return parts[0] if parts else None
 
