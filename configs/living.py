@@ -75,20 +75,15 @@ def lived():
     }
 
 
-def edited():
-    """The four methods before and after."""
+def edited(**methods):
+    """Methods before and after."""
     return {
         "kind": "edit",
         "host": "@host",
         "compute_dtype": "bfloat16_dots",
         "knowledge": f"@{DOMAIN}/knowledge",
         "data": ("@edits/records/edits.jsonl",),
-        "methods": {
-            "map_tuning": {"plugin": f"@{DOMAIN}_plugin"},
-            "kformer": {"plugin": "@kformer"},
-            "pluglm": {"plugin": "@pluglm/plugin", "memory": "@pluglm/memory"},
-            "text": {"plugin": TEXT},
-        },
+        "methods": methods,
         "templates": PASSAGES,
     }
 
@@ -113,9 +108,6 @@ def get_config(arg=""):
     every = quickstart()["stages"]
     made = {name: every[name] for name in (DOMAIN, "biology", "host", f"{DOMAIN}_plugin")}  # biology's questions too
     stages = {
-        "kformer": kformer(),
-        "passages": {"kind": "passages", "knowledge": f"@{DOMAIN}/knowledge", "templates": PASSAGES},
-        "pluglm": pluglm(),
         "edits": {
             "kind": "edit_questions",
             "domain": DOMAIN,
@@ -124,9 +116,15 @@ def get_config(arg=""):
             "known_data": (f"@{DOMAIN}/records/host.jsonl",),
             "edits": EDITS,
         },
-        "edit": edited(),
+        "edit": edited(map_tuning={"plugin": f"@{DOMAIN}_plugin"}, text={"plugin": TEXT}),
         "without": without(),
         "without_plugin": plugin(DOMAIN, "plugin", epochs=2) | {"knowledge": "@without/knowledge"},
         "living": lived(),
+        "kformer": kformer(),
+        "passages": {"kind": "passages", "knowledge": f"@{DOMAIN}/knowledge", "templates": PASSAGES},
+        "pluglm": pluglm(),
+        "edit_others": edited(
+            kformer={"plugin": "@kformer"}, pluglm={"plugin": "@pluglm/plugin", "memory": "@pluglm/memory"}
+        ),
     }
     return {"name": "living", "seed": 0, "stages": of_base(stages, base) if base else {**made, **stages}}
