@@ -38,8 +38,8 @@ examples:
   kinject knowledge edit kb --id Q77 --fact country=Q22
   kinject knowledge edit kb --entities changed.csv --drop untrue.tsv
 
-What is not named stays as it is: an empty cell of a CSV or TSV too. A fact replaces those of its entity and relation and
-moves the entity by what it says and they did not; no other moves.
+What is not named stays as it is: an empty cell of a CSV or TSV too. A fact replaces those of its entity and relation
+and moves the entity by what it says and they did not; no other moves.
 """
 
 
