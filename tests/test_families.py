@@ -147,6 +147,8 @@ VARIANTS = [
     ("modernbert", "masked_lm", {"attention_bias": True, "mlp_bias": True, "decoder_bias": False}),
     ("deberta-v2", "classification", {"share_att_key": False, "position_biased_input": True, "type_vocab_size": 2}),
     ("deberta-v2", "masked_lm", {"legacy": False, "pos_att_type": ["c2p"], "norm_rel_ebd": "none"}),
+    ("deberta-v2", "masked_lm", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    ("deberta-v2", "span", {"conv_kernel_size": 5, "num_hidden_layers": 1, "share_att_key": False}),
     ("deberta-v2", "span", {"position_buckets": -1, "pos_att_type": ["p2c"], "share_att_key": False}),
     ("electra", "span", {"embedding_size": 32}),
 ]
@@ -184,10 +186,13 @@ def test_distances_fall_into_the_buckets_of_transformers():
     assert np.array_equal(bucket(away), MPNetEncoder.relative_position_bucket(torch.from_numpy(away)).numpy())
 
 
+DISENTANGLED = {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": "c2p"}
 REFUSED = [
     ({"model_type": "deberta-v2", "relative_attention": False}, "relative_attention is false"),
     ({"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": ["p2p"]}, "pos_att_type is"),
-    ({"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": "c2p", "conv_kernel_size": 3}, "conv_k"),
+    ({**DISENTANGLED, "conv_kernel_size": 4}, "conv_kernel_size is 4; it must be odd"),
+    ({**DISENTANGLED, "conv_kernel_size": 3, "conv_groups": 2}, "conv_groups is 2; a convolution of one group"),
+    ({**DISENTANGLED, "conv_kernel_size": 3, "conv_act": "gleu"}, "conv_act is 'gleu'; did you mean gelu"),
     ({"model_type": "modernbert", "rope_scaling": {"rope_type": "yarn"}}, "rope_scaling is"),
     ({"model_type": "modernbert", "layer_types": ["full_attention"]}, "layer_types is"),
     ({"model_type": "modernbert", "classifier_pooling": "max"}, "classifier_pooling is 'max'; it is cls or mean"),

@@ -107,9 +107,11 @@ def test_two_steps_or_one_line(family, way):
     assert moved and len(moved) >= len(wanted) / 2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_parts_computed_once_and_packed_rows(family):
-    config = family_config(family)
+@pytest.mark.parametrize(
+    ("family", "values"), [*((family, {}) for family in FAMILIES), ("deberta-v2", {"conv_kernel_size": 3})]
+)
+def test_parts_computed_once_and_packed_rows(family, values):
+    config = family_config(family, **values)
     host = random_host(config)
     encoder, count = host.encoder, config.num_hidden_layers
     batch = tiny_batch(config, [11, 8], 11)
@@ -135,3 +137,11 @@ def test_parts_computed_once_and_packed_rows(family):
     packed = jax.jit(lambda state, batch: nnx.merge(graph, state)(batch).last)(state, joined)
     np.testing.assert_allclose(packed[0, :11], last[0], atol=2e-5)
     np.testing.assert_allclose(packed[0, 11:], last[1, :8], atol=2e-5)
+
+
+def test_a_layer_that_reads_its_input_again_is_not_begun_at_its_seam():
+    """A layer with a convolution: the start at the seam is refused there, and runs of it plan one below the layer."""
+    encoder = random_host(family_config("deberta-v2", conv_kernel_size=3)).encoder
+    assert [layer.reads_input for layer in encoder.layers] == [True, False]
+    with pytest.raises(ValueError, match="layer 0 reads its input again"):
+        encoder.prefix(tiny_batch(encoder.config, [5], 5), stop=0, seam=True)

@@ -198,8 +198,10 @@ class Encoder(nnx.Module):
         Returns:
           `prefix` [B, L, D], hidden state number `stop`, and `state_<i>` [B, L, D] of each below that the plugin reads.
           With `seam`, layer `stop` is computed up to the plugin's seam: `prefix` is what its attention yields, and
-          `prefix_inner` [B, L, D] its feed-forward.
+          `prefix_inner` [B, L, D] its feed-forward. A layer that reads its input behind the seam has no such start.
         """
+        if seam and self.layers[stop].reads_input:
+            raise ValueError(f"layer {stop} reads its input again behind the seam")
         batch = batch if plugin is None else plugin.before(self, batch)
         check_batch(batch, self.config.hidden_size, plugin)
         hidden = self.embed(batch, plugin)
@@ -222,7 +224,8 @@ class Encoder(nnx.Module):
     ) -> Callable[[jax.Array], jax.Array]:
         layer, last = self.layers[i], i == len(self.layers) - 1
 
-        def step(hidden: jax.Array) -> jax.Array:
+        def step(entered: jax.Array) -> jax.Array:
+            hidden = entered
             if inner is None:
                 hidden = layer.attention(hidden, batch["segment_ids"], key, positions, relative)
                 read = layer.feed_forward.enter(hidden)
@@ -236,6 +239,7 @@ class Encoder(nnx.Module):
                 changed = plugin.feed_forward(i, read, output, batch, site(key, PLUGIN))
                 output = check_seam(changed, output, plugin, "feed_forward")
             hidden = layer.feed_forward.close(hidden, output, key)
+            hidden = layer.finish(hidden, entered, batch["segment_ids"], key, positions)
             return self.norm(hidden) if last and self.norm is not None else hidden
 
         return step

@@ -6,16 +6,18 @@ Files are safetensors or torch's, whole or in shards. The table serves reading a
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from kinject.errors import InputError, first_line
@@ -24,7 +26,10 @@ from kinject.models.heads import head_kind
 from kinject.models.tensor_rules import HEADS_BIAS, HEADS_IN, HEADS_OUT, Rule, attention, dense, norm, one_head
 
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-MAPPED = 16 << 20  # bytes that are read of a file before it is mapped anew
+SAFETENSORS: dict[str, DTypeLike] = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "BOOL": "?"}
+SAFETENSORS |= {f"{theirs}{bits}": f"{ours}{bits // 8}" for theirs, ours in ("Ii", "Uu") for bits in (8, 16, 32, 64)}
+LARGEST_READ = 1 << 30  # bytes; Linux reads no more than 2 GiB at once
+ALIGNMENT = 64  # bytes: XLA copies what begins elsewhere
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -97,47 +102,67 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-class _Mapped:
-    """A file of safetensors. It is mapped anew from time to time, as pages that were read count as memory of ours.
+class _Safetensors:
+    """A file of safetensors, whose tensors are read into memory of ours one by one.
+
+    The library checks the file; it is not asked for tensors, as it maps the file and copies out of it, so that each
+    would be held twice.
 
     Attributes:
-      keys: the names of its tensors.
+      places: where each tensor is: its dtype, its shape, and its bytes [begin, end) in the file.
     """
 
     def __init__(self, path: Path):
-        self.path, self._lock, self._read = path, Lock(), 0
-        self._file: Any = self._open()
+        self.path = path
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+            self._file = path.open("rb", buffering=0)
+            size = int.from_bytes(self._file.read(8), "little")
+            header = json.loads(self._file.read(size))
+        except (SafetensorError, OSError, ValueError) as error:
+            problem = f"is truncated or no safetensors file ({first_line(error, 200)})"
+            raise InputError(path, problem, "get the file again") from error
+        header.pop("__metadata__", None)
+        self.places: dict[str, tuple[str, tuple[int, ...], int, int]] = {
+            key: (one["dtype"], tuple(one["shape"]), *(8 + size + at for at in one["data_offsets"]))
+            for key, one in header.items()
+        }
         self._state = self._stat()
-        self.keys: list[str] = list(self._file.keys())
 
     def tensor(self, key: str) -> np.ndarray:
         """Reads one of them."""
-        with self._lock:
-            if self._file is None:
-                self._file, self._read = self._open(), 0
-                if self._stat() != self._state:
-                    raise InputError(self.path, "was changed while it was read", "open the host again")
-            found = self._file.get_tensor(key)
-            self._read += found.nbytes
-            if self._read > MAPPED:
-                self._file = None
-        return found
+        kind, shape, begin, end = self.places[key]
+        if kind not in SAFETENSORS:
+            raise InputError(self.path, f"{key} is of {kind}", "weights must be floating point")
+        array = aligned(shape, SAFETENSORS[kind])
+        memory, done = memoryview(array.reshape(-1).view(np.uint8)), 0  # type: ignore[arg-type]  # an array is a buffer
+        while done < end - begin:
+            count = os.preadv(self._file.fileno(), [memory[done : done + LARGEST_READ]], begin + done)
+            if not count:
+                break
+            done += count
+        if done < end - begin or self._stat() != self._state:
+            raise InputError(self.path, "was changed while it was read", "open the host again")
+        return array
 
-    def _open(self) -> Any:
-        try:
-            return safe_open(self.path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            problem = f"is truncated or no safetensors file ({first_line(error, 200)})"
-            raise InputError(self.path, problem, "get the file again") from error
+    def _stat(self) -> tuple[int, int]:
+        found = os.fstat(self._file.fileno())
+        return found.st_size, found.st_mtime_ns
 
-    def _stat(self) -> tuple[int, int, int]:
-        found = self.path.stat()
-        return found.st_ino, found.st_size, found.st_mtime_ns
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """An array with nothing in it yet, which begins where JAX wants a buffer to begin, so that it may take it over."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    opened = _Mapped(path)
-    return {key: partial(opened.tensor, key) for key in opened.keys}
+    opened = _Safetensors(path)
+    return {key: partial(opened.tensor, key) for key in opened.places}
 
 
 def _torch(path: Path) -> dict[str, Callable[[], np.ndarray]]:

@@ -27,7 +27,7 @@ from kinject.models.kernels.products import (
 
 PROBABILITIES, ATTENTION, FEED_FORWARD, PLUGIN = range(4)  # sites of a layer's dropout key
 QKV, QUERIES, ATTENTION_OUTPUT, UP, DOWN = range(4, 9)  # and those of what is added to a dense layer
-RELATIVE, INSIDE = range(9, 11)  # and those that some families drop at beside
+RELATIVE, INSIDE, CONVOLUTION = range(9, 12)  # and those that some families drop at beside
 
 Adapter = Callable[[jax.Array], jax.Array]  # what models/houlsby.py puts before a LayerNorm; None in a plain host
 
@@ -131,7 +131,13 @@ class Embeddings(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention, then feed-forward; the encoder calls them, as a seam lies between."""
+    """Attention, then feed-forward; the encoder calls them, as a seam lies between.
+
+    Attributes:
+      reads_input: whether `finish` reads the hidden state that the layer began with.
+    """
+
+    reads_input: bool = False
 
     def __init__(
         self,
@@ -147,6 +153,26 @@ class Layer(nnx.Module):
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.attention = (attention or Attention)(config, **options)
         self.feed_forward = (feed_forward or FeedForward)(config, **options)
+
+    def finish(
+        self,
+        hidden: jax.Array,
+        entered: jax.Array,
+        segment_ids: jax.Array,
+        key: jax.Array | None,
+        positions: jax.Array | None = None,
+    ) -> jax.Array:
+        """What the layer yields: the stream behind its feed-forward, unless a family does more to it.
+
+        Args:
+          hidden: that stream, [B, L, D], or [B, P, D] where positions were asked for.
+          entered: [B, L, D], the hidden state that the layer began with.
+          segment_ids: int32 [B, L].
+          key: dropout key of the layer, None = no dropout.
+          positions: int32 [B, P], None = everywhere.
+        """
+        del entered, segment_ids, key, positions
+        return hidden
 
 
 class PostNorm:

@@ -316,7 +316,7 @@ def _read_arrays(
     def read(path: str) -> tuple[np.ndarray, str]:
         group = by_path[path]
         parts = [_read_part(checkpoint, rule, shapes[path], config) for rule in group]
-        array = np.ascontiguousarray(parts[0] if group[0].part is None else np.stack(parts, group[0].axis))
+        array = _in_order(parts[0]) if group[0].part is None else _stacked(parts, group[0].axis)
         return array.astype(param_dtype, copy=False), array_digest(array)
 
     arrays, digests = {}, {}
@@ -328,9 +328,24 @@ def _read_arrays(
             if waiting and (path is None or len(waiting) > READERS):
                 done, made = waiting.popleft()
                 array, digests[done] = made.result()
-                arrays[done] = jax.device_put(array, may_alias=False)  # compiles no copy
+                arrays[done] = jax.device_put(array)  # takes over what is aligned: nobody else holds it
                 del array, made
     return arrays, digests
+
+
+def _in_order(array: np.ndarray) -> np.ndarray:
+    """The array with its numbers one behind the other in memory."""
+    if array.flags.c_contiguous:
+        return array
+    made = hf_tensors.aligned(array.shape, array.dtype)
+    made[...] = array
+    return made
+
+
+def _stacked(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    shape = list(arrays[0].shape)
+    shape.insert(axis, len(arrays))
+    return np.stack(arrays, axis, out=hf_tensors.aligned(tuple(shape), arrays[0].dtype))
 
 
 def _read_part(checkpoint: _Checkpoint, rule: Rule, shape: tuple[int, ...], config: EncoderConfig) -> np.ndarray:

@@ -36,10 +36,10 @@ def _distilbert(vocab_size: int) -> EncoderConfig:
     return EncoderConfig.from_hf({"model_type": "distilbert", "vocab_size": vocab_size, **values}, "distilbert")
 
 
-def _deberta(vocab_size: int, size: int, layers: int, heads: int) -> EncoderConfig:
+def _deberta(vocab_size: int, size: int, layers: int, heads: int, **more: Any) -> EncoderConfig:
     values = {"relative_attention": True, "position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
     values |= {"pos_att_type": "p2c|c2p", "position_biased_input": False, "type_vocab_size": 0}
-    return _of("deberta-v2", vocab_size, size, layers, heads, **values)
+    return _of("deberta-v2", vocab_size, size, layers, heads, **values, **more)
 
 
 SHAPES: dict[str, EncoderConfig] = {
@@ -65,6 +65,8 @@ SHAPES: dict[str, EncoderConfig] = {
     "deberta-v3-small": _deberta(128100, 768, 6, 12),
     "deberta-v3-base": _deberta(128100, 768, 12, 12),
     "deberta-v3-large": _deberta(128100, 1024, 24, 16),
+    "deberta-v2-xlarge": _deberta(128100, 1536, 24, 24, conv_kernel_size=3, conv_act="gelu"),
+    "deberta-v2-xxlarge": _deberta(128100, 1536, 48, 24, conv_kernel_size=3, conv_act="gelu"),
 }
 """Encoders by the last part of their hub ids; sizes as the papers named in `families/` and Wang et al. 2020 say."""
 

@@ -91,6 +91,7 @@ def plan_prefix(
     size = one * (1 + len(kept_states(plugin, layers, start)))
     # with dropout, what is dropped must not depend on how much memory there is
     seam = config.dropout == "none" and stops_at_seam(labels, plugin, start, layers)
+    seam = seam and not host.encoder.layers[start].reads_input
     seam = seam and choose_cache(size + one, config.prefix_cache_mb, 0) is not None
     size += one * seam
     # of several processes each has all states, and all of them one workdir

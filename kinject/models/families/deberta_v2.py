@@ -4,7 +4,8 @@
 BERT, but a score is a sum of up to three: what a query's content says to a key's content, to how far the key is away,
 and what the distance says to the key's content. Distances have embeddings, one table for all layers, near ones one each
 and far ones in buckets that grow as their logarithm does. A layer projects them by its own queries and keys (v3), or by
-kernels of their own. Heads for classes pool with a GELU, and stand beside the base model.
+kernels of their own. Heads for classes pool with a GELU, and stand beside the base model. The largest of v2 add to what
+the first layer yields a convolution of what it read, over a few neighbours.
 
 Inside a segment two tokens are as far apart as in the row, so all rows share one set of distances: products are taken
 with each distance once, and moved into place by reshaping, without a gather of [B, H, L, L].
@@ -38,8 +39,20 @@ from kinject.models.family import FIELDS, Form, HeadForm, OwnFields
 from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import attention_scores
-from kinject.models.layers import QUERIES, RELATIVE, Attention, Dense, Layer, layer_norm, linear_options, parts, site
-from kinject.models.tensor_rules import Rule, attention, dense, norm
+from kinject.models.layers import (
+    CONVOLUTION,
+    QUERIES,
+    RELATIVE,
+    Attention,
+    Dense,
+    Layer,
+    gather_positions,
+    layer_norm,
+    linear_options,
+    parts,
+    site,
+)
+from kinject.models.tensor_rules import Rule, Transform, attention, dense, norm
 
 LAYER = (
     *attention(
@@ -54,6 +67,15 @@ DISTANCES = {  # kernels of their own for distances, by the part of the score
     "c2p": dense("encoder.layer.{i}.attention.self.pos_key_proj", "encoder/layers/{i}/attention/distance_key"),
     "p2c": dense("encoder.layer.{i}.attention.self.pos_query_proj", "encoder/layers/{i}/attention/distance_query"),
 }
+NEIGHBOURS = Transform(  # kernel of a convolution over k positions: [D, D, k] there, [k * D, D] here
+    lambda t, _: t.transpose(2, 1, 0).reshape(-1, t.shape[0]),
+    lambda t, c: t.reshape(-1, c.hidden_size, c.hidden_size).transpose(2, 1, 0),
+)
+CONVOLVED = (
+    Rule("encoder.conv.conv.weight", "encoder/layers/0/convolution/kernel", NEIGHBOURS),
+    Rule("encoder.conv.conv.bias", "encoder/layers/0/convolution/bias"),
+    *norm("encoder.conv.LayerNorm", "encoder/layers/0/norm"),
+)
 POOLED = (*dense("pooler.dense", "head/pooler"), *CLASSIFIER)
 MASKED_LM_V3 = (
     *dense("lm_predictions.lm_head.dense", "head/transform"),
@@ -77,10 +99,13 @@ class DebertaFields(OwnFields):
     pooler_hidden_act: str = "gelu"
     cls_dropout: float = -1.0
     legacy: bool = True
+    conv_kernel_size: int = 0
+    conv_act: str = "tanh"
 
     def to_hf(self) -> dict[str, Any]:
-        values = super().to_hf()
-        return values if self.cls_dropout >= 0 else {name: values[name] for name in values if name != "cls_dropout"}
+        unset = [] if self.cls_dropout >= 0 else ["cls_dropout"]
+        unset += [] if self.conv_kernel_size else ["conv_kernel_size", "conv_act"]
+        return {name: value for name, value in super().to_hf().items() if name not in unset}
 
 
 def span(config: EncoderConfig) -> int:
@@ -187,6 +212,44 @@ class DisentangledAttention(Attention):
         return made("p2c", 0, self.distance_query), made("c2p", 1, self.distance_key)
 
 
+class ConvolvedLayer(Layer):
+    """A layer that adds to what it yields a convolution of what it read, and norms the sum.
+
+    A position's neighbours are those of its own segment; zeros stand in for others.
+    """
+
+    reads_input = True
+
+    def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
+        options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        super().__init__(config, **options, attention=DisentangledAttention)
+        self.width, self.activation = config.own.conv_kernel_size, config.own.conv_act
+        linear = linear_options(config, dtype, param_dtype, rngs)
+        self.convolution = Dense(self.width * config.hidden_size, config.hidden_size, **linear)
+        self.norm = layer_norm(config, dtype, param_dtype, rngs)
+        self.dropout = Dropout(config.hidden_dropout_prob)
+
+    def finish(
+        self,
+        hidden: jax.Array,
+        entered: jax.Array,
+        segment_ids: jax.Array,
+        key: jax.Array | None,
+        positions: jax.Array | None = None,
+    ) -> jax.Array:
+        around, length = self.width // 2, segment_ids.shape[1]
+        states = jnp.pad(entered, ((0, 0), (around, around), (0, 0)))
+        segments = jnp.pad(segment_ids, ((0, 0), (around, around)))
+        near = [
+            jnp.where((segments[:, i : i + length] == segment_ids)[..., None], states[:, i : i + length], 0)
+            for i in range(self.width)
+        ]
+        read = jnp.concatenate(near, axis=-1)
+        read = read if positions is None else gather_positions(read, positions)
+        convolved = self.dropout(self.convolution(read), site(key, CONVOLUTION))
+        return self.norm(hidden + ACTIVATIONS[self.activation](convolved))
+
+
 def _for_all(vectors: jax.Array, rows: jax.Array) -> jax.Array:
     """[1, H, n, Dh] -> [B, H, n, Dh], the same for each of the B rows."""
     return jnp.broadcast_to(vectors, (len(rows), *vectors.shape[1:]))
@@ -216,19 +279,25 @@ class DebertaV2(Bert):
             raise InputError(where, "relative_attention is false", only)
         if not kinds or not set(kinds) <= set(DISTANCES):
             raise InputError(where, f"pos_att_type is {kinds!r}", f"{only}: p2c, c2p or both")
-        if values.get("conv_kernel_size"):
-            raise InputError(where, f"conv_kernel_size is {values['conv_kernel_size']!r}", "no convolution is computed")
+        if own.conv_kernel_size and (own.conv_kernel_size < 1 or own.conv_kernel_size % 2 == 0):
+            raise InputError(where, f"conv_kernel_size is {own.conv_kernel_size}", "it must be odd, or 0 for none")
+        if values.get("conv_groups") not in (None, 1):
+            raise InputError(
+                where, f"conv_groups is {values['conv_groups']!r}", "a convolution of one group is computed"
+            )
         if (values.get("embedding_size") or values.get("hidden_size")) != values.get("hidden_size"):
             raise InputError(where, f"embedding_size is {values['embedding_size']!r}", "it must be hidden_size here")
-        if own.pooler_hidden_act not in ACTIVATIONS:
-            hint = did_you_mean(own.pooler_hidden_act, ACTIVATIONS)
-            raise InputError(where, f"pooler_hidden_act is {own.pooler_hidden_act!r}", hint)
+        for name, value in (("pooler_hidden_act", own.pooler_hidden_act), ("conv_act", own.conv_act)):
+            if value not in ACTIVATIONS:
+                raise InputError(where, f"{name} is {value!r}", did_you_mean(value, ACTIVATIONS))
         return own
 
     def has_positions(self, config: EncoderConfig) -> bool:
         return config.own.position_biased_input
 
     def layer(self, config: EncoderConfig, i: int, **options: Any) -> Layer:
+        if i == 0 and config.own.conv_kernel_size:
+            return ConvolvedLayer(config, **options)
         return Layer(config, **options, attention=DisentangledAttention)
 
     def relative(self, config: EncoderConfig, **options: Any) -> Distances:
@@ -247,7 +316,8 @@ class DebertaV2(Bert):
 
     def layer_rules(self, config: EncoderConfig, i: int) -> tuple[Rule, ...]:
         own = [] if config.own.share_att_key else [rule for kind in config.own.pos_att_type for rule in DISTANCES[kind]]
-        return tuple(rule.of_layer(i) for rule in (*LAYER, *own))
+        convolved = CONVOLVED if i == 0 and config.own.conv_kernel_size else ()
+        return *(rule.of_layer(i) for rule in (*LAYER, *own)), *convolved
 
     def head(self, form: Form, config: EncoderConfig) -> HeadForm:
         own = config.own
