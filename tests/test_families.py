@@ -191,7 +191,7 @@ REFUSED = [
     ({"model_type": "deberta-v2", "relative_attention": False}, "relative_attention is false"),
     ({"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": ["p2p"]}, "pos_att_type is"),
     ({**DISENTANGLED, "conv_kernel_size": 4}, "conv_kernel_size is 4; it must be odd"),
-    ({**DISENTANGLED, "conv_kernel_size": 3, "conv_groups": 2}, "conv_groups is 2; a convolution of one group"),
+    ({**DISENTANGLED, "conv_kernel_size": 3, "conv_groups": 2}, "conv_groups is 2; only one group"),
     ({**DISENTANGLED, "conv_kernel_size": 3, "conv_act": "gleu"}, "conv_act is 'gleu'; did you mean gelu"),
     ({"model_type": "modernbert", "rope_scaling": {"rope_type": "yarn"}}, "rope_scaling is"),
     ({"model_type": "modernbert", "layer_types": ["full_attention"]}, "layer_types is"),

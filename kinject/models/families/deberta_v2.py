@@ -283,7 +283,7 @@ class DebertaV2(Bert):
             raise InputError(where, f"conv_kernel_size is {own.conv_kernel_size}", "it must be odd, or 0 for none")
         if values.get("conv_groups") not in (None, 1):
             raise InputError(
-                where, f"conv_groups is {values['conv_groups']!r}", "a convolution of one group is computed"
+                where, f"conv_groups is {values['conv_groups']!r}", "only one group is computed"
             )
         if (values.get("embedding_size") or values.get("hidden_size")) != values.get("hidden_size"):
             raise InputError(where, f"embedding_size is {values['embedding_size']!r}", "it must be hidden_size here")
