@@ -1,6 +1,7 @@
 """Whole encodings equal transformers' own, of every kind of tokenizer, and of texts that are hard on all of them."""
 
 import itertools
+import unicodedata
 import warnings
 from dataclasses import replace
 
@@ -111,3 +112,26 @@ def test_what_is_new_has_no_former_reading(both):
 def test_half_of_a_surrogate_pair_is_refused(both):
     with warnings.catch_warnings(), pytest.raises(InputError, match="is no valid Unicode text"):
         EntityEncoder(both[0], 512).encode("a \ud83d b")
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_ids_that_the_python_tokenizer_made_are_ours(lower, tmp_path):
+    """BERT's tokenizer in Python, by which older data sets were stored, on the same texts.
+
+    Left out are characters that Unicode does not have, which it drops and the library in Rust keeps as a piece, and
+    marks and punctuation newer than Unicode 3.2, as the two have tables of different age.
+    """
+
+    def both_know(character):
+        kind = unicodedata.category(character)
+        newer = unicodedata.ucd_3_2_0.category(character) == "Cn"
+        return kind != "Cn" and not (newer and kind[0] in "MP")
+
+    legacy = pytest.importorskip("transformers.models.bert.tokenization_bert_legacy")
+    ours = load_tokenizer(tokenizer_folder(tmp_path / "host", "bert-uncased" if lower else "bert-cased"))
+    words = sorted(ours.backend.get_vocab().items(), key=lambda one: one[1])
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word, _ in words), encoding="utf-8")
+    theirs = legacy.BertTokenizerLegacy(str(tmp_path / "vocab.txt"), do_lower_case=lower)
+    known = ["".join(filter(both_know, text)) for text in (TEXTS if lower else TEXTS[::3])]
+    made = EntityEncoder(ours, 512).encode_batch([Passage(text) for text in known])
+    assert [one.token_ids.tolist() for one in made] == [theirs(text)["input_ids"] for text in known]

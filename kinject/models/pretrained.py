@@ -106,7 +106,8 @@ def load_host(
     kind = manifest.get("head") if head is None else head
     kind = None if kind == NO_HEAD else kind
     config = with_pooling(_config(stated, folder, dropout), kind, files)
-    checkpoint = _match(open_weights(files), config, kind, fresh_head)
+    tied = fresh_head or stated.get("tie_word_embeddings") is not False
+    checkpoint = _match(open_weights(files), config, kind, fresh_head, tied)
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
 
@@ -251,8 +252,8 @@ class _Checkpoint:
     unused: tuple[str, ...]
 
 
-def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head: bool) -> _Checkpoint:
-    names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, config, kind)
+def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head: bool, tied: bool) -> _Checkpoint:
+    names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, config, kind, tied)
     table = hf_tensors.rules(config, kind)
     unused, unexpected = hf_tensors.set_aside(names, (rule.key for rule in table), config)
     missing = [rule for rule in table if rule.key not in names]
@@ -270,13 +271,21 @@ def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head
     return _Checkpoint(tensors, table, names, tuple(sorted(rule.path for rule in missing)), tuple(unused))
 
 
-def _untied(names: Mapping[str, str], tensors: Tensors, config: EncoderConfig, kind: str | None) -> dict[str, str]:
-    """Folds second names of tied tensors into the first, where the head that ties them is asked for."""
+def _untied(
+    names: Mapping[str, str], tensors: Tensors, config: EncoderConfig, kind: str | None, tied: bool
+) -> dict[str, str]:
+    """Folds second names of tied tensors into the first, where the head that ties them is asked for.
+
+    `tied` False is config.json's word for tensors that must be there under both names.
+    """
     names = dict(names)
     if kind != "masked_lm":
         return names
     for second, first in config.family.tied.items():
         key = names.pop(second, None)
+        if key is None and not tied:
+            problem = f"has no {second}, and by config.json tie_word_embeddings is false"
+            raise InputError(tensors.path, problem, "set it to true where the model was trained so")
         if key is None:
             continue
         if first not in names:

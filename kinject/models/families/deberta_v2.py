@@ -282,9 +282,7 @@ class DebertaV2(Bert):
         if own.conv_kernel_size and (own.conv_kernel_size < 1 or own.conv_kernel_size % 2 == 0):
             raise InputError(where, f"conv_kernel_size is {own.conv_kernel_size}", "it must be odd, or 0 for none")
         if values.get("conv_groups") not in (None, 1):
-            raise InputError(
-                where, f"conv_groups is {values['conv_groups']!r}", "only one group is computed"
-            )
+            raise InputError(where, f"conv_groups is {values['conv_groups']!r}", "only one group is computed")
         if (values.get("embedding_size") or values.get("hidden_size")) != values.get("hidden_size"):
             raise InputError(where, f"embedding_size is {values['embedding_size']!r}", "it must be hidden_size here")
         for name, value in (("pooler_hidden_act", own.pooler_hidden_act), ("conv_act", own.conv_act)):
