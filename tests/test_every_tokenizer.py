@@ -7,7 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from every_tokenizer import KINDS, nasty, tokenizer_folder
+from encoding_cases import KNOWN, in_characters, passages, stripped
+from encoding_cases import rows as known_rows
+from every_tokenizer import KINDS, PARTS, nasty, tokenizer_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
@@ -16,6 +20,7 @@ from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
 
 TEXTS = nasty(3000)
+strange = st.sampled_from([part for part in PARTS if part.split() == [part]] + ["Berlan", "mo", "kamo", "[MASK]"])
 
 
 def rows(entities):
@@ -135,3 +140,26 @@ def test_ids_that_the_python_tokenizer_made_are_ours(lower, tmp_path):
     known = ["".join(filter(both_know, text)) for text in (TEXTS if lower else TEXTS[::3])]
     made = EntityEncoder(ours, 512).encode_batch([Passage(text) for text in known])
     assert [one.token_ids.tolist() for one in made] == [theirs(text)["input_ids"] for text in known]
+
+
+@settings(derandomize=True, max_examples=20, deadline=None)
+@given(passage=passages(vocabulary=strange), second=passages(max_words=4))
+def test_slots_markers_and_masks_anywhere(both, passage, second):
+    """Several mentions, marked, masked, with a slot or without, in either text of a pair of strange words."""
+    ours, theirs, _ = both
+    encoder = EntityEncoder(ours, 512)
+    (text, mentions), (pair, more) = in_characters(*passage), in_characters(*second)
+    encoded, every = encoder.encode(text, mentions, pair, more, rows=known_rows), [*mentions, *more]
+    assert stripped(encoded, encoder, every) == ids_and_types([encoder.encode(text, pair=pair)])[0]
+    if theirs.mask_token == "[MASK]" or "[MASK]" not in text + pair:
+        assert stripped(encoded, encoder, every) == theirs_of(theirs, [text], [pair])[0]
+    slots = [one for one in sorted(mentions, key=lambda one: one.start) if one.slot and one.entity in KNOWN]
+    slots += [one for one in sorted(more, key=lambda one: one.start) if one.slot and one.entity in KNOWN]
+    found = encoded.entity_slot[encoded.entity_slot >= 0]
+    assert [encoded.entities[i] for i in found] == [one.entity for one in slots]
+    prefix = [ours.unk_id, *ours.word("/")]
+    for mention, (start, end) in zip(every, encoded.spans, strict=True):
+        if mention in slots:
+            assert encoded.token_ids[start - len(prefix) : start].tolist() == prefix
+        if mention.masked:
+            assert (encoded.token_ids[start:end] == ours.mask_id).all()
