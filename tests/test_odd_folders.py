@@ -23,7 +23,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from kinject.data.encode import EntityEncoder, Passage
+from kinject.data.encode import EntityEncoder, Mention, Passage
+from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
 from kinject.inference.host import open_host, told_task
 from kinject.models.pretrained import load_host
@@ -288,3 +289,21 @@ def test_without_architectures_the_task_is_asked_for(saved, tmp_path):
         InputError, match=r"its task is not known: .* architectures of config.json nothing; say which one"
     ):
         told_task(folder)
+
+
+def test_a_vocabulary_without_a_slash_answers_texts_and_has_no_slots(saved, tmp_path):
+    folder = Path(shutil.copytree(saved("bert", "classification"), tmp_path / "host"))
+    stated = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = stated["model"]["vocab"]
+    vocabulary["[unused1]"] = vocabulary.pop("/")
+    (folder / "tokenizer.json").write_text(json.dumps(stated))
+    encoder = EntityEncoder(load_tokenizer(folder))
+    text = Passage("Berlan mo ka", [Mention(0, 6, "Q1")])
+    assert (
+        encoder.encode_batch([text])[0].token_ids.tolist()
+        == AutoTokenizer.from_pretrained(folder)(text.text)["input_ids"]
+    )
+    with pytest.raises(
+        InputError, match="marker '/': the host's vocabulary has no piece for it; choose another marker"
+    ):
+        encoder.encode_batch([text], lambda entities: np.zeros(len(entities), np.int32))

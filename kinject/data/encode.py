@@ -113,7 +113,7 @@ class EntityEncoder:
       form: where slots stand; `[ENTITY] / mention` is "before".
 
     Raises:
-      InputError: a length the host does not have, a separator it cannot spell.
+      InputError: a length the host does not have; on encoding a slot, a separator that its vocabulary cannot spell.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Sequence
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Literal, get_args
 
@@ -60,7 +61,7 @@ class Insertion:
 
 
 class Spelling:
-    """How a tokenizer spells what stands around mentions.
+    """How a tokenizer spells what stands around mentions; a vocabulary without a slash serves texts without slots.
 
     Args:
       tokenizer: the host's.
@@ -68,21 +69,30 @@ class Spelling:
       form: where slots stand.
       joined: as a byte-level BPE spells them in one string with the text; see `EntityEncoder`.
 
-    Attributes:
-      ahead, behind: ids before and behind a mention with a slot; the slot's own is the unknown word's.
-      at: place of the slot in whichever of the two has it.
     """
 
     def __init__(self, tokenizer: HostTokenizer, separator: str, form: SlotForm, joined: bool):
         if form not in get_args(SlotForm):
             raise InputError("form", f"{form!r} is no form of a slot", f"choose from {', '.join(get_args(SlotForm))}")
         self.tokenizer, self.form, self.joined = tokenizer, form, joined and tokenizer.family == "bpe"
+        self.separator = separator
         self._words: dict[tuple[str, bool], tuple[int, ...]] = {}
-        slot = (tokenizer.unk_id,)
-        opening = self.word("(") if form == "behind" else ()
-        self.ahead = {"before": (*slot, *self.word(separator, lone=self.joined)), "instead": slot, "behind": ()}[form]
-        self.behind = (*opening, *slot, *self.word(")")) if form == "behind" else ()
-        self.at = len(opening)
+
+    @cached_property
+    def ahead(self) -> tuple[int, ...]:
+        """Ids before a mention with a slot; the slot's own is the unknown word's."""
+        slash = self.word(self.separator, lone=self.joined) if self.form == "before" else ()
+        return () if self.form == "behind" else (self.tokenizer.unk_id, *slash)
+
+    @cached_property
+    def behind(self) -> tuple[int, ...]:
+        """Ids behind a mention with a slot."""
+        return (*self.word("("), self.tokenizer.unk_id, *self.word(")")) if self.form == "behind" else ()
+
+    @cached_property
+    def at(self) -> int:
+        """Place of the slot in whichever of the two has it."""
+        return len(self.word("(")) if self.form == "behind" else 0
 
     def word(self, word: str, lone: bool = False) -> tuple[int, ...]:
         """Ids of a marker or separator, inside a text or (`lone`) with nothing before it; of "" none."""
