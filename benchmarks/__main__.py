@@ -58,6 +58,7 @@ SCRIPTS = {
     ),
     "predict": Script("--texts 256", "--texts 48 --rounds 3"),
     "knowledge_open": Script("--entities 1000000", "--entities 1000000 --lookups 200000"),
+    "opening": Script("--entities 1000000", "--entities 50000"),
     "linker": Script("--megabytes 4", "--names 100000 --megabytes 0.5 --repeats 1"),
     "linker_ambiguity": Script("--epochs 8", "--epochs 1"),
     "memory_search": Script(

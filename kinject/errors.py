@@ -31,6 +31,10 @@ class InputError(Exception):
         return type(self), (self.where, self.problem, self.hint)
 
 
+class Misplaced(InputError):
+    """A mention or an answer that does not stand where its file says; data sets may leave such records out."""
+
+
 def printable(text: str) -> str:
     r"""Returns a text without what moves a terminal's cursor or hides: such characters as their escapes, `\x1b`."""
     if text.isprintable():

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from kinject.errors import InputError
+from kinject.errors import InputError, first_line
 
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)  # what reading a packed file may raise
 LONGEST = 16 << 20  # bytes of a line of a file, or characters of an item of a JSON array
@@ -118,15 +118,36 @@ def byte_lines(path: Path, longest: int = LONGEST) -> Iterator[tuple[int, bytes]
             yield number, line
 
 
+def read_lines(path: Path, *, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
+    """Streams (line number from 1, line) of a UTF-8 file, packed or not; only a line feed ends one.
+
+    Blank lines at the end are passed over.
+
+    Raises:
+      InputError: no such file, no text, a damaged archive, a line that is not UTF-8 or longer than 16 MiB.
+    """
+    number = 0
+    try:
+        for number, raw in byte_lines(path):
+            line = raw.decode("utf-8")
+            yield number, line if keep_ends else line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, line {number}", f"is not UTF-8: {error}", "convert the file to UTF-8") from None
+    except DAMAGED as error:
+        raise InputError(path, f"is damaged after line {number}: {error}", "download or pack it again") from None
+
+
 def read_whole(path: Path, largest: int = LARGEST) -> bytes:
     """The content of a file that must be held whole, unpacked, without a byte order mark.
 
     Raises:
-      InputError: as `open_unpacked`, and for more than `largest` bytes.
-      DAMAGED: a packed file that is.
+      InputError: as `open_unpacked`, for more than `largest` bytes, and for a packed file that is damaged.
     """
-    with open_unpacked(path) as file:
-        content = file.read(largest + 1)
+    try:
+        with open_unpacked(path) as file:
+            content = file.read(largest + 1)
+    except DAMAGED as error:
+        raise InputError(path, f"cannot be read to its end: {first_line(error)}", "copy or pack it again") from None
     if len(content) > largest:
         raise InputError(path, f"it has more than {largest} bytes unpacked", "give it in parts")
     return content.removeprefix(BYTE_ORDER_MARK)

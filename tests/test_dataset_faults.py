@@ -190,10 +190,10 @@ def test_a_misplaced_answer_is_left_out_and_counted_where_files_are_not_checked(
     content = {"data": [{"paragraphs": [{"context": " Paris is big and old.", "qas": questions}]}]}
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "train.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"the passage has no 'Paris'; .*--no-check leaves such questions out"):
+    with pytest.raises(InputError, match=r"the passage has no 'Paris'; .*--no-check leaves such records out"):
         prepare("squad_json", tmp_path / "files", tmp_path / "checked")
     (made,) = prepare("squad_json", tmp_path / "files", tmp_path / "out", check=False)
-    assert made.splits == {"train": 1} and made.left_out == {"answer not where answer_start says": 1}
+    assert made.splits == {"train": 1} and made.left_out == {"a mention or an answer not where its place says": 1}
 
 
 def test_a_word_of_a_treebank_may_hold_blanks(tmp_path):

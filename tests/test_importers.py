@@ -10,8 +10,8 @@ import pytest
 
 from kinject.errors import InputError
 from kinject.knowledge import KnowledgeBase
-from kinject.knowledge.files import read_lines
 from kinject.knowledge.importers import import_knowledge
+from kinject.text_files import read_lines
 
 
 @pytest.fixture

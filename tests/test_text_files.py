@@ -15,10 +15,9 @@ from kinject.cli.main import main
 from kinject.data.records import read_records
 from kinject.errors import InputError
 from kinject.knowledge import KnowledgeBase, write_knowledge
-from kinject.knowledge.files import read_lines
 from kinject.knowledge.importers import import_knowledge
 from kinject.linking import AliasLinker
-from kinject.text_files import array_items, as_bio, read_whole, split_columns
+from kinject.text_files import array_items, as_bio, read_lines, read_whole, split_columns
 
 NAMES = {"Q90": "Paris", "Q586": "Bonn", "Q64": "Berlin", "Q60": "New York", "Q220": "Rome", "Q1": "ﬁne"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,25 +40,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the parts and says what is in them."""
-    from kinject.data.records import read_records
+    from kinject.data.records import read_records, read_values
     from kinject.data.split import split_records
 
     into = _shares(arguments.into)
     files = {part: arguments.out / f"{part}.jsonl" for part in into}
-    for path in files.values():
-        if path.exists():
-            raise InputError(path, "it exists", "choose another --out; nothing was overwritten")
     list(read_records(arguments.records))  # a line that is no record is told before anything is written
-    lines = [line for line in arguments.records.read_text(encoding="utf-8").splitlines() if line.strip()]
-    records = [json.loads(line) for line in lines]
+    records: list[Any] = [value for _, value in read_values(arguments.records)]
+    lines = [json.dumps(one, ensure_ascii=False) for one in records]
     parts = split_records(records, into, by=arguments.by, seed=arguments.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    _write(files, {part: "".join(f"{lines[number]}\n" for number in parts.numbers(part)) for part in files})
     for part, path in files.items():
-        path.write_text("".join(f"{lines[number]}\n" for number in parts.numbers(part)), encoding="utf-8")
         print(_told(part, path, [records[number] for number in parts.numbers(part)]))
     print(f"{parts.groups:,} groups, the largest of {parts.largest:,}; {parts.unlinked:,} records name no entity")
     for line in _missing(records, parts.of, next(iter(into))):
         print(line, file=sys.stderr)
+
+
+def _write(files: Mapping[str, Path], texts: Mapping[str, str]) -> None:
+    """Writes each part whole; one that stands there already, as a run that was cut short leaves it, is kept."""
+    for part, path in files.items():
+        if path.exists() and path.read_bytes() != texts[part].encode():
+            raise InputError(path, "it exists", "choose another --out; nothing was overwritten")
+    for part, path in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(texts[part].encode())
+        partial.replace(path)
 
 
 def _shares(text: str) -> dict[str, float]:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from kinject.errors import InputError
+from kinject.errors import InputError, Misplaced
 from kinject.json_file import parse
 from kinject.text_files import DAMAGED, array_items, begins_array, byte_lines, open_unpacked
 
@@ -118,25 +118,25 @@ def check_mentions(
     for index, mention in enumerate(mentions):
         if not 0 <= mention.start < mention.end <= length:
             problem = f"{field}[{index}]: start {mention.start}, end {mention.end} in a text of {length} {unit}"
-            raise InputError(where, problem, "0 <= start < end <= length must hold; end is exclusive")
+            raise Misplaced(where, problem, "0 <= start < end <= length must hold; end is exclusive")
     order = sorted(range(len(mentions)), key=lambda index: mentions[index].start)
     for left, right in itertools.pairwise(order):
         if mentions[right].start < mentions[left].end:
-            raise InputError(where, f"{field}[{left}] and {field}[{right}] overlap", "keep one of them")
+            raise Misplaced(where, f"{field}[{left}] and {field}[{right}] overlap", "keep one of them")
     return order
 
 
 def _records(files: list[Path], require: tuple[str, ...]) -> Iterator[Record]:
     found = False
     for file in files:
-        for where, value in _values(file):
+        for where, value in read_values(file):
             found = True
             yield parse_record(value, where, require)
     if not found:
         raise InputError(", ".join(map(str, files)), "there is no record in it", SHAPE)
 
 
-def _values(file: Path) -> Iterator[tuple[str, object]]:
+def read_values(file: Path) -> Iterator[tuple[str, object]]:
     """Yields (where, value) of every line that is not blank, or of every item where the file is one array."""
     number = 0
     try:

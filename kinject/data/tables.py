@@ -7,18 +7,20 @@ which is opened for reading only. Excel needs openpyxl (`pip install 'kinject[ta
 from __future__ import annotations
 
 import csv
-import json
 import sqlite3
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean, first_line
+from kinject.json_file import parse
+from kinject.text_files import read_lines, table_rows
 
 Row = dict[str, str]
 DATABASES = (".db", ".sqlite", ".sqlite3")
 KINDS = (".csv", ".tsv", ".txt", ".jsonl", ".xlsx", ".parquet", *DATABASES)
-SNIFFED = 65_536  # characters that the delimiter is told from
+SNIFFED = 1000  # lines, and characters, that the delimiter is told from
 
 
 def read_table(source: str | Path) -> Iterator[tuple[str, Row]]:
@@ -66,23 +68,22 @@ def _text(value: Any) -> str:
 
 
 def _delimited(path: Path, delimiter: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    lines: Iterator[str] = (line for _, line in read_lines(path, keep_ends=True))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if delimiter is None:
-                delimiter = _delimiter_of(file.read(SNIFFED))
-                file.seek(0)
-            lines = csv.reader(file, delimiter=delimiter, strict=True)
-            columns: list[str] = []
-            for cells in lines:
-                if not columns:
-                    columns = _checked(cells, f"{path}:{lines.line_num}")
-                elif cells and len(cells) != len(columns):
-                    problem = f"has {len(cells)} cells, the first line names {len(columns)}"
-                    raise InputError(f"{path}:{lines.line_num}", problem, "quote cells that hold the delimiter")
-                elif cells:
-                    yield lines.line_num, dict(zip(columns, cells, strict=True))
-    except UnicodeDecodeError as error:
-        raise InputError(path, f"is not UTF-8 ({error.reason} at byte {error.start})", "save it as UTF-8") from None
+        if delimiter is None:
+            first = list(islice(lines, SNIFFED))
+            delimiter = _delimiter_of("".join(first)[:SNIFFED])
+            lines = chain(first, lines)
+        rows = table_rows(lines, delimiter)
+        columns: list[str] = []
+        for cells in rows:
+            if not columns:
+                columns = _checked(cells, f"{path}:{rows.line_num}")
+            elif cells and len(cells) != len(columns):
+                problem = f"has {len(cells)} cells, the first line names {len(columns)}"
+                raise InputError(f"{path}:{rows.line_num}", problem, "quote cells that hold the delimiter")
+            elif cells:
+                yield rows.line_num, dict(zip(columns, cells, strict=True))
     except csv.Error as error:
         raise InputError(path, f"is no table: {error}", "close the quotes") from None
 
@@ -105,17 +106,16 @@ def _checked(cells: list[Any], where: str) -> list[str]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}:{number}", f"is not JSON: {error}") from None
-            if not isinstance(value, dict):
-                raise InputError(f"{path}:{number}", "is not an object", 'a line is {"column": "value"}')
-            yield number, value
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = parse(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}:{number}", f"is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise InputError(f"{path}:{number}", "is not an object", 'a line is {"column": "value"}')
+        yield number, value
 
 
 def _workbook(path: Path, sheet: str) -> Iterator[tuple[int, dict[str, Any]]]:

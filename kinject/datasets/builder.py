@@ -25,7 +25,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 from kinject.data.records import Record
 from kinject.datasets.files import check_label, find, need, read_labels, read_objects
 from kinject.datasets.storage import encode, features, write_shards
-from kinject.errors import InputError
+from kinject.errors import InputError, Misplaced
 
 Splits = Mapping[str, Callable[[], Iterator[Record]]]
 
@@ -96,6 +96,23 @@ class RecordBuilder(FileReaderBuilder):
             raise InputError(where, f"{fields} overlap", "--no-check leaves such sentences out")
         else:
             self.left_out["head and tail overlap"] += 1
+
+    def placed(self, make: Callable[[], Record | None]) -> Iterator[Record]:
+        """Yields the record that is made, if one is; one with a misplaced mention or answer is left out and counted.
+
+        Raises:
+          InputError: such a record where the files are to be the published ones.
+        """
+        try:
+            record = make()
+        except Misplaced as error:
+            if self.check:
+                hint = f"{error.hint}; --no-check leaves such records out"
+                raise Misplaced(error.where, error.problem, hint) from None
+            self.left_out["a mention or an answer not where its place says"] += 1
+            return
+        if record is not None:
+            yield record
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -232,9 +249,7 @@ class SplitFiles(RecordBuilder):
 
     def _records(self, split: str, path: Path) -> Iterator[Record]:
         for number, where, line in self.objects(path):
-            record = self.record(line, where, f"{split}/{number}")
-            if record is not None:
-                yield record
+            yield from self.placed(lambda: self.record(line, where, f"{split}/{number}"))  # noqa: B023 (called at once)
         if self.check and self.LABELS is not None and split == next(iter(self.SPLITS)):
             expect(path, "labels", len(self.labels), self.LABELS)
 

@@ -14,9 +14,8 @@ from kinject.data.records import Record, parse_record, read_records
 from kinject.datasets.builder import RecordBuilder, SplitFiles, Splits
 from kinject.datasets.files import check, take, texts
 from kinject.errors import InputError, first_line
-from kinject.knowledge.files import read_lines
 from kinject.text_files import as_bio as from_bioes
-from kinject.text_files import split_columns
+from kinject.text_files import read_lines, split_columns
 
 UNNAMED = tfds.core.BuilderConfig(name="corpus", description="a corpus without a name of its own")
 JSONL_ENDINGS = (".jsonl", ".jsonl.gz")

@@ -17,7 +17,8 @@ from kinject.data.records import Record, parse_record
 from kinject.datasets.builder import RecordBuilder, Splits, expect
 from kinject.datasets.files import check, need, read_json, take
 from kinject.errors import InputError
-from kinject.knowledge.files import at, read_lines
+from kinject.knowledge.files import at
+from kinject.text_files import read_lines
 
 SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 QUESTIONS = {"train": 176_560, "validation": 22_068, "test": 22_075}

@@ -15,7 +15,8 @@ from kinject.datasets.builder import RecordBuilder, SplitFiles, Splits, expect
 from kinject.datasets.files import check, check_label, need, read_json_lines, read_labels, take, texts
 from kinject.datasets.relation_lines import check_span
 from kinject.errors import InputError
-from kinject.knowledge.files import at, read_lines, whole_number
+from kinject.knowledge.files import at, whole_number
+from kinject.text_files import read_lines
 
 
 class TypedMentions(SplitFiles):
@@ -123,7 +124,8 @@ class WikiEt(RecordBuilder):
             for index, label in enumerate(labels):
                 field = f"labels[{index}]"
                 check_label(check(label, str, field, where), known, field, LABEL_FILE, where)
-            yield parse_record(_line(line, where, name, id=f"{split}/{number}", labels=labels), where)
+            made = partial(_line, line, where, name, id=f"{split}/{number}", labels=labels)
+            yield from self.placed(lambda: parse_record(made(), where))  # noqa: B023 (called at once)
 
 
 def _line(line: dict[str, Any], where: str, name: Callable[[str, str], str], **fields: Any) -> dict[str, Any]:

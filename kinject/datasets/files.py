@@ -13,8 +13,7 @@ from typing import Any
 from kinject.data.records import short
 from kinject.errors import InputError, did_you_mean
 from kinject.json_file import parse
-from kinject.knowledge.files import read_lines
-from kinject.text_files import DAMAGED, array_items, open_unpacked, read_whole
+from kinject.text_files import DAMAGED, array_items, open_unpacked, read_lines, read_whole
 
 _NAMES: dict[type | UnionType, str] = {
     dict: "an object",

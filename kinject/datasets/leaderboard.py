@@ -18,6 +18,7 @@ import numpy as np
 from kinject.data.records import Record
 from kinject.datasets.relation_lines import fewrel_record
 from kinject.errors import InputError
+from kinject.json_file import read_value
 
 INSTANCE = 'an instance is {"tokens": […], "h": [name, id, [[indices]]], "t": [name, id, [[indices]]]}'
 
@@ -33,12 +34,7 @@ def read_questions(file: str | Path) -> tuple[list[Record], np.ndarray, np.ndarr
         different N or K.
     """
     path = Path(file).expanduser()
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "name a question file") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(path, f"is no JSON file ({error})", "get the file again") from error
+    values = read_value(path, "get the file again")
     if not isinstance(values, list) or not values:
         raise InputError(path, "holds no list of questions", 'it is [{"meta_train": …, "meta_test": …}, …]')
     records: list[Record] = []

@@ -20,6 +20,7 @@ EXAMPLES, SEED = (
     3,
     0,
 )  # sentences of one sort that a file gives, and what draws them: nobody chooses the flattering ones
+PATIENCE = 30.0  # seconds that a question waits for those before it
 LONGEST_TEXT = 10_000  # characters; a page for sentences is no place for books
 NOTHING_READ = "No name that the chosen plugins know was found in the text, so the answer is the host's own."
 ALONE = "No plugin is chosen: this is the host alone."
@@ -134,18 +135,23 @@ class Demo:
 
         Raises:
           InputError: an empty text, one that the task cannot use, an unknown plugin, plugins that do not go together.
+          TimeoutError: others were being answered for half a minute.
         """
         if not text.strip():
             raise InputError("text", "it is empty", "type a sentence")
         if len(text) > LONGEST_TEXT:
             raise InputError("text", f"it has {len(text):,} characters", f"give at most {LONGEST_TEXT:,}")
-        with self._lock:
+        if not self._lock.acquire(timeout=PATIENCE):
+            raise TimeoutError("others are being answered")
+        try:
             self._refresh()
             self._choose(plugins)
             answers = self.host.answer(
                 [(1, text)], "text", top=top, compare=True, explain=self._explains, errors="yield"
             )
             one = next(answers)
+        finally:
+            self._lock.release()
         if isinstance(one, Refused):
             raise InputError("text", one.error.removeprefix("text:1: "))
         return {"text": text, "plugins": list(self.host.plugged), "notice": self._notice(one), **one.to_json()}

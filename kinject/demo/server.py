@@ -6,9 +6,9 @@
 
 Nobody else's page can ask: a request must say `application/json`, which a foreign page may not send unasked, and name
 this machine as its host: by what it is bound to, or, where that is every address, by an address or this machine's own
-name, never by a foreign name that leads here. A body that is too long, or does not come, is not awaited. The page may
-load nothing that does not come from here (`POLICY`), and runs no inline script, so that a text or a name of a knowledge
-base never becomes code.
+name, never by a foreign name that leads here. A body that is too long, or does not come, is not awaited, nor is an
+answer, which waits for its turn behind others only for so long. The page may load nothing that does not come from here
+(`POLICY`), and runs no inline script, so that a text or a name of a knowledge base never becomes code.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LONGEST_BODY = 1 << 16  # bytes
 SECONDS = 10.0  # in which a body must come
+ANSWER_SECONDS = 60.0  # in which an answer must come; the first one of a length is compiled in them
 AT_ONCE = 64  # connections; those beyond are told to come again
 PAGE = {
     "/": ("index.html", "text/html"),
@@ -76,7 +77,6 @@ def address(listening: socket.socket) -> str:
 def make_app(demo: Demo, bind: str = "127.0.0.1") -> Starlette:
     """The application; `bind` is the name or address under which it may be asked, beside this machine's own."""
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.responses import JSONResponse, Response
@@ -105,9 +105,12 @@ def make_app(demo: Demo, bind: str = "127.0.0.1") -> Starlette:
         except TimeoutError:
             return said({"error": f"body: it did not come within {SECONDS:g} seconds"}, 408)
         try:
-            return said(await run_in_threadpool(demo.answer, *read_question(bytes(body))))
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return said(await asyncio.to_thread(demo.answer, *read_question(bytes(body))))
         except InputError as error:
             return said({"error": str(error)}, 422)
+        except TimeoutError:  # Demo's, whose turn did not come, or this one's
+            return said({"error": f"answer: it did not come within {ANSWER_SECONDS:g} seconds; ask again"}, 503)
 
     async def not_found(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500

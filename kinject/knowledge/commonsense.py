@@ -12,7 +12,6 @@ linked by; they are found by their words (BM25) or by keys.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from kinject.errors import InputError
-from kinject.knowledge.files import at, read_lines
+from kinject.json_file import parse
+from kinject.knowledge.files import at
+from kinject.text_files import read_lines
 
 TriplesFormat = Literal["tsv", "atomic", "atomic10x", "conceptnet"]
 NOTHING = "none"  # the tail of an ATOMIC triple that says there is none
@@ -154,7 +155,7 @@ def _concept(one: str, name: str, where: str) -> str | None:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = parse(text)
     except (ValueError, RecursionError):
         raise InputError(where, f"{text[:60]!r} is no JSON") from None
     if not isinstance(value, dict):

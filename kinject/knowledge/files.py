@@ -1,36 +1,17 @@
-"""Other people's files: lines with their numbers, for messages; arrays; vectors on their way out of a text file."""
+"""Files of vectors and ids: places in them, for messages; arrays; vectors on their way out of a text file; tries."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import marisa_trie
 import numpy as np
 
 from kinject.errors import InputError
 from kinject.knowledge.manifest import refuse_existing
-from kinject.text_files import DAMAGED, byte_lines
-
-
-def read_lines(path: Path, *, keep_ends: bool = False) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line) of a UTF-8 file, packed or not; only a line feed ends one.
-
-    Blank lines at the end are passed over.
-
-    Raises:
-      InputError: no such file, no text, a damaged archive, a line that is not UTF-8 or longer than 16 MiB.
-    """
-    number = 0
-    try:
-        for number, raw in byte_lines(path):
-            line = raw.decode("utf-8")
-            yield number, line if keep_ends else line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise InputError(at(path, number), f"is not UTF-8: {error}", "convert the file to UTF-8") from None
-    except DAMAGED as error:
-        raise InputError(path, f"is damaged after line {number}: {error}", "download or pack it again") from None
 
 
 def at(path: Path, number: int) -> str:
@@ -43,6 +24,11 @@ def whole_number(where: str, text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise InputError(where, f"{what} is {text!r}, not a number")
     return int(text)
+
+
+def save_trie(trie: marisa_trie.Trie, path: Path) -> None:
+    """Writes a trie; a full disk is then an OSError that says so, which the library's own writing does not raise."""
+    path.write_bytes(trie.tobytes())
 
 
 def map_array(path: Path) -> np.ndarray:

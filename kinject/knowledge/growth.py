@@ -18,7 +18,7 @@ from kinject.knowledge.manifest import blocks
 from kinject.knowledge.moves import moves, told_of
 from kinject.knowledge.overlay import Overlay
 from kinject.knowledge.placement import Placed
-from kinject.knowledge.revisions import Revision, move_head, write_record
+from kinject.knowledge.revisions import HEAD, Revision, move_head, write_record
 from kinject.knowledge.view import View
 
 Named = tuple[str, str, str]
@@ -177,6 +177,8 @@ def commit(view: View, change: Change) -> Overlay:
         "relations": change.relations,
     }
     table = table.astype(dtype)
+    if not (view.folder / HEAD).exists():
+        move_head(view.folder, before)  # first of all: records without a pointer have lost theirs
     digest = write_record(view.folder, facts, table)
     overlay = view.overlay.after(
         [Revision(facts, table, digest)]

@@ -72,7 +72,9 @@ def read_head(folder: Path) -> Head | None:
       InputError: it is damaged or of a later format.
     """
     path = folder / HEAD
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
+        if any((folder / REVISIONS).glob("[0-9]*.json")):
+            raise InputError(path, "it is missing, and there are revisions", _COPY)
         return None
     found = read_object(path, _COPY)
     if found.get("format") != FORMAT_VERSION:
@@ -113,10 +115,7 @@ def record_path(folder: Path, revision: int) -> Path:
 
 def _read_record(folder: Path, number: int, expected: str) -> Revision:
     path = record_path(folder, number)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(path, f"revision {number} cannot be read ({error.strerror})", _COPY) from None
+    content = _read_plain(path)
     actual = hashlib.sha256(content).hexdigest()
     if actual != expected:
         problem = f"its hash is {actual[:19]}…, and what comes after it was made for {expected[:19]}…"
@@ -129,6 +128,16 @@ def _read_record(folder: Path, number: int, expected: str) -> Revision:
     return Revision(facts, _read_vectors(path, facts["vectors"]), actual)
 
 
+def _read_plain(path: Path) -> bytes:
+    """A file's bytes; of a pipe or a device, which may never end, nothing is read."""
+    if not path.is_file():
+        raise InputError(path, "it is no plain file" if path.exists() else "it is missing", _COPY)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(path, f"it cannot be read ({error.strerror})", _COPY) from None
+
+
 def _read_vectors(path: Path, said: dict[str, Any]) -> np.ndarray:
     """The vectors of a record: its own, or those of the file beside it, checked against size and hash."""
     try:
@@ -136,7 +145,7 @@ def _read_vectors(path: Path, said: dict[str, Any]) -> np.ndarray:
             raw = base64.b64decode(said["inline"], validate=True)
         else:
             path = path.with_suffix(".npy")
-            raw = path.read_bytes()
+            raw = _read_plain(path)
             if len(raw) != said["bytes"] or hashlib.sha256(raw).hexdigest() != said["sha256"]:
                 raise InputError(path, "its content is not what the record beside it was written for", _COPY)
         vectors = np.load(io.BytesIO(raw), allow_pickle=False)

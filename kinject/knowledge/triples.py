@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.knowledge.files import at, read_lines
+from kinject.knowledge.files import at
+from kinject.text_files import read_lines
 
 Unknown = Literal["refuse", "add", "skip"]
 HEADERS = (

@@ -16,6 +16,7 @@ import numpy as np
 from kinject.errors import InputError
 from kinject.integrity import write_seal
 from kinject.knowledge import manifest as layout
+from kinject.knowledge.files import save_trie
 from kinject.knowledge.space import describe_space, write_space
 from kinject.knowledge.triples import check_triples
 from kinject.knowledge.vectors import Vectors
@@ -209,7 +210,7 @@ def _write_ids(draft: Path, folder: Path, ids: Sequence[str]) -> None:
         raise InputError(folder, problem, "give every entity its own id")
     row_of_key = np.empty_like(key_of_row)
     row_of_key[key_of_row] = np.arange(len(ids), dtype=np.int32)
-    trie.save(str(draft / layout.TRIE))
+    save_trie(trie, draft / layout.TRIE)
     np.save(draft / layout.KEY_OF_ROW, key_of_row)
     np.save(draft / layout.ROW_OF_KEY, row_of_key)
 

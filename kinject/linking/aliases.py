@@ -24,6 +24,7 @@ import numpy as np
 from kinject.errors import InputError, first_line
 from kinject.integrity import BLOCK, Seal, read_seal
 from kinject.knowledge.derived import derived_path, ensure_derived
+from kinject.knowledge.files import save_trie
 from kinject.knowledge.manifest import blocks
 from kinject.knowledge.view import View
 from kinject.linking.changes import NameChanges
@@ -188,7 +189,7 @@ class Aliases:
         trie = marisa_trie.Trie(name for name, _, _, _ in self._names())
         if not len(trie) and not self.base.overlay.words:
             raise InputError(self.base.folder, "no entity has a label or an alias", "add them and build it again")
-        trie.save(str(folder / TRIE))
+        save_trie(trie, folder / TRIE)
         longest = _write_owners(folder, trie, self._names(), self.base)
         (folder / ABOUT).write_text(json.dumps({"format_version": FORMAT_VERSION, "longest": longest}))
 

@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 from kinject.data.records import Mention, bounded_lines, decode_line, decode_text, parse_record
 from kinject.errors import InputError
 from kinject.linking.document import Document
-from kinject.text_files import array_items, as_bio, begins_array, split_columns, table_rows
+from kinject.text_files import array_items, as_bio, begins_array, read_whole, split_columns, table_rows
 
 NO_ENTITY = ("", "_", "-", "O", "--NME--", "NIL")
 _TAG = re.compile(r"O|[BIESLU](-.*)?")
@@ -265,10 +265,10 @@ def read_brat(path: Path) -> Iterator[Document | InputError]:
     """
     text_path = path.with_suffix(".txt")
     try:
-        text = text_path.read_bytes().decode("utf-8")  # as it is: line ends count in the offsets
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        yield InputError(error.filename, f"cannot be read ({error.strerror})", "name.ann and name.txt go together")
+        text = read_whole(text_path).decode("utf-8")  # as it is: line ends count in the offsets
+        lines = read_whole(path).decode("utf-8").split("\n")
+    except InputError as error:
+        yield InputError(error.where, error.problem, f"{error.hint}; name.ann and name.txt go together")
         return
     except UnicodeDecodeError as error:
         yield InputError(path, f"it or its .txt is not UTF-8 ({error.reason})", "convert both: iconv -t UTF-8")

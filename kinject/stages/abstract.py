@@ -41,6 +41,7 @@ from kinject.stages.joint import JointConfig
 from kinject.stages.plugin import PluginConfig, PluginStage
 from kinject.tasks.base import Extent, Shapes, Task, make_task
 from kinject.training.config import FitConfig
+from kinject.training.partition import label_parameters
 from kinject.tree import Flat
 
 Stages = Mapping[str, StageConfig]
@@ -102,6 +103,19 @@ def abstract_model(name: str, stages: Stages) -> AbstractModel:
         return _trained_plugin(PluginStage(name, settings, run))
     problem = f"what a stage of kind {settings.kind} computes is only known with its data"
     raise InputError(where, problem, "its step cannot be compiled ahead of time")
+
+
+def check_rules(name: str, stages: Stages) -> None:
+    """Holds a stage's training rules to the parameters of its model, as far as both are known before anything has run.
+
+    Raises:
+      InputError: a rule that is none, or that goes by no parameter, parameters that no rule covers, none to train.
+    """
+    try:
+        model = abstract_model(name, stages)
+    except InputError:  # a model that is known with its files or data only; what is wrong there, loading it tells
+        return
+    label_parameters(model.params, model.rules, f"stages.{name}.train", model.program.tables)
 
 
 def _tuned_host(stage: HostStage) -> AbstractModel:

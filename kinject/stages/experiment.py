@@ -24,7 +24,8 @@ from kinject.json_file import read_object, write_object
 from kinject.plugins.store import library_versions
 from kinject.reports.console import Reporter
 from kinject.reports.results import PROVENANCE
-from kinject.stages.base import Run, Stage, StageConfig
+from kinject.stages.abstract import check_rules
+from kinject.stages.base import Run, Stage, StageConfig, TrainingConfig
 from kinject.stages.compare import CompareStage
 from kinject.stages.corpus import CorpusStage
 from kinject.stages.e_bert import EBertStage
@@ -124,9 +125,12 @@ class Experiment:
             settled["published"] = checked_published(config["published"], stages)
         check_workdir(workdir, settled)
         run.results = read_results(workdir)
-        for name, stage in stages.items():
-            if name not in run.results:
-                STAGES[stage.kind](name, stage, run).check()
+        waiting = [name for name in stages if name not in run.results]
+        for name in waiting:
+            STAGES[stages[name].kind](name, stages[name], run).check()
+        for name in waiting[1:]:  # the first one tells it at once
+            if isinstance(stages[name], TrainingConfig):
+                check_rules(name, stages)
         return cls(run, settled, command)
 
     def __enter__(self) -> Experiment:

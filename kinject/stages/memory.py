@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from pydantic import Field, model_validator
 
+from kinject.data.records import decode_line
 from kinject.errors import InputError
 from kinject.inference.host import HostBundle, open_host
 from kinject.inference.passages import PassageEncoder, open_memory_plugin, tagged
@@ -34,6 +35,7 @@ from kinject.plugins.store import load_plugin, save_plugin
 from kinject.stages.base import Rules, Stage, StageConfig, TrainingConfig, TrainingStage, summary, trained_leaves
 from kinject.stages.plugin import take_over
 from kinject.tasks.base import make_task
+from kinject.text_files import read_lines
 from kinject.training.loop import FitResult
 from kinject.tree import unflatten
 
@@ -100,19 +102,15 @@ class PassagesStage(Stage):
 
 def read_passages(path: Path) -> Iterator[Passage]:
     """Reads {"text", "entity"} a line, naming file and line of a bad one."""
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path}:{number}"
-            try:
-                given = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(where, f"it is not JSON: {error}") from None
-            if not isinstance(given, dict) or not isinstance(given.get("text"), str):
-                raise InputError(where, "it has no field text", 'a passage is {"text": str, "entity": str}')
-            entity = given.get("entity") or ""
-            if not isinstance(entity, str):
-                raise InputError(where, f"the field entity is {entity!r}, not a string")
-            yield Passage(given["text"], entity)
+    for number, line in read_lines(path):
+        where = f"{path}:{number}"
+        given = decode_line(line.encode(), where)
+        if not isinstance(given, dict) or not isinstance(given.get("text"), str):
+            raise InputError(where, "it has no field text", 'a passage is {"text": str, "entity": str}')
+        entity = given.get("entity") or ""
+        if not isinstance(entity, str):
+            raise InputError(where, f"the field entity is {entity!r}, not a string")
+        yield Passage(given["text"], entity)
 
 
 class MemoryPluginConfig(TrainingConfig):

@@ -16,6 +16,7 @@ import optax
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_metadata
 from kinject.errors import InputError, did_you_mean
 from kinject.tasks.base import Task
+from kinject.text_files import read_whole
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -44,7 +45,7 @@ def read_labels(source: str | Path | Sequence[str]) -> tuple[str, ...]:
         return _checked(read_metadata(find_dataset(name, data_dir, str(source))).get("labels"), source)
     path = Path(source).expanduser()
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=lambda pairs: _unique(pairs, path))
+        value = json.loads(read_whole(path), object_pairs_hook=lambda pairs: _unique(pairs, path))
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", FORMS) from error
     except ValueError as error:  # both "not UTF-8" and "not JSON" are

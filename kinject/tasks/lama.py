@@ -24,6 +24,7 @@ from kinject.errors import InputError
 from kinject.tasks.base import Extent, Shapes, Task, plain_passages, register_task
 from kinject.tasks.cloze import Cloze
 from kinject.tasks.fields import single_pieces, some_word
+from kinject.text_files import read_whole
 
 if TYPE_CHECKING:
     from kinject.data.pipeline import Examples
@@ -173,7 +174,7 @@ def read_candidates(file: Path, tokenizer: HostTokenizer) -> np.ndarray:
       InputError: not UTF-8, or no word that is a piece.
     """
     try:
-        words = file.read_text(encoding="utf-8").split("\n")
+        words = read_whole(Path(file)).decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(file, f"byte {error.start + 1} is not UTF-8", "convert the file: iconv -t UTF-8") from None
     pieces = single_pieces(tokenizer, [word.strip() for word in words if word.strip()])

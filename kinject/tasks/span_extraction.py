@@ -21,7 +21,7 @@ import optax
 from kinject.data.encode import Encoded, EntityEncoder, Passage, origins_of
 from kinject.data.pipeline import Examples, make_examples
 from kinject.data.windows import cut_windows
-from kinject.errors import InputError
+from kinject.errors import InputError, Misplaced
 from kinject.models.heads import HEAD_SITE, PlainHead
 from kinject.models.layers import site
 from kinject.tasks.base import (
@@ -258,7 +258,7 @@ def answer_places(record: Record, may_have_none: bool = False) -> list[tuple[int
         for number, (start, answer) in enumerate(zip(starts, answers, strict=True)):
             if start < 0 or text[start : start + len(answer)] != answer:
                 problem = f"field starts[{number}] is {start}, where the passage has no {answer[:40]!r}"
-                raise InputError(record.where, problem, "offsets count characters of the passage from 0")
+                raise Misplaced(record.where, problem, "offsets count characters of the passage from 0")
         return [(starts[0], starts[0] + len(answers[0]))]
     # lower-casing may change the length of a text, and with it every place behind
     lowered = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)

@@ -1,173 +1,150 @@
-"""Faults at length: `python -m tests.faults --rounds 1000`, each in a process of its own; writes docs/reliability.md.
+"""Faults at length: `python -m tests.faults --rounds 1000 --kills 200`; writes docs/reliability.md.
 
-The process that forks has imported what it needs and has started no thread of JAX. A child that dies of a signal, takes
-longer than a minute, or more than one and a half times the memory of reading the whole world, is told as such.
+A run may be cut short anywhere: what was done is kept in `--state`, and the same command goes on. Rounds run in
+children of a process that has imported what it needs and never starts JAX itself, a hundred in each; one that dies of a
+signal or says nothing for a minute is told as a crash or a hang of the round that it was at, and the next child goes on
+behind it. A round may take 1.5 times the memory that the healthy read of its part takes (of a run
+without checkpoints, of a base without its index of names, as damaged ones are made anew), and eight megabytes for what
+allocators keep.
 """
 
 import argparse
-import collections
 import json
 import os
-import random
-import resource
-import signal
+import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
-from faults import injection  # noqa: E402 (tests stand beside each other on the path)
-
-LONGEST = 60  # seconds of a round
-MEMORY = 1.5  # of the memory of a healthy read
+A_CHILD = 100  # rounds
+MEMORY, SLACK = 1.5, 8.0  # of the healthy read, and MB
 PAGE = HERE.parents[2] / "docs" / "reliability.md"
-
-
-def apart(work, seconds=LONGEST, kill_after=None):
-    """Runs `work()` in a child; returns (its JSON, or why there is none; its peak memory in MB)."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.close(read)
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            with os.fdopen(write, "w") as out:
-                json.dump(work(), out)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(write)
-    started, killed = time.monotonic(), False
-    while True:
-        done, status, usage = os.wait4(child, os.WNOHANG)
-        if done:
-            break
-        limit = seconds if kill_after is None else kill_after
-        if time.monotonic() - started > limit and not killed:
-            os.kill(child, signal.SIGKILL)
-            killed = True
-        time.sleep(0.002)
-    with os.fdopen(read) as answer:
-        text = answer.read()
-    if killed:
-        return "killed" if kill_after is not None else "hang", usage.ru_maxrss / 1024
-    if os.WIFSIGNALED(status):
-        return f"crash: signal {os.WTERMSIG(status)}", usage.ru_maxrss / 1024
-    return (json.loads(text) if text else "no answer"), usage.ru_maxrss / 1024
-
-
-def make_world(folder):
-    from fault_world import write_fault_world
-
-    write_fault_world(folder)
-    injection.write_wide(folder)
-    return injection.expected(folder)
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--kills", type=int, default=None, help="default: a fifth of the rounds")
+    parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long; run again to go on")
+    parser.add_argument("--state", type=Path, default=Path("runs/faults"), help="folder of what was done")
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    kills = arguments.rounds // 5 if arguments.kills is None else arguments.kills
+    state = arguments.state.absolute()
+    state.mkdir(parents=True, exist_ok=True)
+    for name, value in (
+        ("JAX_COMPILATION_CACHE_DIR", state / "jit"),
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0),
+        ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", -1),
+        ("JAX_PLATFORMS", "cpu"),
+        ("FAULTS_WORLD", state / "world"),
+    ):
+        os.environ.setdefault(name, str(value))
+
+    from faults.page import written
+
+    deadline = time.monotonic() + arguments.seconds
+    wanted = prepared(state)
+    rounds = Done(state / "rounds.jsonl")
+    seeds = [seed for seed in range(arguments.seed, arguments.seed + arguments.rounds) if seed not in rounds.found]
+    while seeds and time.monotonic() < deadline:
+        seeds = some_rounds(state, seeds, wanted, rounds, deadline)
+    kills = Done(state / "kills.jsonl")
+    if arguments.kills:
+        from faults.kills import some_kills
+
+        some_kills(state, range(arguments.seed, arguments.seed + arguments.kills), kills, deadline)
+    bad = written(arguments.out, list(rounds.found.values()), list(kills.found.values()), arguments.seed)
+    for one in bad:
+        print(json.dumps(one))
+    print(f"{len(rounds.found)} faults and {len(kills.found)} kills so far, {len(bad)} bad")
+    return int(bool(bad))
+
+
+class Done:
+    """What was done, by seed, kept in a file of JSON lines."""
+
+    def __init__(self, path):
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.found = {one["seed"]: one for one in map(json.loads, lines)}
+
+    def add(self, one):
+        self.found[one["seed"]] = one
+        with self.path.open("a") as file:
+            file.write(json.dumps(one) + "\n")
+
+
+def prepared(state):
+    """Makes the world, once; returns what reading each part of it comes to."""
     import kinject.cli.verify
     import kinject.knowledge
     import kinject.linking
     import kinject.memory
-    import kinject.serving  # noqa: F401
+    import kinject.serving
+    import kinject.stages.experiment  # noqa: F401
+    from faults import injection, world
+    from faults.apart import apart
 
-    with tempfile.TemporaryDirectory() as scratch:
-        world, copy = Path(scratch) / "world", Path(scratch) / "copy"
-        wanted, _ = apart(lambda: make_world(world), 600)
-        if not isinstance(wanted, dict):
-            sys.exit(f"the world could not be made: {wanted}")
-        healthy = {part: apart(lambda part=part: injection.read_part(world, part))[1] for part in injection.PARTS}
-        seeds = range(arguments.seed, arguments.seed + arguments.rounds)
-        rounds = [one_round(world, copy, seed, wanted, healthy) for seed in seeds]
-        ended = [one_kill(world, copy, arguments.seed + number, wanted) for number in range(kills)]
-    arguments.out.write_text(page(rounds, ended, arguments))
-    bad = [one for one in rounds if one.outcome not in injection.FINE]
-    for one in bad:
-        print(*one, sep="\t")
-    print(f"{len(rounds)} faults, {len(bad)} bad; {len(ended)} kills, {sum(one[1] not in GOOD for one in ended)} bad")
-    return bool(bad) or any(one[1] not in GOOD for one in ended)
+    def make():
+        world.write_world(state / "world")
+        parts = {}
+        for part in injection.PARTS:
+            folder = injection.copied(state / "world", state / "copy", part)
+            parts[part] = injection.read_part(folder, part)
+        return parts
 
-
-GOOD = ("whole", "nothing")
-TEXT = """
-in one file of a copy of a small world (a host, a plugin, knowledge bases below and above the size of a block with the
-index of their names, a passage memory), read afterwards in a process of its own as its users read it. *Refused* is one
-line of an `InputError`; *same* is the answer of the whole world, to the bit, as for a byte that nothing reads or an
-index that is made anew. Bad would be another answer, a traceback, a signal, a minute, or more than 1.5 times the memory
-of a healthy read. `tests/test_fault_injection.py` does some rounds with every run of the tests.
-"""
+    if not (state / "wanted.json").exists():
+        shutil.rmtree(state / "world", ignore_errors=True)
+        (state / "wanted.json").write_text(json.dumps(apart(make)))
+    return json.loads((state / "wanted.json").read_text())
 
 
-def one_round(world, copy, seed, wanted, healthy):
-    injection.copied(world, copy)
-    told, memory = apart(lambda: list(injection.judged(copy, seed, wanted)))
-    if not isinstance(told, list):
-        injection.copied(world, copy)
-        fault, file = injection.inject(copy, seed)
-        return injection.Round(seed, fault, file, told)
-    found = injection.Round(*told)
-    part = injection.READ.get(found.file.split("/")[0], found.file.split("/")[0])
-    if memory > MEMORY * healthy[part]:
-        return found._replace(outcome=f"memory: {memory:.0f} MB")
-    return found
+def some_rounds(state, seeds, wanted, rounds, deadline=float("inf")):
+    """Runs a child's worth of rounds; returns the seeds that are left."""
+    from faults import injection
+    from faults.apart import Peak, listened
 
+    world, copy = state / "world", state / "copy"
 
-def one_kill(world, copy, seed, wanted):
-    draw = random.Random(seed)
-    what = draw.choice(injection.WRITERS)
-    injection.copied(world, copy)
-    told, _ = apart(lambda: injection.write_and_check(copy, what), kill_after=draw.uniform(0.0, 0.5))
-    after, _ = apart(lambda: injection.after_kill(copy, what, wanted))
-    return what, after, told == "killed"
+    def work(say):
+        healthy = {}
+        for seed in seeds[:A_CHILD]:
+            if time.monotonic() > deadline:
+                break
+            part, fault, name = injection.chosen(world, seed)
+            say({"begun": seed, "fault": fault, "file": str(name)})
+            if part not in healthy:
+                for _ in range(2):  # the first one compiles
+                    folder = injection.copied(world, copy, part)
+                    for again in (f"{part}/checkpoints", f"{part.removesuffix('.names')}.names"):
+                        shutil.rmtree(folder / again, ignore_errors=True)  # a damaged one is trained or made anew
+                    with Peak() as peak:
+                        injection.read_part(folder, part)
+                healthy[part] = peak.grown
+            started = time.process_time()
+            with Peak() as peak:
+                found = injection.judged(world, copy, seed, wanted)._asdict()
+            if peak.grown > MEMORY * healthy[part] + SLACK:  # once more: what is read for the first time loads code too
+                with Peak() as peak:
+                    injection.judged(world, copy, seed, wanted)
+            if peak.grown > MEMORY * healthy[part] + SLACK:
+                found["outcome"] = f"memory: {peak.grown:.0f} MB, {healthy[part]:.0f} MB healthy"
+            say({**found, "memory": round(peak.grown, 1), "seconds": round(time.process_time() - started, 2)})
 
-
-def page(rounds, ended, arguments):
-    """docs/reliability.md: what was injected, and what came of it."""
-    table = collections.Counter((one.fault, one.outcome if one.outcome in injection.FINE else "bad") for one in rounds)
-    by_part = collections.Counter((one.file.split("/")[0], one.outcome in injection.FINE) for one in rounds)
-    lines = [
-        "# Reliability",
-        "",
-        f"Written by `python -m tests.faults --rounds {arguments.rounds} --seed {arguments.seed}`: each fault",
-        *TEXT.strip().splitlines(),
-        "",
-        "| fault | refused | same | bad |",
-        "|---|---|---|---|",
-    ]
-    for fault in injection.FAULTS:
-        lines.append(f"| {fault} | {table[fault, 'refused']} | {table[fault, 'same']} | {table[fault, 'bad']} |")
-    lines += ["", "| folder | faults | bad |", "|---|---|---|"]
-    for part in (*injection.PARTS, *injection.READ):
-        lines.append(f"| `{part}` | {by_part[part, True] + by_part[part, False]} | {by_part[part, False]} |")
-    lines += ["", f"{len(ended)} writers were killed (SIGKILL) at a random moment of their first half second:", ""]
-    lines += ["| writer | kills | of them in the middle | whole or nothing afterwards |", "|---|---|---|---|"]
-    for what in injection.WRITERS:
-        some = [one for one in ended if one[0] == what]
-        middle, good = sum(one[2] for one in some), sum(one[1] in GOOD for one in some)
-        lines.append(f"| {what} | {len(some)} | {middle} | {good} |")
-    bad = [one for one in rounds if one.outcome not in injection.FINE]
-    if bad:
-        lines += [
-            "",
-            "Bad:",
-            "",
-            *(f"- seed {one.seed}: {one.fault} in `{one.file}`: {one.outcome} {one.said}" for one in bad),
-        ]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return "\n".join([*lines, "", f"The largest process took {peak:.0f} MB.", ""])
+    at = None
+    for said in listened(work):
+        if isinstance(said, dict) and "begun" in said:
+            at = said
+        elif isinstance(said, dict):
+            rounds.add(said)
+            at = None
+        elif at is not None:
+            rounds.add({"seed": at["begun"], "fault": at["fault"], "file": at["file"], "outcome": said, "said": ""})
+    return [seed for seed in seeds if seed not in rounds.found]
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.knowledge.files import VectorSpool, at, map_array, read_lines, whole_number
+from kinject.knowledge.files import VectorSpool, at, map_array, whole_number
 from kinject.knowledge.write import write_knowledge
-from kinject.text_files import split_columns
+from kinject.text_files import read_lines, split_columns
 
 _PYKEEN_KEY = "entity_representations.0._embeddings.weight"
 _PYKEEN_MEND = (

@@ -18,9 +18,9 @@ import numpy as np
 
 from kinject.errors import InputError, did_you_mean
 from kinject.json_file import parse
-from kinject.knowledge.files import VectorSpool, at, map_array, read_lines
+from kinject.knowledge.files import VectorSpool, at, map_array
 from kinject.knowledge.write import write_knowledge
-from kinject.text_files import table_rows
+from kinject.text_files import read_lines, table_rows
 
 COLUMNS = ("id", "label", "aliases", "description", "vector")
 BUILD_COLUMNS = (*COLUMNS, "triples")

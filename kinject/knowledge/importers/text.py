@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from kinject.errors import InputError, did_you_mean
-from kinject.knowledge.files import VectorSpool, at, read_lines
+from kinject.knowledge.files import VectorSpool, at
 from kinject.knowledge.write import write_knowledge
-from kinject.text_files import DAMAGED, LONGEST, open_unpacked
+from kinject.text_files import DAMAGED, LONGEST, open_unpacked, read_lines
 
 ENTITY_PREFIX = "ENTITY/"
 KEEP = ("entities", "words", "both")
