@@ -8,7 +8,6 @@ them, and its plugin), the evidence without the triples that hold the answer, an
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from kinject.errors import InputError
 from kinject.inference.comparison import Comparison
 from kinject.inference.host import HostBundle, derangement
 from kinject.inference.mentions import read_mentions
+from kinject.json_file import parse
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.growth import Change
 from kinject.models.precision import Precision, check_installed
@@ -35,6 +35,7 @@ from kinject.models.seams import Plugin
 from kinject.stages.base import Stage, open_plugin
 from kinject.stages.comparison import AskingConfig, comparison_of
 from kinject.stages.kinds import kinds_of, mean_of
+from kinject.text_files import read_lines
 from kinject.tree import digest, flatten
 
 Withheld = dict[str, Any]
@@ -341,9 +342,9 @@ def read_withheld(path: Path) -> dict[str, Withheld]:
       InputError: a line that stage `knowledge` does not write.
     """
     found: dict[str, Withheld] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in read_lines(path):
         try:
-            one = json.loads(line)
+            one = parse(line)
             found[one["id"]] = {
                 "of": one["id"],
                 **{name: one[name] for name in ("label", "aliases", "description", "triples")},
