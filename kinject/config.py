@@ -171,11 +171,19 @@ def build(section: type[AnySection], values: Mapping[str, Any], where: str) -> A
             raise InputError(place, f"unknown key {key}", meant) from None
         if first["type"] == "missing":
             raise InputError(place, "it is missing") from None
-        given = repr(first.get("input"))
-        problem = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(
-            place, f"{problem}, got {given if len(given) <= 60 else given[:57] + '...'}", _nearest(first)
-        ) from None
+        raise InputError(place, _problem(first), _nearest(first)) from None
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, and the value, unless that is a whole section."""
+    if error["type"] == "value_error":
+        problem = str(error["ctx"]["error"])
+    else:
+        problem = error["msg"][0].lower() + error["msg"][1:]
+    if isinstance(error.get("input"), Mapping):
+        return problem
+    given = repr(error.get("input"))
+    return f"{problem}, got {given if len(given) <= 60 else given[:57] + '...'}"
 
 
 def _nearest(error: Mapping[str, Any]) -> str:
@@ -197,9 +205,7 @@ def build_dataclass(cls: type[AnyConfig], values: Mapping[str, Any], where: str)
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join([where, *map(str, first["loc"])])
-        problem = first["msg"][0].lower() + first["msg"][1:]
-        raise InputError(place, f"{problem}, got {first.get('input')!r}") from None
+        raise InputError(".".join([where, *map(str, first["loc"])]), _problem(first)) from None
 
 
 def known_keys(section: type[BaseModel], location: Sequence[Any]) -> list[str]:

@@ -168,5 +168,5 @@ def read_method(settings: Mapping[str, Any], where: str = "method") -> tuple[typ
     try:
         cls = plugin_class(name)
     except InputError as error:
-        raise InputError(f"{where}.name", str(error)) from None
+        raise InputError(f"{where}.name", error.problem, error.hint) from None
     return cls, build_dataclass(cls.Config, settings, where)
