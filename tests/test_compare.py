@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fact_world import write_facts
-from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, run_experiment, write_records
+from tiny_world import CITIES, LANDS, evaluate_stage, plugin_stage, question, run_experiment, write_records
 
 from kinject.cli.sweep import markdown
 from kinject.config import read_config
@@ -16,6 +16,7 @@ from kinject.inference.host import open_host
 from kinject.inference.mesh import Placement
 from kinject.inference.passages import attach, exchange_values
 from kinject.memory.store import PassageMemory
+from kinject.plugins.base import plugin_names
 from kinject.plugins.store import load_plugin
 from kinject.reports.tables import comparison
 from kinject.stages.compare import HOST_ROW, costs
@@ -60,15 +61,24 @@ def compared(world, tmp_path_factory):
     methods = {"vectors": {"plugin": "@vectors"}, "adapter": {"plugin": "@adapter"}, "text": {"plugin": TEXT}}
     methods["passages"] = {"plugin": "@memory/plugin", "memory": "@memory/memory"}
     methods["other_host"] = {"plugin": TEXT, "host": str(world / "raw_host")}
+    alone = {"alone": {"plugin": None, "host": str(world / "raw_host")}}
+    other = write_facts(folder / "other", name="other", triples=False).folder  # descriptions of every second city alone
+    alone["other_base"] = {"plugin": TEXT, "knowledge": str(other)}
+    kinds = [{**question(i), "kind": ("one", "other")[i % 3 > 0]} for i in range(50, 60)]
+    asked = {"knowledge": base, "data": (str(write_records(folder / "kinds.jsonl", kinds)),), "by_kind": True}
     compare = {
         "kind": "compare",
         "task": "cloze",
         "host": str(world / "host"),
         "repeats": 2,
-        "domains": {"cities": {"knowledge": base, "data": (str(world / "test.jsonl"),), "methods": methods}},
+        "domains": {
+            "cities": {"knowledge": base, "data": (str(world / "test.jsonl"),), "methods": methods},
+            "kinds": {**asked, "methods": {**alone, "vectors": methods["vectors"]}},
+        },
     }
     again = evaluate_stage(world, {"plugin": "@vectors", "text": TEXT})
     again["domains"]["cities"] |= {"knowledge": base, "reference_data": ()}
+    again["domains"]["kinds"] = {**asked, "plugins": {"plugin": "@vectors"}}
     stages = {"vectors": vectors, "adapter": adapter, "memory": memory, "compare": compare, "table": again}
     return run_experiment({"seed": 3, "stages": stages}, folder / "run")
 
@@ -100,6 +110,23 @@ def test_scores_are_those_of_an_evaluation_and_costs_are_there(compared):
     )
 
 
+def test_kinds_count_alike_and_a_host_may_stand_alone(compared):
+    found, expected = compared["compare"]["kinds"], compared["table"]["kinds"]["kinds"]
+    rows = found["methods"]
+    assert (
+        found["kinds"] == {kind: values["n"] for kind, values in expected.items()}
+        and sum(found["kinds"].values()) == 10
+    )
+    for row, other in (("host", "host"), ("vectors", "plugin")):
+        assert rows[row]["score_kinds"] == {kind: values[other] for kind, values in expected.items()}
+    for score in ("score", "shuffled"):
+        assert rows["vectors"][score] == np.mean(list(rows["vectors"][f"{score}_kinds"].values()))
+    assert rows["alone"]["parameters"] > 1000 and "shuffled" not in rows["alone"]
+    assert rows["alone"]["tokens"] == rows["host"]["tokens"] and rows["alone"]["training_seconds"] == 0
+    texts = compared["compare"]["cities"]["methods"]["text"]["tokens"]
+    assert rows["host"]["tokens"] < rows["other_base"]["tokens"] < texts, "fewer facts, of a base of its own"
+
+
 def test_the_table_shows_every_row_and_a_sweep_gathers_its_numbers(compared):
     shown = comparison("cities", compared["compare"]["cities"]).splitlines()
     assert len(shown) == 2 + 6 and len({line.count("|") for line in shown}) == 1
@@ -118,6 +145,8 @@ def test_what_is_not_there_is_told_before_anything_runs(world, tmp_path):
         ({"plugin": TEXT, "memory": "@nowhere"}, r"methods\.x: .*memory needs the folder of the plugin that reads it"),
         ({"plugin": str(world / "host"), "memory": "@nowhere"}, r"methods\.x\.memory: @nowhere names no stage"),
         ({}, r"methods\.x\.plugin: it is missing"),
+        ({"plugin": None}, r"methods\.x: .*without a plugin it is a host of its own: name it"),
+        ({"plugin": TEXT, "knowledge": "@nowhere"}, r"methods\.x\.knowledge: @nowhere names no stage"),
     ):
         stage = {"kind": "compare", "task": "cloze", "host": str(world / "host")}
         stage["domains"] = {"cities": domain | {"methods": {"x": method}}}
@@ -125,27 +154,29 @@ def test_what_is_not_there_is_told_before_anything_runs(world, tmp_path):
             run_experiment({"stages": {"compare": stage}}, tmp_path / "run")
 
 
-def test_the_config_gives_every_method_the_same_data_and_budget(tmp_path):
-    found = read_config(str(Path(__file__).parents[1] / "configs" / "compare.py"))
+@pytest.mark.parametrize("domain", ["geography", "biology"])
+def test_the_config_gives_every_method_the_same_data_and_budget(domain, tmp_path):
+    configs = Path(__file__).parents[1] / "configs"
+    found = read_config(f"{configs / 'compare.py'}:domain={domain}")
     Experiment.open(found, tmp_path / "run", devices=1, quiet=True)  # checks every stage, writes nothing
-    stages = found["stages"]
-    for domain, compared in stages["compare"]["domains"].items():
-        named = [row["plugin"] for row in compared["methods"].values() if isinstance(row["plugin"], str)]
-        trained = [stages[name[1:].partition("/")[0]] for name in named]
-        assert {stage["method"]["name"] if "method" in stage else "map_tuning" for stage in trained} == {
-            "map_tuning",
-            "kformer",
-            "k_adapter",
-            "pluglm",
-            "dkplm",
-        }
-        for name in ("data", "dev_data", "host", "task"):
-            assert all(stage[name] == trained[0][name] for stage in trained), (domain, name)
-        for stage in trained:
-            same = stage["fit"] | {"optimizer": stage["fit"]["optimizer"] | {"learning_rate": 1e-3}}
-            assert (
-                same == trained[0]["fit"] and stage.get("knowledge", f"@{domain}/knowledge") == f"@{domain}/knowledge"
-            )
+    stages, quickstart = found["stages"], read_config(str(configs / "quickstart.py"))["stages"]
+    for name in ("geography", "biology", "host", f"{domain}_plugin"):
+        assert stages[name] == quickstart[name], "the main job's, as it is there"
+    compared = stages["compare"]["domains"][domain]
+    named = {row: method["plugin"] for row, method in compared["methods"].items()}
+    trained = {row: stages[one[1:].partition("/")[0]] for row, one in named.items() if isinstance(one, str)}
+    fits = {row: stage["fit"] for row, stage in trained.items() if "fit" in stage}
+    assert set(fits) == {"map_tuning", "closed_form", "kformer", "k_adapter", "dkplm", "k_adapters_combined", "pluglm"}
+    for row, fit in fits.items():
+        assert trained[row]["host"] == "@host" and trained[row]["data"] == stages[f"{domain}_plugin"]["data"]
+        assert fit["batch_size"] == 50 and fit["compute_dtype"] == fits["map_tuning"]["compute_dtype"]
+        assert trained[row].get("knowledge", f"@{domain}/knowledge") == f"@{domain}/knowledge"
+    for row in ("kformer", "k_adapter", "dkplm"):
+        assert fits[row] == fits["map_tuning"]
+    methods = {one["name"] for one in named.values() if isinstance(one, dict)} | {"map_tuning"}
+    methods |= {stage["method"]["name"] for stage in trained.values() if "method" in stage}
+    methods |= {stage["kind"] for stage in trained.values()}
+    assert set(plugin_names()) <= methods, "a row for every method of the house"
     assert not (tmp_path / "run").exists()
 
 

@@ -257,7 +257,9 @@ def test_passages_say_what_the_knowledge_base_knows(world, tmp_path):
     stage = {"kind": "passages", "knowledge": str(tmp_path / "kb"), "templates": {"country": "[head] is in [tail] ."}}
     run_experiment({"seed": 0, "stages": {"texts": stage | {"descriptions": True}}}, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "texts" / "passages.jsonl").read_text().splitlines()]
-    assert lines == [{"text": "city0 is in land0 .", "entity": "Q0"}, {"text": "city0: a far place", "entity": "Q0"}]
+    head = [{"start": 0, "end": 5, "entity": "Q0"}]
+    texts = ("city0 is in land0 .", "city0: a far place")
+    assert lines == [{"text": text, "entity": "Q0", "mentions": head} for text in texts]
     wrong = stage | {"templates": {"capital": "[head]"}}
     with pytest.raises(InputError, match="no relation 'capital'; there is country"):
         run_experiment({"seed": 0, "stages": {"texts": wrong}}, tmp_path / "other")

@@ -7,11 +7,25 @@ K-Adapter, which is given no knowledge: its task is to keep in its own parameter
 import numpy as np
 import pytest
 from fact_world import write_facts
-from tiny_world import CITIES, LANDS, VOCABULARY, evaluate_stage, plugin_stage, question, run_experiment, write_records
+from tiny import random_host, tiny_config
+from tiny_world import (
+    CITIES,
+    LANDS,
+    VOCABULARY,
+    copying,
+    evaluate_stage,
+    plugin_stage,
+    question,
+    run_experiment,
+    write_records,
+    write_tokenizer,
+)
 
 from kinject.inference.host import open_host
 from kinject.inference.occurrences import Reading, build_from_text
 from kinject.knowledge.base import write_knowledge
+from kinject.models.saving import save_host
+from kinject.plugins.base import plugin_names
 
 pytestmark = pytest.mark.slow
 UNSEEN = range(40, CITIES)
@@ -91,8 +105,36 @@ def test_k_adapter(world, tmp_path):
     assert rows["plugin"] >= ENOUGH > 0.6 > rows["host"]
 
 
-def told(number, land):
-    return {"text": f"land{land} / city{number} is in [MASK] .", "mentions": [], "label": f"land{(land + 1) % LANDS}"}
+def told(number, land, form=0, ahead=1):
+    """A question behind a land, and the land that stands `ahead` of it as the answer."""
+    text = (f"city{number} is in [MASK] .", f"a place of city{number} is in far [MASK] .")[form]
+    return {"text": f"land{land} / {text}", "mentions": [], "label": f"land{(land + ahead) % LANDS}"}
+
+
+def test_k_adapter_combination(world, tmp_path):
+    """Two rules for two forms of question; each adapter was told one, and for the other form what the host says."""
+    shape = {"name": "k_adapter", "layers": (1, 2, 3), "width": 16, "heads": 2, "depth": 1, "feed_forward": 32}
+    ahead = {"one": (1, 0), "other": (0, 2), "both": (1, 2)}
+    asked = {
+        name: [told(i, land, form, rule[form]) for i in range(CITIES) for land in range(LANDS) for form in (0, 1)]
+        for name, rule in ahead.items()
+    }
+    cut = 40 * LANDS * 2
+    train = {n: str(write_records(tmp_path / f"{n}.jsonl", lines[:cut])) for n, lines in asked.items()}
+    test = str(write_records(tmp_path / "test.jsonl", asked["both"][cut:]))
+    made = {}
+    for name in ("one", "other"):
+        made[name] = plugin_stage(world, method=shape, fit={"batch_size": 40, **fit(300, 0.01)})
+        made[name] |= {"knowledge": None, "data": (train[name],)}
+    made["both"] = plugin_stage(
+        world, method={"name": "k_adapter_combination"}, fit={"batch_size": 40, **fit(200, 0.01)}
+    )
+    made["both"] |= {"knowledge": None, "data": (train["both"],), "parts": {"one": "@one", "other": "@other"}}
+    made["both"]["train"] = (("plugin/.*units/.*", "freeze"), ("plugin/.*", "train"), (".*", "freeze"))
+    table = evaluate_stage(world, {name: f"@{name}" for name in ("both", "one", "other")})
+    table["domains"] = {"cities": {"data": (test,), "plugins": table["domains"]["cities"]["plugins"]}}
+    rows = run_experiment({"seed": 0, "stages": {**made, "table": table}}, tmp_path / "run")["table"]["cities"]
+    assert rows["both"] >= ENOUGH > 0.6 > max(rows["host"], rows["one"], rows["other"])
 
 
 def test_e_bert(world, asked, tmp_path):
@@ -146,11 +188,68 @@ def test_dkplm(world, asked, tmp_path, variant):
     assert rows["plugin"] >= ENOUGH > 0.6 > max(rows["host"], rows["shuffled"])
 
 
+NAMES = 640
+
+
+@pytest.fixture(scope="module")
+def wide_world(tmp_path_factory):
+    """Host, questions and passages about more cities, in 128 numbers, whose words outweigh where they stand.
+
+    A passage is one vector, and names find each other in it by a random projection: in the 16 numbers of the other
+    tasks, names that a host was trained to ignore are too much alike for that.
+    """
+    folder = tmp_path_factory.mktemp("wide")
+    more = [f"city{i}" for i in range(CITIES, NAMES)]
+    shape = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
+    config = tiny_config(vocab_size=len(VOCABULARY) + len(more), max_position_embeddings=40, **shape)
+    raw = random_host(config, "masked_lm", seed=0)
+    words = raw.encoder.embeddings.word.embedding
+    words[...] = 4 * words[...]
+    tokenizer = write_tokenizer(folder / "tokenizer", more)
+    save_host(raw, folder / "raw", tokenizer_files_from=tokenizer, host_json={"task": "cloze"})
+    copied = [copying(i, land) for i in range(0, NAMES, 10) for land in range(LANDS)]
+    host = {"kind": "host", "task": "cloze", "base": str(folder / "raw"), "fit": {"batch_size": 50, **fit(150, 0.002)}}
+    host["data"] = (str(write_records(folder / "copying.jsonl", copied)),)
+    host["train"] = (("host/encoder/embeddings/.*", "freeze"), ("host/.*", "train"))
+    run_experiment({"seed": 0, "stages": {"host": host}}, folder / "run")
+    (folder / "run" / "host").rename(folder / "host")
+    write_records(folder / "train.jsonl", map(question, range(NAMES - 40)))
+    write_records(folder / "test.jsonl", map(question, range(NAMES - 40, NAMES)))
+    said = [{"text": f"city{i} is in land{i % LANDS} .", "entity": f"Q{i}"} for i in range(NAMES)]
+    write_records(folder / "passages.jsonl", said)
+    return folder
+
+
+def test_pluglm(wide_world, tmp_path):
+    """The land stands in a passage about each city; retrieval is the random projection that it starts with."""
+    method = {"name": "pluglm", "layers": (2,), "heads": 4, "key_size": 128, "top_k": 1, "beta": 10.0}
+    made = {
+        "kind": "memory_plugin",
+        "task": "cloze",
+        "host": str(wide_world / "host"),
+        "passages": (str(wide_world / "passages.jsonl"),),
+        "length": 8,
+        "refresh_every": 100,
+        "method": {**method, "query": "mention", "query_from": "embeddings"},
+        "data": (str(wide_world / "train.jsonl"),),
+        "train": (
+            (r"plugin/(to_key|pool|readers/\d+/(pool|query|query_norm))/.*", "freeze"),
+            ("plugin/.*", "train"),
+            (".*", "freeze"),
+        ),
+        "fit": {"batch_size": 50, **fit(500, 0.02)},
+    }
+    base = write_facts(tmp_path / "base").folder  # a comparison names one; this method reads none
+    row = {"plugin": "@made/plugin", "memory": "@made/memory"}
+    asked = {"knowledge": str(base), "data": (str(wide_world / "test.jsonl"),), "methods": {"memory": row}}
+    table = {"kind": "compare", "task": "cloze", "host": str(wide_world / "host"), "repeats": 1, "timed": 10}
+    stages = {"made": made, "table": table | {"domains": {"cities": asked}}}
+    rows = run_experiment({"seed": 0, "stages": stages}, tmp_path / "run")["table"]["cities"]["methods"]
+    found, control = rows["memory"]["score"], rows["memory"]["shuffled"]
+    assert found >= ENOUGH > 0.6 > max(rows["host"]["score"], control)
+
+
 def test_every_method_has_its_task():
     """A method that comes later is asked for its task here."""
-    from kinject.plugins.base import plugin_names
-
     made = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    # the combination joins adapters that are solved one by one; PlugLM's was tried and not solved: docs/compare.md
-    waived = {"k_adapter_combination", "pluglm"}
-    assert set(plugin_names()) - waived <= made, "write its made-up task"
+    assert set(plugin_names()) <= made, "write its made-up task"

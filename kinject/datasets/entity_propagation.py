@@ -38,9 +38,10 @@ CITATION = "Onoe et al., Can LMs Learn New Entities from Descriptions?, ACL 2023
 class Probes(RecordBuilder):
     """Records: text (a probe with [MASK]), `label`, `definition`, `choices` where there are any, one mention, `id`.
 
-    The mention is the entity's first place in the probe; its id is the entity's name, as the files have no other for
-    all of them. Split `definitions`: the definition of each entity as a text with its mention, for what makes vectors
-    of texts, and as `description`.
+    `definition_blank` is the definition with [MASK] for the span that the files hide of it, `definition_answer`: what
+    fine-tuning on it asks for. The mention is the entity's first place in the probe; its id is the entity's name, as
+    the files have no other for all of them. Split `definitions`: the definition of each entity as a text with its
+    mention, for what makes vectors of texts, and as `description`.
     """
 
     FILES: ClassVar[dict[str, tuple[str, int]]]
@@ -82,6 +83,8 @@ class Probes(RecordBuilder):
         if text.count(BLANK) != 1:
             raise InputError(where, f"field '{at}.probe_sentence' has {text.count(BLANK)} {BLANK}, not one")
         fields: dict[str, Any] = {"definition": definition(line, where), "id": one}
+        fields["definition_blank"] = definition(line, where, MASK_LITERAL)
+        fields["definition_answer"] = span(take(line, "def_target", str, where), where)
         if "labels" in probe:
             options = take(probe, "labels", list, where, at)
             fields["choices"] = [span(check(option, str, f"{at}.labels", where), where) for option in options]
@@ -122,16 +125,16 @@ def definitions(path: Path) -> Iterator[Record]:
         yield parse_record({"text": text, "mentions": mentions, "description": text, "id": str(number)}, where)
 
 
-def definition(line: dict[str, Any], where: str) -> str:
-    """The definition with its blank filled in.
+def definition(line: dict[str, Any], where: str, target: str | None = None) -> str:
+    """The definition with its blank filled in, with `target` in the place of what the file says.
 
     Raises:
       InputError: a missing field, no blank.
     """
-    text, target = take(line, "definition", str, where), take(line, "def_target", str, where)
+    text, said = take(line, "definition", str, where), span(take(line, "def_target", str, where), where)
     if BLANK not in text:
         raise InputError(where, f"field 'definition' has no {BLANK}")
-    return " ".join(text.replace(BLANK, f" {span(target, where)} ", 1).split())
+    return " ".join(text.replace(BLANK, f" {said if target is None else target} ", 1).split())
 
 
 def span(text: str, where: str) -> str:

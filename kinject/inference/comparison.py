@@ -109,17 +109,21 @@ class Comparison:
         """The same plugin and the same slots, but every row gets another's knowledge.
 
         Where the plugin reads slots, those of a row with as many entities; else what it prepares for a record that
-        names other entities.
+        names other entities. The examples of a record that a task joins get one record's.
 
         Returns:
-          (metrics, predictions, int [n]: whose knowledge each example got; its own where it has none to exchange).
+          (metrics, predictions, int [n]: whose knowledge each example got, each record where the task joins examples;
+          its own where it has none to exchange).
         """
         examples = self._examples(plugin, knowledge, records)
+        of = record_of(examples, records) if self.task.joins else np.arange(examples.size)
+        _, first = np.unique(of, return_index=True)  # the example that speaks for those that are joined
         if plugin.reads_slots:
-            examples, donors = _swap_entities(examples, seed)
+            examples, donors = _swap_entities(examples, of, first, seed)
         else:
-            donors = derangement(_linked_alike(records)[record_of(examples, records)], seed)
-        return *self._evaluate(plugin, self._given(examples, plugin, knowledge, records, donors)), donors
+            donors = derangement(_linked_alike(records)[record_of(examples, records)[first]], seed)
+        given = self._given(examples, plugin, knowledge, records, first[donors][of])
+        return *self._evaluate(plugin, given), donors
 
     def rows(
         self, plugin: Plugin, knowledge: KnowledgeBase | None, records: Sequence[Record], seed: int
@@ -192,7 +196,8 @@ class Comparison:
     def _evaluate(self, plugin: Plugin | None, feed: Feed) -> tuple[dict[str, float], Predictions]:
         step, params = self._program(plugin)
         program, _ = split_program(self.host.loaded.host, plugin, self.task)
-        return evaluate(program, params, feed, self.batch_size, self.placement, step)
+        metrics, predictions = evaluate(program, params, feed, self.batch_size, self.placement, step)
+        return metrics, self.task.of_records(predictions)
 
     def _program(self, plugin: Plugin | None) -> tuple[Any, Flat]:
         """The compiled evaluation step and the parameters on the devices."""
@@ -213,12 +218,22 @@ def share_of(right: np.ndarray) -> float:
     return float(right.mean()) if right.size else 0.0
 
 
-def _swap_entities(examples: Examples, seed: int) -> tuple[Examples, np.ndarray]:
-    """The examples with the entities of others that have as many, and whose, int [n]."""
+def _swap_entities(examples: Examples, of: np.ndarray, first: np.ndarray, seed: int) -> tuple[Examples, np.ndarray]:
+    """The examples with the entities of others that have as many, and whose.
+
+    Args:
+      examples: n of them.
+      of: int [n]: of which group each example is; a group is exchanged as one, and has one set of entities.
+      first: int [groups]: an example of each.
+      seed: of the exchange.
+
+    Returns:
+      (the examples, int [groups]: whose entities each group got).
+    """
     entities = _entities_in_order(examples)
-    donors = _donors(entities, seed)
-    swapped = entities.copy()
-    swapped[entities >= 0] = entities[donors][entities[donors] >= 0]  # donors have as many, maybe elsewhere
+    donors = _donors(entities[first], seed)
+    swapped, theirs = entities.copy(), entities[first[donors][of]]
+    swapped[entities >= 0] = theirs[theirs >= 0]  # donors have as many, maybe elsewhere
 
     def swap(bucket: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"entity_ids": swapped[bucket["index"]]}

@@ -37,8 +37,7 @@ from kinject.models.seams import Plugin, Table
 from kinject.plugins.base import register
 
 if TYPE_CHECKING:
-    from kinject.models.contracts import check_rows
-from kinject.models.seams import HostEmbeddings, HostEncoder
+    from kinject.models.seams import HostEmbeddings, HostEncoder
 
 HOST = "host_embeddings"  # where `before` puts the host's embedding layer
 REFRESHED_AT_A_TIME = 1024  # passages

@@ -137,7 +137,7 @@ def _of_sweep(sweep: FinishedSweep) -> Iterable[str]:
         yield from _coverage(runs)
     for config, seeds in sweep.runs.items():
         tables = [found for one in seeds.values() for found in one.of_kind("compare").values()]
-        for domain in tables[0] if tables else ():
+        for domain in dict.fromkeys(one for table in tables for one in table):
             yield f"<h2>{escape(config)}: {escape(domain)}</h2>"
             caption = "Score over trained parameters, mean and deviation over seeds."
             yield from _plot(partial(plots.pareto, list(seeds.values()), domain), caption)

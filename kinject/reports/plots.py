@@ -288,8 +288,8 @@ def pareto(runs: Sequence[FinishedRun], domain: str | None = None) -> Figure:
     Raises:
       InputError: no such stage, or another domain.
     """
-    tables = [found for run in runs for found in run.of_kind("compare").values()]
-    if not tables:
+    tables = [{d: rows for one in run.of_kind("compare").values() for d, rows in one.items()} for run in runs]
+    if not any(tables):
         raise InputError(runs[0].folder if runs else "runs", "no stage compare is finished", "see configs/compare.py")
     domain = domain if domain is not None or len(tables[0]) > 1 else next(iter(tables[0]))
     if any(domain not in table for table in tables):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -19,10 +20,13 @@ from kinject.inference.passages import attach, exchange_values, open_memory_plug
 from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import PassageMemory
 from kinject.models.heads import HostModel
+from kinject.models.precision import Precision, check_installed
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import OUTPUT_MARK, Stage, check_plugin, check_references, open_plugin
 from kinject.stages.comparison import AskingConfig, comparison_of
+from kinject.stages.evaluate import CONTROL, right_of
+from kinject.stages.kinds import by_kind, kinds_of
 from kinject.tree import flatten
 
 HOST_ROW = "host"
@@ -31,25 +35,33 @@ HOST_ROW = "host"
 class MethodConfig(Section):
     """One row: a plugin's folder or a method without parameters, and the host that it sits in.
 
-    `host` is another one than the stage's where the method comes with a host of its own. `memory` is the folder of the
-    passages that a memory plugin reads; its control exchanges what they say.
+    `host` is another one than the stage's where the method comes with a host of its own; with `plugin=None` it is that
+    host alone. `knowledge` is another base than the domain's. `memory` is the folder of the passages that a memory
+    plugin reads; its control exchanges what they say.
     """
 
-    plugin: str | dict[str, Any]
+    plugin: str | dict[str, Any] | None
     host: str | None = None
+    knowledge: str | None = None
     memory: str | None = None
 
     @model_validator(mode="after")
-    def _a_memory_has_a_reader(self) -> MethodConfig:
+    def _has_what_it_is_read_by(self) -> MethodConfig:
         if self.memory is not None and not isinstance(self.plugin, str):
             raise ValueError("memory needs the folder of the plugin that reads it")
+        if self.plugin is None and self.host is None:
+            raise ValueError("without a plugin it is a host of its own: name it")
         return self
 
 
 class MethodsConfig(Section):
-    """One domain's held-out data, and the methods that are compared on it."""
+    """One domain's held-out data, and the methods that are compared on it.
+
+    `by_kind` adds each kind of question (the records' field `kind`), and a score is then the mean over the kinds.
+    """
 
     knowledge: str
+    by_kind: bool = False
     data: tuple[str, ...] = Field(min_length=1)
     methods: dict[str, MethodConfig] = Field(min_length=1)
 
@@ -58,6 +70,7 @@ class CompareConfig(AskingConfig):
     """Which host, on which domains. Times are medians of `repeats` runs over `timed` examples, methods taking turns."""
 
     kind: Literal["compare"] = "compare"
+    compute_dtype: Precision = "float32"
     repeats: int = Field(9, ge=1)
     timed: int = Field(200, ge=1)
     domains: dict[str, MethodsConfig]
@@ -72,9 +85,11 @@ class CompareStage(Stage):
         super().check()
         for name, domain in self.config.domains.items():
             where = f"{self.where}.domains.{name}"
+            check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
             check_references(self.run, domain, where)
             for row, method in domain.methods.items():
-                check_plugin(self.run, method.plugin, f"{where}.methods.{row}.plugin")
+                if method.plugin is not None:
+                    check_plugin(self.run, method.plugin, f"{where}.methods.{row}.plugin")
                 check_references(self.run, method, f"{where}.methods.{row}")
                 if method.memory is not None:
                     self.run.check(method.memory, f"{where}.methods.{row}.memory")
@@ -86,7 +101,7 @@ class CompareStage(Stage):
     def _comparison(self, reference: str, where: str) -> Comparison:
         """The host's, which compiles each program once."""
         if reference not in self._comparisons:
-            made = comparison_of(self.run, self.config, reference, self.where, where, "float32")
+            made = comparison_of(self.run, self.config, reference, self.where, where, self.config.compute_dtype)
             self._comparisons[reference] = made
         return self._comparisons[reference]
 
@@ -95,31 +110,35 @@ class CompareStage(Stage):
         alone = self._comparison(self.config.host, f"{self.where}.host")
         knowledge = self.run.knowledge(domain.knowledge, f"{where}.knowledge")
         records = self.run.records(domain.data, alone.task.required, f"{where}.data")
-        timed, metric = records[: self.config.timed], alone.task.metric
-        metrics, predictions = alone.host_alone(records, knowledge)
-        rows: dict[str, Any] = {HOST_ROW: {"score": metrics[metric], "parameters": 0}}
+        score = Score(alone.task.metric, kinds_of(records) if domain.by_kind else None)
+        timed, seed = records[: self.config.timed], self.run.seed_of(self.name)
+        asked = alone.host_alone(records, knowledge)
+        rows: dict[str, Any] = {HOST_ROW: {**score(asked), "parameters": 0}}
         timers = {HOST_ROW: alone.timer(None, knowledge, timed)}
         for row, method in domain.methods.items():
             at = f"{where}.methods.{row}"
             comparison = self._comparison(method.host or self.config.host, f"{at}.host")
-            plugin = self._plugin(method, comparison, knowledge, at)
-            metrics, _ = comparison.with_plugin(plugin, knowledge, records)
+            base = self.run.knowledge(method.knowledge, f"{at}.knowledge") if method.knowledge else knowledge
             moved = moved_parameters(alone.host.loaded.host, comparison.host.loaded.host)
-            trained = count_parameters(plugin) + moved
-            rows[row] = {"score": metrics[metric], "parameters": trained, **self._seconds(method)}
-            if plugin.reads_examples():
-                swapped, _, _ = comparison.shuffled(plugin, knowledge, records, self.run.seed_of(self.name))
-                rows[row]["shuffled"] = swapped[metric]
-            timers[row] = comparison.timer(plugin, knowledge, timed)
+            if method.plugin is None:
+                found, trained, plugin = comparison.host_alone(records, knowledge), moved, None
+            else:
+                plugin = self._plugin(method, comparison, base, at)
+                found, trained = comparison.with_plugin(plugin, base, records), count_parameters(plugin) + moved
+            rows[row] = {**score(found), "parameters": trained, **self._seconds(method)}
+            timers[row] = comparison.timer(plugin, base, timed)
             if isinstance(plugin, PlugLM):
-                exchange_values(plugin, self.run.seed_of(self.name))
-                rows[row]["shuffled"] = comparison.with_plugin(plugin, knowledge, records)[0][metric]
+                exchange_values(plugin, seed)
+                rows[row] |= score(comparison.with_plugin(plugin, base, records), CONTROL)
+            elif plugin is not None and plugin.reads_examples():
+                rows[row] |= score(comparison.shuffled(plugin, base, records, seed)[:2], CONTROL)
         for row, cost in costs(timers, len(timed), self.config.repeats).items():
             rows[row] |= cost
         return {
-            "n": len(next(iter(predictions.values()))),
-            "metric": metric,
+            "n": len(next(iter(asked[1].values()))),
+            "metric": score.metric,
             "knowledge": knowledge_identity(knowledge)["name"],
+            **score.counts(),
             "methods": rows,
         }
 
@@ -142,6 +161,30 @@ class CompareStage(Stage):
         made_in = [one for one in (method.plugin, method.host) if isinstance(one, str) and one.startswith(OUTPUT_MARK)]
         stages = [one.removeprefix(OUTPUT_MARK).partition("/")[0] for one in made_in]
         return {"training_seconds": sum(taken.get(stage, 0.0) for stage in stages)}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is reported of an evaluation: its metric or, with the kind of each question, the mean over the kinds."""
+
+    metric: str
+    kinds: np.ndarray | None
+
+    def __call__(
+        self, found: tuple[Mapping[str, float], Mapping[str, np.ndarray]], row: str = "score"
+    ) -> dict[str, Any]:
+        """{row: float}, and {row + "_kinds": {kind: float}} where there are kinds."""
+        metrics, predictions = found
+        if self.kinds is None:
+            return {row: metrics[self.metric]}
+        kinds = {kind: one[row] for kind, one in by_kind({row: right_of(predictions)}, self.kinds).items()}
+        return {row: float(np.mean(list(kinds.values()))), f"{row}_kinds": kinds}
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """{"kinds": {kind: questions}} where there are kinds."""
+        if self.kinds is None:
+            return {}
+        return {"kinds": {kind: int((self.kinds == kind).sum()) for kind in dict.fromkeys(self.kinds.tolist())}}
 
 
 def count_parameters(plugin: Plugin) -> int:

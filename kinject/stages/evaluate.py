@@ -129,22 +129,22 @@ class EvaluateStage(Stage):
         kinds = kinds_of(records) if domain.by_kind else None
         metrics, before = comparison.host_alone(records, knowledge)
         rows: dict[str, Any] = {"n": len(next(iter(before.values()))), "metric": metric, "host": metrics[metric]}
-        right: Rows = {"host": _right(before)}
+        right: Rows = {"host": right_of(before)}
         after = None
         for row, reference in domain.plugins.items():
             plugin, plugged = self._plugged(reference, comparison, knowledge, f"{where}.plugins.{row}")
             metrics, predictions = plugged.with_plugin(plugin, knowledge, records)
-            rows[row], right[row] = metrics[metric], _right(predictions)
+            rows[row], right[row] = metrics[metric], right_of(predictions)
             if after is None:
                 after = predictions
                 if domain.added and knowledge is not None:
                     metrics, found = plugged.with_added(plugin, knowledge, records)
-                    rows["added"], right["added"] = metrics[metric], _right(found)
+                    rows["added"], right["added"] = metrics[metric], right_of(found)
             if plugin.reads_examples():
                 seed = self.run.seed_of(self.name)
                 metrics, swapped, donors = plugged.shuffled(plugin, knowledge, records, seed)
                 control = CONTROL if CONTROL not in rows else f"{row}_{CONTROL}"
-                rows[control], right[control] = metrics[metric], _right(swapped)
+                rows[control], right[control] = metrics[metric], right_of(swapped)
                 if "label" in predictions and control == CONTROL:
                     # the answer of the entity whose vector was put there: knowledge is read, not the name
                     theirs = followed(predictions, swapped, donors)
@@ -198,7 +198,7 @@ class EvaluateStage(Stage):
             right[row], settings[row] = classifier.right(train, dev, records, self.run.seed)
         if rivals.facets:
             train = self.run.records(rivals.facets, required, f"{where}.rivals.facets")
-            named = NameSubstituted(knowledge, lambda asked: _right(comparison.host_alone(asked)[1]))
+            named = NameSubstituted(knowledge, lambda asked: right_of(comparison.host_alone(asked)[1]))
             right[SUBSTITUTED], settings[SUBSTITUTED] = named.right(train, dev, records)
         for row in settings:
             rows[row] = float(right[row].mean())
@@ -246,7 +246,7 @@ class EvaluateStage(Stage):
         ]
 
 
-def _right(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+def right_of(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
     """For each example 1.0 where it was answered rightly, 0.0 where not; NaN where the task predicts no one label."""
     if "label" not in predictions:
         return np.full(len(next(iter(predictions.values()))), np.nan)

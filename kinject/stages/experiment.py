@@ -41,6 +41,8 @@ from kinject.stages.memory import MemoryPluginStage, MemoryStage, PassagesStage
 from kinject.stages.memory_evaluate import MemoryEvaluateStage, MemoryUpdateStage
 from kinject.stages.pairs import PairsStage
 from kinject.stages.plugin import PluginStage
+from kinject.stages.propagation import PropagationStage
+from kinject.stages.text_vectors import TextVectorsStage
 from kinject.stages.typing_rivals import TypingRivalsStage
 
 STAGES: dict[str, type[Stage]] = {
@@ -51,6 +53,8 @@ STAGES: dict[str, type[Stage]] = {
     "host": HostStage,
     "plugin": PluginStage,
     "e_bert": EBertStage,
+    "text_vectors": TextVectorsStage,
+    "propagation": PropagationStage,
     "plugins": PluginsStage,
     "together": TogetherStage,
     "passages": PassagesStage,

@@ -1,6 +1,7 @@
 """Stages that make passage memories: `passages` writes texts, `memory_plugin` trains PlugLM, `memory` encodes anew.
 
-`passages` writes what a knowledge base says as text, `<stage>/passages.jsonl`, {"text", "entity"} a line.
+`passages` writes what a knowledge base says as text, `<stage>/passages.jsonl`, {"text", "entity", "mentions"} a line;
+the head is linked, so that they are records too.
 `memory_plugin` writes `<stage>/plugin/`, `<stage>/memory/` (the passages, encoded by the trained plugin) and, where its
 rules train the host, `<stage>/host/`. `memory` encodes passages by a trained plugin, to be plugged in beside others,
 into `<stage>/memory/`. Nothing is trained there: this is how a model gets the knowledge of a domain that it has not
@@ -26,6 +27,7 @@ from kinject.inference.host import HostBundle, open_host
 from kinject.inference.passages import PassageEncoder, open_memory_plugin, tagged
 from kinject.inference.processes import on_first
 from kinject.knowledge.base import KnowledgeBase
+from kinject.knowledge.stored import Entity
 from kinject.memory.store import BATCH, Passage, PassageMemory, build_memory
 from kinject.models.precision import activations
 from kinject.models.saving import save_host
@@ -82,22 +84,30 @@ class PassagesStage(Stage):
         count = 0
         with (folder / "passages.jsonl").open("w", encoding="utf-8") as file:
             for passage in self._passages(knowledge, names):
-                file.write(json.dumps(dataclasses.asdict(passage), ensure_ascii=False) + "\n")
+                file.write(json.dumps(passage, ensure_ascii=False) + "\n")
                 count += 1
         return {"passages": count}
 
-    def _passages(self, knowledge: KnowledgeBase, names: list[str]) -> Iterator[Passage]:
+    def _passages(self, knowledge: KnowledgeBase, names: list[str]) -> Iterator[dict[str, Any]]:
         templates = {names.index(relation): text for relation, text in self.config.templates.items()}
         triples = () if knowledge.triples is None or not templates else knowledge.triples
         for head, relation, tail in triples:
             if int(relation) in templates:
                 of, to = knowledge.entity(int(head)), knowledge.entity(int(tail))
-                yield Passage(templates[int(relation)].replace(HEAD, of.label).replace(TAIL, to.label), of.id)
+                yield linked_passage(templates[int(relation)].replace(TAIL, to.label), of)
         if self.config.descriptions:
             for row in range(knowledge.size):
                 entity = knowledge.entity(row)
                 if entity.description:
-                    yield Passage(f"{entity.label}: {entity.description}", entity.id)
+                    yield linked_passage(f"{HEAD}: {entity.description}", entity)
+
+
+def linked_passage(sentence: str, entity: Entity) -> dict[str, Any]:
+    """A sentence with an entity's label for each `[head]`, and where the first of them stands."""
+    start = sentence.index(HEAD)
+    mention = {"start": start, "end": start + len(entity.label), "entity": entity.id}
+    text = sentence.replace(HEAD, entity.label)
+    return {"text": text, "entity": entity.id, "mentions": [mention] if entity.label else []}
 
 
 def read_passages(path: Path) -> Iterator[Passage]:

@@ -147,6 +147,7 @@ class Task(ABC):
       scores: what makes scores of `choices`: a "softmax" over them, a "sigmoid" of each, or nothing ("raw").
       answer: what is served: "labels", of which an example has one or more (`choices`), "spans" of a text with labels
         of their own (`spans`), or a "vector" of the text (`vector`).
+      joins: whether a record is asked by several examples, whose predictions belong together (see `of_records`).
     """
 
     head: ClassVar[str | None]
@@ -158,6 +159,7 @@ class Task(ABC):
     start: ClassVar[str] = "ridge_mention"
     scores: Literal["softmax", "sigmoid", "raw"] = "softmax"
     answer: ClassVar[Literal["labels", "spans", "vector"]] = "labels"
+    joins: ClassVar[bool] = False
 
     @property
     def num_labels(self) -> int | None:
@@ -246,6 +248,10 @@ class Task(ABC):
         `predictions` are those of all n examples, [n, …], filled up with -1 where buckets differ in their second axis,
         and what the examples have for `references`.
         """
+
+    def of_records(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What is predicted of records, [records, …], where the task `joins` what is predicted of their examples."""
+        return predictions
 
     def unanswered(self, record: Record, tokenizer: HostTokenizer) -> Mapping[str, Any]:
         """What stands in a record's fields for the answer that nobody knows yet, so that `examples` takes it.

@@ -18,7 +18,7 @@ import numpy as np
 
 from kinject.errors import InputError
 from kinject.tasks.base import register_task
-from kinject.tasks.pseudo_likelihood import Masking, PseudoLikelihood
+from kinject.tasks.pseudo_likelihood import AnswerChoices, Masking
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
@@ -27,17 +27,14 @@ Definition = Literal["none", "own", "other"]
 
 
 @register_task("entity_inferences")
-class EntityInferences(PseudoLikelihood):
+class EntityInferences(AnswerChoices):
     """Records need a text with one `[MASK]`, `label`, `choices`, and `definition` where that stands before the text.
 
     Args:
       definition: what stands before the probe: nothing, the entity's own definition, or that of another entity.
       seed: of whose definition that is.
-      masking: see `PseudoLikelihood`.
+      masking: see `kinject.tasks.pseudo_likelihood`.
     """
-
-    metric = "accuracy"
-    required: ClassVar[tuple[str, ...]] = ("label", "choices")
 
     def __init__(self, definition: Definition = "none", seed: int = 0, masking: Masking = "within_word_l2r"):
         super().__init__(masking)

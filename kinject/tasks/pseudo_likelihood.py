@@ -29,6 +29,7 @@ from kinject.tasks.multiple_choice import NO_CHOICE
 
 if TYPE_CHECKING:
     from kinject.data.records import Record
+    from kinject.data.tokenizer import HostTokenizer
     from kinject.knowledge.base import KnowledgeBase
 
 Masking = Literal["within_word_l2r", "original"]
@@ -102,6 +103,7 @@ class PseudoLikelihood(Task):
     head = "masked_lm"
     required: ClassVar[tuple[str, ...]] = ("label",)
     metric = "likelihood"
+    joins: ClassVar[bool] = True
 
     def __init__(self, masking: Masking = "within_word_l2r"):
         if masking not in ("within_word_l2r", "original"):
@@ -173,6 +175,30 @@ class PseudoLikelihood(Task):
         if several.any():
             found["accuracy"] = float((sums.argmax(1) == gold)[several].mean())
         return found
+
+    def of_records(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of each record `likely`, a piece's mean log-probability in the right answer; `predicted` and `label`.
+
+        The last two are numbers of choices, and there only where every record has several.
+        """
+        sums, counts, right = answer_scores(predictions)
+        gold = right.argmax(1)
+        rows = np.arange(len(gold))
+        found = {"likely": sums[rows, gold] / counts[rows, gold]}
+        if ((counts > 0).sum(1) > 1).all():
+            found |= {"predicted": sums.argmax(1), "label": gold}
+        return found
+
+    def choice_name(self, number: int, record: Record, tokenizer: HostTokenizer) -> str:
+        return answers_of(record)[number]
+
+
+@register_task("answer_choices")
+class AnswerChoices(PseudoLikelihood):
+    """As `pseudo_likelihood`, of records that all have `choices`: the best sum of log-probabilities is the answer."""
+
+    metric = "accuracy"
+    required: ClassVar[tuple[str, ...]] = ("label", "choices")
 
 
 def answer_scores(predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
