@@ -1,6 +1,7 @@
 """Every notebook is executed as it stands, on runs of the tiny world in the place of the real ones.
 
-What the notebooks read, `runs/quickstart`, `runs/ablation` and `runs/compare_small`, is made here, in seconds.
+What the notebooks read, `runs/quickstart`, `runs/delivery`, `runs/ablation` and
+`runs/compare_small`, is made here, in seconds.
 """
 
 import base64
@@ -55,10 +56,10 @@ def write_ablation(folder):
 
 
 def write_comparison(folder):
-    spec = "configs/compare.py:base=runs/quickstart,steps=40"
+    spec = "configs/compare.py:base=runs/delivery,steps=60"
     compare = read_config(spec)["stages"]["compare"] | {"repeats": 1, "timed": 4}
     zero = f"{run_folder(Path('runs/ablation'), 'configs/ablation.py:initialise=zero', 0)}/plugin"
-    methods = {"map_tuning": {"plugin": "runs/quickstart/geography_plugin"}, "young_map": {"plugin": zero}}
+    methods = {"map_tuning": {"plugin": "runs/delivery/geography_plugin"}, "young_map": {"plugin": zero}}
     compare["domains"]["geography"]["methods"] = methods
     run = SweepRun(spec, 0, run_folder(folder, spec, 0), ())
     run_experiment({"name": "compare_small", "stages": {"compare": compare}}, run.workdir)
@@ -72,6 +73,7 @@ def folder(world, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # the paths of the configs and notebooks are relative to the repository's root
         write_run(world, folder / "runs/quickstart")
+        write_run(world, folder / "runs/delivery")
         write_ablation(Path("runs/ablation"))
         write_comparison(Path("runs/compare_small"))
     return folder

@@ -123,7 +123,7 @@ class CompareStage(Stage):
             if method.plugin is None:
                 found, trained, plugin = comparison.host_alone(records, knowledge), moved, None
             else:
-                plugin = self._plugin(method, comparison, base, at)
+                plugin = self._plugin(method.plugin, method.memory, comparison, base, at)
                 found, trained = comparison.with_plugin(plugin, base, records), count_parameters(plugin) + moved
             rows[row] = {**score(found), "parameters": trained, **self._seconds(method)}
             timers[row] = comparison.timer(plugin, base, timed)
@@ -142,13 +142,20 @@ class CompareStage(Stage):
             "methods": rows,
         }
 
-    def _plugin(self, method: MethodConfig, comparison: Comparison, knowledge: KnowledgeBase, where: str) -> Plugin:
+    def _plugin(
+        self,
+        reference: str | Mapping[str, Any],
+        passages: str | None,
+        comparison: Comparison,
+        knowledge: KnowledgeBase,
+        where: str,
+    ) -> Plugin:
         """A row's plugin, with its memory where it has one."""
         named = f"{where}.plugin"
-        if method.memory is None or not isinstance(method.plugin, str):  # a memory's reader is a folder
-            return open_plugin(self.run, method.plugin, comparison.host, knowledge, named)
-        plugin = open_memory_plugin(self.run.path(method.plugin, named), comparison.host, named)
-        memory = PassageMemory.open(self.run.path(method.memory, f"{where}.memory"))
+        if passages is None or not isinstance(reference, str):  # a memory's reader is a folder
+            return open_plugin(self.run, reference, comparison.host, knowledge, named)
+        plugin = open_memory_plugin(self.run.path(reference, named), comparison.host, named)
+        memory = PassageMemory.open(self.run.path(passages, f"{where}.memory"))
         if memory.manifest["tag"]:
             problem = f"its passages have the tag {memory.manifest['tag']!r}, and the questions have none"
             raise InputError(f"{where}.memory", problem, "build it without")

@@ -30,6 +30,7 @@ from kinject.training.step import initial_state, make_optimizer, make_train_step
 from kinject.tree import Flat
 
 BLANK, ANSWER = "definition_blank", "definition_answer"
+OPTIMIZER = {"name": "adamw", "learning_rate": 5e-4}
 Predictions = dict[str, np.ndarray]
 
 
@@ -47,7 +48,7 @@ class PropagationConfig(StageConfig):
     data: tuple[str, ...] = Field(min_length=1)
     specificity: tuple[str, ...] = ()
     steps: int = Field(20, ge=1)
-    optimizer: OptimizerConfig = OptimizerConfig(name="adamw", learning_rate=5e-4)
+    optimizer: OptimizerConfig = Field(default_factory=lambda: OptimizerConfig.model_validate(OPTIMIZER))
     train: Rules = (("host/.*", "train"),)
     batch_size: int = Field(64, ge=1)
 
@@ -72,7 +73,6 @@ class PropagationStage(Stage):
         host = open_host(
             self.run.model(config.host, f"{self.where}.host"), head=task.head, dtype=activations("float32")
         )
-        task = task.for_host(host.loaded, f"{self.where}.host")
         records = self.run.records(config.data, (*task.required, BLANK, ANSWER), f"{self.where}.data")
         elsewhere: list[Record] = []
         if config.specificity:
