@@ -35,22 +35,19 @@ HOST_ROW = "host"
 class MethodConfig(Section):
     """One row: a plugin's folder or a method without parameters, and the host that it sits in.
 
-    `host` is another one than the stage's where the method comes with a host of its own; with `plugin=None` it is that
-    host alone. `knowledge` is another base than the domain's. `memory` is the folder of the passages that a memory
-    plugin reads; its control exchanges what they say.
+    `host` is another one than the stage's where the method comes with a host of its own, `knowledge` another base than
+    the domain's. `memory` is the folder of passages that a memory plugin reads; its control exchanges what they say.
     """
 
-    plugin: str | dict[str, Any] | None
+    plugin: str | dict[str, Any]
     host: str | None = None
     knowledge: str | None = None
     memory: str | None = None
 
     @model_validator(mode="after")
-    def _has_what_it_is_read_by(self) -> MethodConfig:
+    def _a_memory_has_a_reader(self) -> MethodConfig:
         if self.memory is not None and not isinstance(self.plugin, str):
             raise ValueError("memory needs the folder of the plugin that reads it")
-        if self.plugin is None and self.host is None:
-            raise ValueError("without a plugin it is a host of its own: name it")
         return self
 
 
@@ -88,8 +85,7 @@ class CompareStage(Stage):
             check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
             check_references(self.run, domain, where)
             for row, method in domain.methods.items():
-                if method.plugin is not None:
-                    check_plugin(self.run, method.plugin, f"{where}.methods.{row}.plugin")
+                check_plugin(self.run, method.plugin, f"{where}.methods.{row}.plugin")
                 check_references(self.run, method, f"{where}.methods.{row}")
                 if method.memory is not None:
                     self.run.check(method.memory, f"{where}.methods.{row}.memory")
@@ -120,17 +116,14 @@ class CompareStage(Stage):
             comparison = self._comparison(method.host or self.config.host, f"{at}.host")
             base = self.run.knowledge(method.knowledge, f"{at}.knowledge") if method.knowledge else knowledge
             moved = moved_parameters(alone.host.loaded.host, comparison.host.loaded.host)
-            if method.plugin is None:
-                found, trained, plugin = comparison.host_alone(records, knowledge), moved, None
-            else:
-                plugin = self._plugin(method.plugin, method.memory, comparison, base, at)
-                found, trained = comparison.with_plugin(plugin, base, records), count_parameters(plugin) + moved
+            plugin = self._plugin(method, comparison, base, at)
+            found, trained = comparison.with_plugin(plugin, base, records), count_parameters(plugin) + moved
             rows[row] = {**score(found), "parameters": trained, **self._seconds(method)}
             timers[row] = comparison.timer(plugin, base, timed)
             if isinstance(plugin, PlugLM):
                 exchange_values(plugin, seed)
                 rows[row] |= score(comparison.with_plugin(plugin, base, records), CONTROL)
-            elif plugin is not None and plugin.reads_examples():
+            elif plugin.reads_examples():
                 rows[row] |= score(comparison.shuffled(plugin, base, records, seed)[:2], CONTROL)
         for row, cost in costs(timers, len(timed), self.config.repeats).items():
             rows[row] |= cost
@@ -142,20 +135,13 @@ class CompareStage(Stage):
             "methods": rows,
         }
 
-    def _plugin(
-        self,
-        reference: str | Mapping[str, Any],
-        passages: str | None,
-        comparison: Comparison,
-        knowledge: KnowledgeBase,
-        where: str,
-    ) -> Plugin:
+    def _plugin(self, method: MethodConfig, comparison: Comparison, knowledge: KnowledgeBase, where: str) -> Plugin:
         """A row's plugin, with its memory where it has one."""
         named = f"{where}.plugin"
-        if passages is None or not isinstance(reference, str):  # a memory's reader is a folder
-            return open_plugin(self.run, reference, comparison.host, knowledge, named)
-        plugin = open_memory_plugin(self.run.path(reference, named), comparison.host, named)
-        memory = PassageMemory.open(self.run.path(passages, f"{where}.memory"))
+        if method.memory is None or not isinstance(method.plugin, str):  # a memory's reader is a folder
+            return open_plugin(self.run, method.plugin, comparison.host, knowledge, named)
+        plugin = open_memory_plugin(self.run.path(method.plugin, named), comparison.host, named)
+        memory = PassageMemory.open(self.run.path(method.memory, f"{where}.memory"))
         if memory.manifest["tag"]:
             problem = f"its passages have the tag {memory.manifest['tag']!r}, and the questions have none"
             raise InputError(f"{where}.memory", problem, "build it without")
