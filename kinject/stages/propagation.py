@@ -79,8 +79,8 @@ class PropagationStage(Stage):
             elsewhere = self.run.records(config.specificity, task.required, f"{self.where}.specificity")
         told = dict.fromkeys((record.fields[BLANK], record.fields[ANSWER]) for record in records)
         learn = Learning(host, task, config, list(told), f"{self.where}.train")
-        probes = Asked(learn.evaluate, task, host, records, config.batch_size)
-        others = Asked(learn.evaluate, task, host, elsewhere, config.batch_size) if elsewhere else None
+        probes = Questioned(learn.evaluate, task, host, records, config.batch_size)
+        others = Questioned(learn.evaluate, task, host, elsewhere, config.batch_size) if elsewhere else None
         found: dict[str, Any] = {"n": len(records), "metric": task.metric, "definitions": len(told)}
         found["host"] = task.score(probes(learn.start))
         parts: list[Predictions] = []
@@ -140,7 +140,7 @@ class Learning:
             yield definition, {**frozen, **state.train}
 
 
-class Asked:
+class Questioned:
     """Probes, made into batches once and asked of any parameters."""
 
     def __init__(
