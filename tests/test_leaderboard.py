@@ -160,5 +160,5 @@ def test_malformed_question_files(case, tiny, tmp_path):
 
 def test_question_file_that_is_no_json(tmp_path, tiny):
     (tmp_path / "q.json").write_bytes(b"[\xff")
-    with pytest.raises(InputError, match=r"q\.json: is no JSON file"):
+    with pytest.raises(InputError, match=r"q\.json: it is not JSON"):
         FewShotRelations().questions(tmp_path / "q.json", tiny[0].encoder(None), None)

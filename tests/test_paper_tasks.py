@@ -218,7 +218,7 @@ def test_bad_label_files(text, message, tmp_path):
     (tmp_path / "labels.json").write_text(text)
     with pytest.raises(InputError, match=rf"labels\.json: .*{message}"):
         make_task("relation_classification", labels=str(tmp_path / "labels.json"))
-    with pytest.raises(InputError, match=r"nowhere\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.json: is not there"):
         read_labels(tmp_path / "nowhere.json")
 
 
