@@ -209,6 +209,9 @@ WRITERS = {
 }
 KEEP = {"knowledge build --triples", "knowledge build --vectors"}  # which refuse a folder that is there
 TOGETHER = "train, two processes"
+LONG = ("train", "train, two stages", "sweep", "tune", TOGETHER)  # seconds each: one kill for three of the others
+SHORT = [what for what in WRITERS if what not in LONG]
+ORDER = [*LONG[:3], *SHORT, *LONG[3:], *SHORT, *SHORT]
 
 
 def some_kills(state, seeds, kills, deadline):
@@ -218,7 +221,7 @@ def some_kills(state, seeds, kills, deadline):
     for seed in seeds:
         if seed in kills.found or time.monotonic() > deadline:
             continue
-        what = [*WRITERS, TOGETHER][seed % (len(WRITERS) + 1)]
+        what = ORDER[seed % len(ORDER)]
         if what not in facts:
             facts[what] = together_facts(state) if what == TOGETHER else measured(state, what)
             known.write_text(json.dumps(facts))
