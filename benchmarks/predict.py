@@ -38,6 +38,7 @@ import jax
 import numpy as np
 import ort_arms
 from flax import nnx
+from one_text import around, p99, singly
 from rows import row, write
 
 import kinject
@@ -150,16 +151,6 @@ def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> 
     return arms, {"torch_one": lambda text: scores([text], False)[0]}
 
 
-def singly(score: Callable[[str], float], texts: list[str], taken: list[float]) -> list[float]:
-    """Scores of texts one at a time; what each took is noted in `taken`."""
-    made = []
-    for text in texts:
-        started = time.perf_counter()
-        made.append(score(text))
-        taken.append(time.perf_counter() - started)
-    return made
-
-
 def our_arms(folder: Path, records: list[Record], options: dict[str, Any]) -> tuple[dict[str, Arm], Scorers, Any]:
     """`Host.predict` in its precisions and engines: arms, what scores one text, and the hosts."""
     settings: dict[str, dict[str, str]] = {
@@ -212,11 +203,13 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
                 run()
                 wall[name].append(time.perf_counter() - started[0])
                 cpu[name].append(time.process_time() - started[1])
+        python = around(hosts["kinject"], texts[: arguments.one])
     counts = {name: min(arguments.one, len(texts)) if name.endswith("_one") else len(texts) for name in arms}
     return {
         "wall": compared(wall, counts),
         "cpu": compared(cpu, counts),
         "one_text_ms": {name: {"p50": 1e3 * statistics.median(some), "p99": p99(some)} for name, some in taken.items()},
+        "python_around_ms": python,
         "programs_compiled": {name: host.engine.programs.compiled for name, host in hosts.items()},
         "engines": {name: hosts[name].engine.told for name in ("auto", "auto_int8")},
         "batches": {name: run.size for name, run in arms.items() if isinstance(run, ort_arms.Batched)},
@@ -226,11 +219,6 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
             name: float(((first[name] > 0.5) == (first["kinject"] > 0.5)[: len(first[name])]).mean()) for name in arms
         },
     }
-
-
-def p99(seconds: list[float]) -> float:
-    """The 99th percentile, in ms."""
-    return 1e3 * float(np.percentile(seconds, 99))
 
 
 def check(first: dict[str, np.ndarray]) -> None:
@@ -365,6 +353,11 @@ def rate_rows(found: dict[str, Any], about: dict[str, Any]) -> Iterator[dict[str
     base = found["one_text_ms"]["kinject_one"]["p50"]
     for name, ms in found["one_text_ms"].items():
         yield row(f"predict, one text, p50: {name} / kinject_one", ms["p50"], base, "ms", **ms, **about)
+    ms = found["python_around_ms"]
+    unit_ms, goal = "ms of this thread's CPU time, p50", "<= 0.5"
+    yield row(
+        "predict, one text: Python around the compiled program", ms["p50"], None, unit_ms, goal=goal, **ms, **about
+    )
     more = {"added_percent": wall["plugin_added_percent"], "cpu": cpu["plugin_added_percent"], **found, **about}
     yield row("predict, with a plugin (a slot more a text) / without", rates["plugin"], rates["kinject"], unit, **more)
 
