@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 __all__ = ["Encoded", "EntityEncoder", "Mention", "Passage", "Rows", "origins_of", "rows_with_vector"]
 
 
+NONE = np.empty(0, np.int32)
+NONE.setflags(write=False)  # all texts share it
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """One encoded passage of L positions, special tokens included; all arrays are int32.
@@ -378,9 +382,11 @@ class _Draft:
         slots = np.full(len(ids), -1, np.int32)
         for position, entity in self.slots:
             slots[position] = entity
-        blanks = np.flatnonzero(ids == tokenizer.mask_id) if tokenizer.mask_id in self.ids else np.empty(0, np.int32)
+        blanks = NONE
+        if tokenizer.mask_id in self.ids:
+            blanks = np.flatnonzero(ids == tokenizer.mask_id).astype(np.int32)
         if self.masked:
-            blanks = np.setdiff1d(blanks, self.masked)
+            blanks = np.setdiff1d(blanks, self.masked).astype(np.int32)
         return Encoded(
             token_ids=ids,
             type_ids=types,
@@ -389,7 +395,7 @@ class _Draft:
             entity_rows=np.array([self.known[entity] for entity in self.entities], np.int32),
             spans=np.array(spans, np.int32).reshape(-1, 2),
             markers=np.array(markers, np.int32).reshape(-1, 2),
-            mask_positions=np.array(self.masked, np.int32),
-            label_ids=np.array(self.labels, np.int32),
-            blanks=blanks.astype(np.int32),
+            mask_positions=np.array(self.masked, np.int32) if self.masked else NONE,
+            label_ids=np.array(self.labels, np.int32) if self.masked else NONE,
+            blanks=blanks,
         )

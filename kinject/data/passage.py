@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
+from operator import itemgetter
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,6 +39,9 @@ class TextInput:
     pair_mentions: Sequence[Mention] = ()
     where: str = "text"
     further: Sequence[Text] = ()
+
+
+START, END = itemgetter(0), itemgetter(1)  # of a piece's characters
 
 
 Passage = TextInput  # its public name; a passage of a memory is kinject.memory.Passage
@@ -222,17 +226,16 @@ def _characters(text: str, words: list[str] | None, mention: Mention, where: str
 
 def _runs(side: Side) -> tuple[list[Run], bool]:
     """Returns the pieces that touch each mention, and whether none of them reaches beyond its mention."""
-    starts = [start for start, _ in side.pieces.offsets]
-    ends = [end for _, end in side.pieces.offsets]
+    offsets = side.pieces.offsets
     runs, whole = [], True
     for start, end in side.ranges:
-        low, high = bisect_right(ends, start), bisect_left(starts, end)
+        low, high = bisect_right(offsets, start, key=END), bisect_left(offsets, end, key=START)
         if low < high:
             # byte-level BPE spells a rare word's space as a piece of its own; it goes where the word goes
-            lone = low > 0 and ends[low - 1] == start and side.text[start - 1] == " "
-            if lone and not side.text[starts[low - 1] : start].strip():
+            lone = low > 0 and offsets[low - 1][1] == start and side.text[start - 1] == " "
+            if lone and not side.text[offsets[low - 1][0] : start].strip():
                 low -= 1
-            beyond = side.text[starts[low] : start] + side.text[end : ends[high - 1]]
+            beyond = side.text[offsets[low][0] : start] + side.text[end : offsets[high - 1][1]]
             whole = whole and not beyond.strip()  # some tokenizers count the space before a word to its piece
         runs.append((low, high))
     return runs, whole
