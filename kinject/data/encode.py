@@ -382,9 +382,7 @@ class _Draft:
         slots = np.full(len(ids), -1, np.int32)
         for position, entity in self.slots:
             slots[position] = entity
-        blanks = NONE
-        if tokenizer.mask_id in self.ids:
-            blanks = np.flatnonzero(ids == tokenizer.mask_id).astype(np.int32)
+        blanks = np.flatnonzero(ids == tokenizer.mask_id).astype(np.int32) if tokenizer.mask_id in self.ids else NONE
         if self.masked:
             blanks = np.setdiff1d(blanks, self.masked).astype(np.int32)
         return Encoded(
