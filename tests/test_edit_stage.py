@@ -25,7 +25,8 @@ def asked(edit, measure, one, label, *changes, number=0):
     start = text.index(f"city{one}")
     mention = {"start": start, "end": start + len(f"city{one}"), "entity": f"Q{one}"}
     told = [{"head": head, "relation": "is_in", "tail": tail} for head, tail in changes]
-    return {"text": text, "mentions": [mention], "label": label, "edit": edit, "measure": measure, "changes": told}
+    about = {"edit": edit, "measure": measure, "changes": told, "kind": "land"}
+    return {"text": text, "mentions": [mention], "label": label, **about}
 
 
 def edits(cities):
@@ -81,6 +82,13 @@ def test_the_new_fact_is_told_and_nothing_else_changes(made):
     tuned = rows["map_tuning"]
     assert tuned["efficacy"] >= 0.75 > 0.25 >= tuned["efficacy_before"], "city50's new land, not its own"
     assert tuned["paraphrase"] >= 0.75 and tuned["efficacy_of_another_edit"] <= 0.25
+    assert tuned["kinds"] == {
+        "land": {
+            "n": 18,
+            "before": tuned["kinds"]["land"]["before"],
+            "after": (tuned["efficacy"] + tuned["paraphrase"]) / 2,
+        }
+    }
     assert tuned["neighbourhood"] == tuned["neighbourhood_sharing"] == 1.0
     assert tuned["neighbourhood_right"] == tuned["neighbourhood_right_before"] >= 0.75
     assert rows["pluglm"]["efficacy"] == rows["host"]["efficacy"], "its gate is closed: it is the host"

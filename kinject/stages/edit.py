@@ -250,9 +250,7 @@ class Edits:
             found["relations"] = {one: self.measured(before, after, wrong, self.relations == one) for one in relations}
         return found
 
-    def measured(
-        self, before: np.ndarray, after: np.ndarray, wrong: np.ndarray, of: np.ndarray
-    ) -> dict[str, float | None]:
+    def measured(self, before: np.ndarray, after: np.ndarray, wrong: np.ndarray, of: np.ndarray) -> dict[str, Any]:
         """The measures over the questions `of`, bool [n], of answers int [n, 2].
 
         `efficacy`, `paraphrase`, `portability`: share of the answers that are right after the edit, and `…_before`;
@@ -270,7 +268,21 @@ class Edits:
             here = of & (self.sharing if name == SHARING else self.measures == name)
             found[name] = _share((before[:, 0] == after[:, 0])[here])
             found |= {f"{name}_right_before": _share(said_before[here]), f"{name}_right": _share(said[here])}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in found.items() if value is not None} | self._kinds(before, after, of)
+
+    def _kinds(self, before: np.ndarray, after: np.ndarray, of: np.ndarray) -> dict[str, Any]:
+        """`kinds`, where questions have any: of those about what is edited, how many are right before and after.
+
+        Right is what is right after the edit: an answer that changes by it is wrong before.
+        """
+        of = of & ~np.isin(self.measures, ["", "neighbourhood"])
+        kinds = np.array([str(record.fields.get("kind", "")) for record in self.records], object)
+        found = {}
+        for kind in dict.fromkeys(one for one in kinds[of] if one):
+            here = of & (kinds == kind)
+            said = [float((one[here, 0] == one[here, 1]).mean()) for one in (before, after)]
+            found[kind] = {"n": int(here.sum()), "before": said[0], "after": said[1]}
+        return {"kinds": found} if found else {}
 
     def right_of(self, said: np.ndarray) -> dict[str, float]:
         """By measure the share of right answers among those to all that is asked, int [m, 2]."""
