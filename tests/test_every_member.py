@@ -45,6 +45,7 @@ def test_the_gradient_is_the_slope_of_the_loss(member):
     assert abs(slope - difference) <= 1e-6 * max(abs(difference), 1e-3) and slope != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", MEMBERS, indirect=True)
 def test_padding_order_and_splitting_change_nothing(member, request):
     """Outputs of the rows turned round, of half of them, and of texts with more padding behind are the same."""

@@ -21,7 +21,7 @@ from kinject.stages.experiment import read_stages
 from kinject.stages.memory import read_passages
 from kinject.tasks.labels import read_labels
 
-FEW = settings(max_examples=25)
+FEW = settings(max_examples=15)
 SIGNS = b'\n\t ,"|{}[]:-0159.eE#\\/\xff\x00\xc3\xa9 B-LOC NaN null true Q1 1e999 \xef\xbb\xbf'
 
 

@@ -218,7 +218,7 @@ def some_kills(state, seeds, kills, deadline):
     """Kills until the time is over; what came of each goes into `kills`."""
     known = state / "kills.json"
     facts = json.loads(known.read_text()) if known.exists() else {}
-    for seed in seeds:
+    for seed in sorted(seeds, key=lambda seed: ORDER[seed % len(ORDER)] in LONG):  # the short ones first
         if seed in kills.found or time.monotonic() > deadline:
             continue
         what = ORDER[seed % len(ORDER)]
