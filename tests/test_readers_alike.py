@@ -125,7 +125,9 @@ def test_rules_of_a_later_stage_are_told_before_the_first_one_runs(small_world, 
     first = plugin_stage(small_world, fit={"steps": 2, "checkpoint_every": 2})
     second = {**first, "train": (("plugin/nothing/.*", "train"), (".*", "freeze"))}
     third = {**first, "train": (("plugin/.*", "trian"), (".*", "freeze"))}
-    for name, later in (("matches no parameter", second), ("labels are 'train' and 'freeze'", third)):
+    reader = {**second, "method": {"name": "kformer", "layers": (0,)}}  # which reads what only its data tells
+    wrong = (("matches no parameter", second), ("matches no parameter", reader))
+    for name, later in (*wrong, ("labels are 'train' and 'freeze'", third)):
         config = tmp_path / "c.py"
         config.write_text(f"def get_config(arg=''):\n    return {{'stages': {{'one': {first!r}, 'two': {later!r}}}}}\n")
         argv = ["train", "--config", str(config), "--workdir", str(tmp_path / "w"), "--no-compilation-cache"]

@@ -111,11 +111,15 @@ def check_rules(name: str, stages: Stages) -> None:
     Raises:
       InputError: a rule that is none, or that goes by no parameter, parameters that no rule covers, none to train.
     """
+    settings = stages[name]
+    if str(getattr(settings, "knowledge", None)).startswith(OUTPUT_MARK):  # no path depends on how long vectors are
+        settings = settings.model_copy(update={"knowledge": f"{SHAPE_MARK}8"})
     try:
-        model = abstract_model(name, stages)
-    except InputError:  # a model that is known with its files or data only; what is wrong there, loading it tells
-        return
-    label_parameters(model.params, model.rules, f"stages.{name}.train", model.program.tables)
+        abstract_model(name, {**stages, name: settings})
+    except InputError as error:
+        if error.where == f"stages.{name}.train":
+            raise
+        # a model that is known with its files or data only; what is wrong there is told when it is loaded
 
 
 def _tuned_host(stage: HostStage) -> AbstractModel:
@@ -173,11 +177,12 @@ def _model(
     rules: Rules,
     knowledge: TableShape | None,
 ) -> AbstractModel:
+    config = stage.config
+    program, params = split_program(host, plugin, task)
+    label_parameters(params, rules, f"{stage.where}.train", program.tables)
     if plugin is not None and type(plugin).prepare is not Plugin.prepare:
         problem = f"what {plugin.name} reads of each example is only known with the data"
         raise InputError(f"{stage.where}.method", problem, "its step cannot be compiled ahead of time")
-    config = stage.config
-    program, params = split_program(host, plugin, task)
     table = knowledge if plugin is not None and plugin.reads_slots else None
     extent = Extent(
         config.fit.batch_size,
