@@ -45,7 +45,11 @@ THEIRS = (
     "import torch\nfrom transformers import AutoTokenizer, BertForMaskedLM, logging\nlogging.disable_progress_bar()",
     "(BertForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder))",
 )
-IMPORTS = "import kinject.cli.predict, kinject.serving, kinject.inference.xla"
+IMPORTS = """import kinject.cli.predict  # and what its `run` imports, in its way
+from kinject.hf_folder import without_collection
+with without_collection():
+    import kinject.serving, kinject.inference.xla, kinject.serving.queries
+"""
 SHAPES = {"tiny": (128, 2, 2), "minilm-l6": (384, 6, 12), "bert-base": (768, 12, 12)}
 
 

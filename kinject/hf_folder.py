@@ -8,6 +8,7 @@ that has been imported before is used as it is. Nothing is fetched, and nothing 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -138,7 +139,20 @@ def _transformers() -> Iterator[Any]:
         warnings.simplefilter("ignore")
         if NAME not in sys.modules:
             after.enter_context(_without_torch())
+            after.enter_context(without_collection())
         yield importlib.import_module(NAME)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No garbage collection: of what imports make there is nothing to collect, and looking for it takes a tenth."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 @contextmanager
@@ -152,7 +166,7 @@ def _without_torch() -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules["torch"]
-        for name in [name for name in sys.modules if name == NAME or name.startswith(f"{NAME}.")]:
+        for name in [name for name in list(sys.modules) if name == NAME or name.startswith(f"{NAME}.")]:
             _own[name] = sys.modules.pop(name)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +26,9 @@ from kinject.data.tokenizer import HostTokenizer, load_tokenizer
 from kinject.errors import InputError
 from kinject.hf_folder import stated_config
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel, build_head
-from kinject.models.host_files import host_files
+from kinject.models.host_files import HostFiles, host_files
 from kinject.models.manifest import NO_HEAD, array_digest, fingerprints, read_host_manifest
 from kinject.models.pooling import pools
 from kinject.models.pretrained import LoadedHost, host_folder, load_host, with_pooling
@@ -101,12 +103,23 @@ def _mixed(fingerprint: str, reading: str) -> str:
 
 
 def open_host(folder: str | os.PathLike[str], **options: Any) -> HostBundle:
-    """Loads weights (see `load_host` for the options) and tokenizer of one folder."""
-    loaded = load_host(folder, **options)
-    pooling, positions = loaded.config.pooling, loaded.config.max_length
-    if pooling is not None and pooling.max_length is not None:  # as sentence-transformers cuts texts
-        positions = min(positions, pooling.max_length)
-    return HostBundle(loaded, load_tokenizer(loaded.folder, positions))
+    """Loads weights (see `load_host` for the options) and, beside them, the tokenizer of one folder."""
+    with ThreadPoolExecutor(1) as beside:
+        tokenizers: list[Future[HostTokenizer]] = []
+
+        def opened(files: HostFiles, config: EncoderConfig) -> None:
+            tokenizers.append(beside.submit(load_tokenizer, files.tokenizer, _positions(config)))
+
+        loaded = load_host(folder, **options, opened=opened)
+        return HostBundle(loaded, tokenizers[0].result())
+
+
+def _positions(config: EncoderConfig) -> int:
+    """How many tokens a text may have."""
+    pooling = config.pooling
+    if pooling is None or pooling.max_length is None:
+        return config.max_length
+    return min(config.max_length, pooling.max_length)  # as sentence-transformers cuts texts
 
 
 def host_task(manifest: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:

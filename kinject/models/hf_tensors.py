@@ -178,12 +178,10 @@ def _torch(path: Path) -> dict[str, Callable[[], np.ndarray]]:
         raise InputError(path, problem, "convert it to model.safetensors where you trust it") from error
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(path, "holds something other than a flat dict of tensors", "save the model's state_dict()")
-    return {key: partial(_from_torch, tensor) for key, tensor in state.items()}
+    return {key: partial(_from_torch, torch, tensor) for key, tensor in state.items()}
 
 
-def _from_torch(tensor: Any) -> np.ndarray:
-    import torch
-
+def _from_torch(torch: Any, tensor: Any) -> np.ndarray:
     tensor = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:  # numpy knows none of its own
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import deque
-from collections.abc import Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -28,14 +25,13 @@ from kinject.models.host_files import HostFiles, host_files, open_weights
 from kinject.models.initial import OneKey
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.pooling import read_pooling
+from kinject.models.reading import Checkpoint, Reading
 from kinject.models.shapes import MODEL_ID
-from kinject.models.tensor_rules import Rule
 from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach
 from kinject.tree import unflatten
 
 TEXT_FILES = ["*.json", "*.txt", "*.model"]
-READERS = 2
 OTHER_MODEL = "they may change what the model computes: give a checkpoint of transformers' own class"
 
 
@@ -79,6 +75,7 @@ def load_host(
     seed: int = 0,
     remat: bool = False,
     dropout: float | None = None,
+    opened: Callable[[HostFiles, EncoderConfig], object] = lambda files, config: None,
 ) -> LoadedHost:
     """Loads a host, with what a tuning added to it.
 
@@ -93,6 +90,7 @@ def load_host(
       seed: for fresh parameters.
       remat: recompute each layer in the backward pass.
       dropout: rate in place of the config's, for hidden states and attention alike.
+      opened: is called when the files are open and before the weights are read, with where they are and the shape.
 
     Raises:
       InputError: one line that names file and key: no such folder, a file that is missing, truncated or malformed,
@@ -111,10 +109,12 @@ def load_host(
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
 
-    abstract = abstract_host(config, kind, labels, tuning, remat=remat, dtype=dtype, param_dtype=param_dtype)
-    graph, state = nnx.split(abstract)
-    shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
-    sources = [_read_arrays(checkpoint, shapes, config, param_dtype)]
+    opened(files, config)
+    with Reading(checkpoint, config, param_dtype) as reading:  # beside what follows
+        abstract = abstract_host(config, kind, labels, tuning, remat=remat, dtype=dtype, param_dtype=param_dtype)
+        graph, state = nnx.split(abstract)
+        shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+        sources = [reading.arrays(shapes)]
     own = {rule.path for rule in checkpoint.table}
     if added := {path: shape for path, shape in shapes.items() if path not in own}:
         sources.append(read_added(folder, added, param_dtype))
@@ -241,18 +241,7 @@ def with_pooling(config: EncoderConfig, kind: str | None, files: HostFiles | Non
     return dataclasses.replace(config, pooling=read_pooling(files.named, config.hidden_size))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Checkpoint:
-    """Tensors on disk, matched with a host's table: `names` maps the table's keys to those in the file."""
-
-    tensors: Tensors
-    table: tuple[Rule, ...]
-    names: Mapping[str, str]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-
-
-def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head: bool, tied: bool) -> _Checkpoint:
+def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head: bool, tied: bool) -> Checkpoint:
     names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, config, kind, tied)
     table = hf_tensors.rules(config, kind)
     unused, unexpected = hf_tensors.set_aside(names, (rule.key for rule in table), config)
@@ -268,7 +257,7 @@ def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head
         lacks = [hf_tensors.full_key(rule, config, kind) for rule in missing]
         problem = f"has no whole {kind} head, it lacks {_listed(lacks)}"
         raise InputError(tensors.path, problem, "ask for fresh parameters there (fresh_head=True)")
-    return _Checkpoint(tensors, table, names, tuple(sorted(rule.path for rule in missing)), tuple(unused))
+    return Checkpoint(tensors, table, names, tuple(sorted(rule.path for rule in missing)), tuple(unused))
 
 
 def _untied(
@@ -295,7 +284,7 @@ def _untied(
     return names
 
 
-def _num_labels(checkpoint: _Checkpoint, kind: str | None, asked: int | None) -> int | None:
+def _num_labels(checkpoint: Checkpoint, kind: str | None, asked: int | None) -> int | None:
     if kind is None or not head_kind(kind).own_output:
         return None
     key = next(rule.key for rule in checkpoint.table if rule.path == "head/output/bias")
@@ -308,74 +297,6 @@ def _num_labels(checkpoint: _Checkpoint, kind: str | None, asked: int | None) ->
         mend = f"say num_labels={stored}" if asked else "ask for another kind of head"
         raise InputError(tensors.path, f"has a head of {stored} outputs, not {labels}", mend)
     return labels
-
-
-def _read_arrays(
-    checkpoint: _Checkpoint, shapes: Mapping[str, tuple[int, ...]], config: EncoderConfig, param_dtype: DTypeLike
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Reads parameter by parameter, so that few are held twice; returns arrays and digests by path.
-
-    Threads read and hash some while the devices get those before: NumPy and hashlib let other threads run.
-    """
-    by_path: dict[str, list[Rule]] = {}
-    for rule in checkpoint.table:
-        if rule.path not in checkpoint.fresh:
-            by_path.setdefault(rule.path, []).append(rule)
-
-    def read(path: str) -> tuple[np.ndarray, str]:
-        group = by_path[path]
-        parts = [_read_part(checkpoint, rule, shapes[path], config) for rule in group]
-        array = _in_order(parts[0]) if group[0].part is None else _stacked(parts, group[0].axis)
-        return array.astype(param_dtype, copy=False), array_digest(array)
-
-    arrays, digests = {}, {}
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting: deque[tuple[str, Future[tuple[np.ndarray, str]]]] = deque()
-        for path in [*by_path, *[None] * READERS]:
-            if path is not None:
-                waiting.append((path, pool.submit(read, path)))
-            if waiting and (path is None or len(waiting) > READERS):
-                done, made = waiting.popleft()
-                array, digests[done] = made.result()
-                arrays[done] = jax.device_put(array)  # takes over what is aligned: nobody else holds it
-                del array, made
-    return arrays, digests
-
-
-def _in_order(array: np.ndarray) -> np.ndarray:
-    """The array with its numbers one behind the other in memory."""
-    if array.flags.c_contiguous:
-        return array
-    made = hf_tensors.aligned(array.shape, array.dtype)
-    made[...] = array
-    return made
-
-
-def _stacked(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    shape = list(arrays[0].shape)
-    shape.insert(axis, len(arrays))
-    return np.stack(arrays, axis, out=hf_tensors.aligned(tuple(shape), arrays[0].dtype))
-
-
-def _read_part(checkpoint: _Checkpoint, rule: Rule, shape: tuple[int, ...], config: EncoderConfig) -> np.ndarray:
-    """Reads the tensor of one rule, transformed; its shape is compared in their layout, which the user can look up."""
-    ours = shape if rule.part is None else shape[: rule.axis] + shape[rule.axis + 1 :]
-    wanted = rule.transform.theirs(np.broadcast_to(np.float32(0), ours), config).shape
-    tensors, key = checkpoint.tensors, checkpoint.names[rule.key]
-    tensor = tensors[key]
-    if tensor.shape != wanted:
-        problem = f"{key} has shape {list(tensor.shape)}, and config.json says {list(wanted)}"
-        raise InputError(tensors.path, problem, "take both files of one model")
-    if not _finite(tensor):
-        raise InputError(
-            tensors.path, f"{key} has numbers that are not finite", "its training went wrong: take another"
-        )
-    return rule.transform.ours(tensor, config)
-
-
-def _finite(tensor: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore"):  # bfloat16's own word for NaN
-        return not tensor.size or bool(np.isfinite(tensor.max()) and np.isfinite(tensor.min()))
 
 
 def _listed(keys: Sequence[str]) -> str:
