@@ -25,7 +25,7 @@ from kinject.models.host_files import HostFiles, host_files, open_weights
 from kinject.models.initial import OneKey
 from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.pooling import read_pooling
-from kinject.models.reading import Checkpoint, Reading
+from kinject.models.reading import Checkpoint, WeightReading
 from kinject.models.shapes import MODEL_ID
 from kinject.models.tuning import read_added, saved_tuning
 from kinject.models.tuning_base import Tuning, attach
@@ -110,7 +110,7 @@ def load_host(
     tuning = saved_tuning(manifest, folder)
 
     opened(files, config)
-    with Reading(checkpoint, config, param_dtype) as reading:  # beside what follows
+    with WeightReading(checkpoint, config, param_dtype) as reading:  # beside what follows
         abstract = abstract_host(config, kind, labels, tuning, remat=remat, dtype=dtype, param_dtype=param_dtype)
         graph, state = nnx.split(abstract)
         shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}

@@ -48,7 +48,7 @@ class _Read:
     digest: str | None
 
 
-class Reading:
+class WeightReading:
     """Reads a checkpoint's parameters, from the beginning of a `with` on, until it ends or all are read.
 
     Each is in memory once, in the array that a CPU's device then takes over. NumPy and hashlib let other threads run.
@@ -61,7 +61,7 @@ class Reading:
             if rule.path not in checkpoint.fresh:
                 self.rules.setdefault(rule.path, []).append(rule)
 
-    def __enter__(self) -> Reading:
+    def __enter__(self) -> WeightReading:
         self.pool = ThreadPoolExecutor(READERS)
         self.reads: dict[str, Future[_Read]] = {path: self.pool.submit(self._read, path) for path in self.rules}
         return self
