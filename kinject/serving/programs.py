@@ -8,7 +8,7 @@ rungs reach 512 positions. Rows and the other axes that vary are rounded up too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -111,10 +111,13 @@ class Programs:
 
         made = self._compiled(step)
         if self.layers is not None:
-            before, after = halves(program, finish)
-            made = Either(self.layers, jax.jit(before), self._compiled(after), made)
+            made = Either(self.layers, partial(self._halves, program, finish), made)
         self._steps[name] = made
         return made
+
+    def _halves(self, program: Program, finish: Finish, inner: Iterable[str]) -> tuple[Any, Any]:
+        before, after = halves(program, inner, finish)
+        return jax.jit(before), self._compiled(after)
 
     def _compiled(self, step: Callable[..., Any]) -> Any:
         def counted(*arguments: Any) -> Any:

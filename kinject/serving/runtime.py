@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -34,6 +34,7 @@ EngineName = Literal["jax", "onnxruntime", "auto"]
 ENGINES = ("jax", "onnxruntime", "auto")
 JAX = 'take engine "jax"'
 NAMES = {False: "jax", True: "onnxruntime"}
+INNER = "host/encoder/layers/"
 TIMED = ((1, 24), (32, 32))  # rows and positions of the batches that "auto" is timed on
 ROUNDS = 7
 
@@ -92,16 +93,22 @@ class _Half:
 
 
 def halves(
-    program: Program, finish: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
+    program: Program, inner: Iterable[str], finish: Callable[[jax.Array, Mapping[str, jax.Array]], Any]
 ) -> tuple[Callable[[Flat, Mapping[str, Any]], LayerInput], Callable[[Flat, Mapping[str, Any], Any], Any]]:
     """Cuts a program, at whose end `finish` makes of the task's outputs and the batch what the step yields.
+
+    Args:
+      program: of the host, and perhaps a plugin.
+      inner: paths of the parameters that only the layers read; the halves are not given them.
+      finish: of the task's outputs and the batch.
 
     Returns:
       (params, batch) -> what the layers read; (params, batch, what they yield [B, P, D]) -> what the step yields.
     """
+    nobodys = dict.fromkeys(inner, np.zeros((), np.float32))
 
     def host(params: Flat, last: jax.Array | None) -> tuple[HostModel, Plugin | None]:
-        merged, plugin = program.merge(params)
+        merged, plugin = program.merge({**nobodys, **params})
         stand_in = SimpleNamespace(encoder=_Half(merged.encoder, last), head=merged.head, tuning=merged.tuning)
         return cast(HostModel, stand_in), plugin
 
@@ -123,13 +130,16 @@ class Either:
 
     Args:
       layers: who runs a host's layers.
-      before, after: the compiled halves of the program.
+      cut: paths of parameters that only the layers read -> the compiled halves of the program, without them: each
+        argument costs time in each call.
       whole: the compiled program.
     """
 
-    def __init__(self, layers: Layers, before: Any, after: Any, whole: Any):
-        self.layers, self.before, self.after, self.whole = layers, before, after, whole
+    def __init__(self, layers: Layers, cut: Callable[[Iterable[str]], tuple[Any, Any]], whole: Any):
+        self.layers, self.cut, self.whole = layers, cut, whole
+        self._halves: tuple[Any, Any] | None = None
         self._cut = True
+        self._outer: tuple[Flat, Flat] = ({}, {})  # the parameters given last, and what the halves are given of them
 
     def __call__(self, params: Flat, batch: Mapping[str, Any], filled: int | None = None) -> Any:
         """As of any step: (params, batch of B rows) -> a tree of arrays [B, …].
@@ -144,13 +154,22 @@ class Either:
         """
         if self._cut and self.layers.takes(len(batch["weights"])):
             try:
-                share = 1.0 if filled is None else filled / len(batch["weights"])  # an example may be several rows
-                return self.after(params, batch, self.layers.run(self.before(params, batch), share))
+                return self._run(params, batch, filled)
             except NotCut as error:
                 if self.layers.strict:
                     raise InputError("engine", f"onnxruntime cannot run this: {error}", JAX) from None
                 self._cut = False
         return self.whole(params, batch)
+
+    def _run(self, params: Flat, batch: Mapping[str, Any], filled: int | None) -> Any:
+        if self._outer[0] is not params:
+            self._outer = params, {path: leaf for path, leaf in params.items() if not path.startswith(INNER)}
+        given = self._outer[1]
+        if self._halves is None:
+            self._halves = self.cut(params.keys() - given.keys())
+        before, after = self._halves
+        share = 1.0 if filled is None else filled / len(batch["weights"])  # an example may be several rows
+        return after(given, batch, self.layers.run(before(given, batch), share))
 
 
 class Layers:
