@@ -16,6 +16,8 @@ examples:
   kinject tune --host my/classifier --knowledge my/knowledge --data my/plugin.jsonl --out my/plugin
   kinject tune --host my/classifier --knowledge my/knowledge --data my/plugin.jsonl --dev my/dev.jsonl --auto \\
       --test my/test.jsonl --out my/plugin
+  kinject tune --host my/classifier --entities my/customers.csv --knowledge my/knowledge \\
+      --data my/requests.csv --out my/plugin
   kinject tune … --epochs=20 --learning_rate=1e-3 --batch_size=32
 
 The host answers its own task and stays as it is. Records are JSON lines, or a table (.csv, .tsv, .xlsx, .parquet,
@@ -40,6 +42,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     parser.add_argument("--dev", type=Path, metavar="FILE", help="records that choose the best evaluation")
     parser.add_argument("--test", type=Path, metavar="FILE", help="records that are evaluated at the end")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the plugin's folder; must not exist")
+    parser.add_argument("--entities", metavar="FILE", help="a table of entities: --knowledge is built of it first")
     parser.add_argument("--task", metavar="NAME", help="task (default: the host's own)")
     parser.add_argument("--method", default="map_tuning", metavar="NAME", help="default map_tuning; or kformer, …")
     parser.add_argument("--initialise", metavar="START", help="default: what suits the task")
@@ -68,6 +71,8 @@ def run(arguments: argparse.Namespace, fit: dict[str, Any]) -> None:
         raise InputError(
             f"--out {arguments.out}", "it exists already", "choose another folder; nothing was overwritten"
         )
+    if arguments.entities is not None:
+        build_knowledge(arguments)
     from kinject.api import tune
     from kinject.inference.xla import keep_compiled, tune_malloc
     from kinject.serving import Host
@@ -85,6 +90,19 @@ def run(arguments: argparse.Namespace, fit: dict[str, Any]) -> None:
     print(f"written: {folder}  ({plugin.trainable_parameters():,} parameters)")
     if arguments.test is not None:
         print(plugin.evaluate(host, arguments.knowledge, arguments.test))
+
+
+def build_knowledge(arguments: argparse.Namespace) -> None:
+    """Builds the knowledge base as `kinject knowledge build --entities FILE --out DIR` does."""
+    from kinject.cli import knowledge
+
+    if arguments.knowledge is None:
+        raise InputError("--entities", "the knowledge base that it becomes has no place", "add --knowledge DIR")
+    if Path(arguments.knowledge).exists():
+        problem = "it exists already, and --entities would build it"
+        raise InputError(f"--knowledge {arguments.knowledge}", problem, "leave --entities out, or name another folder")
+    given = ["build", "--entities", arguments.entities, "--out", arguments.knowledge]
+    knowledge.run(knowledge.parse([*given, "--quiet"] if arguments.quiet else given))
 
 
 if __name__ == "__main__":
