@@ -114,7 +114,7 @@ class FitConfig(Section):
 
 LEARNING_RATES = {"map_tuning": 3e-3, "kformer": 1e-3, "k_adapter": 1e-3, "k_adapter_combination": 1e-3}
 """By method: map_tuning's and k_adapter's are what this project's configs train with, the others' are of their size; no
-sweep chose them."""
+sweep chose them yet (configs/rates.py, docs/tuning.md)."""
 
 
 def ready_fit(method: str) -> dict[str, Any]:
