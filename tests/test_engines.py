@@ -1,5 +1,6 @@
 """A host's layers run by ONNX Runtime: the answers of XLA, swapped and revised as ever, and refusals in one line."""
 
+import io
 import shutil
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from served import Served
 from tiny_families import family_folder
 
 import kinject
+from kinject.cli.predict import parse, run
 from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
@@ -118,6 +120,16 @@ def test_auto_times_both_and_says_which(served, monkeypatch):
         assert f"engine: {expected} (2.00x as fast) for one text" in repr(host)
         assert host.engine.layers.takes(1) == host.engine.layers.takes(9) == (expected == "onnxruntime")
         assert host.predict(TEXTS[0]).label
+
+
+def test_the_command_says_who_runs_the_layers(served, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "_seconds", lambda arms: [2.0, 1.0])
+    given = ["--host", str(served.host()), "--engine", "auto", "--plain", "--no-compilation-cache"]
+    out = io.StringIO()
+    assert run(parse(given), io.BytesIO(b"the [MASK] .\n"), out) == 0
+    assert '"labels"' in out.getvalue()
+    line = "kinject: engine: onnxruntime (2.00x as fast) for one text, onnxruntime (2.00x as fast) for batches"
+    assert capsys.readouterr().err.splitlines()[0] == line
 
 
 def test_what_it_cannot_run_is_refused_in_one_line_and_left_to_xla_by_auto(served, hosts, monkeypatch):
