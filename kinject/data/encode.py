@@ -382,9 +382,8 @@ class _Draft:
         slots = np.full(len(ids), -1, np.int32)
         for position, entity in self.slots:
             slots[position] = entity
-        blanks = np.flatnonzero(ids == tokenizer.mask_id).astype(np.int32) if tokenizer.mask_id in self.ids else NONE
-        if self.masked:
-            blanks = np.setdiff1d(blanks, self.masked).astype(np.int32)
+        mask, masked = tokenizer.mask_id, frozenset(self.masked)
+        blanks = [i for i, one in enumerate(self.ids) if one == mask and i not in masked] if mask in self.ids else []
         return Encoded(
             token_ids=ids,
             type_ids=types,
@@ -395,5 +394,5 @@ class _Draft:
             markers=np.array(markers, np.int32).reshape(-1, 2),
             mask_positions=np.array(self.masked, np.int32) if self.masked else NONE,
             label_ids=np.array(self.labels, np.int32) if self.masked else NONE,
-            blanks=blanks,
+            blanks=np.array(blanks, np.int32) if blanks else NONE,
         )
