@@ -219,11 +219,12 @@ def test_bad_encoder_arguments():
     for arguments, message in [
         ({"max_length": 1025}, "1025 .* choose from 4 to 1024"),
         ({"max_length": 3}, "choose from 4 to 1024"),
-        ({"separator": "☃"}, "☃"),
         ({"max_entities": -1}, "negative"),
     ]:
         with pytest.raises(InputError, match=message):
             EntityEncoder(tokenizer, **arguments)
+    with pytest.raises(InputError, match="marker '☃'"):  # as soon as there is a slot
+        EntityEncoder(tokenizer, separator="☃").encode("ka morite", [Mention(0, 2, "Q1")], rows=rows)
     encoder = EntityEncoder(tokenizer)
     with pytest.raises(InputError, match="pair_mentions without a pair"):
         encoder.encode("ka", pair_mentions=[Mention(0, 1)])
