@@ -36,7 +36,7 @@ JAX = 'take engine "jax"'
 NAMES = {False: "jax", True: "onnxruntime"}
 INNER = "host/encoder/layers/"
 TIMED = ((1, 24), (32, 32))  # rows and positions of the batches that "auto" is timed on
-ROUNDS = 7
+ROUNDS, LONGEST = 7, 2.0
 
 
 class LayerInput(NamedTuple):
@@ -292,9 +292,12 @@ def _fetched(step: Callable[[Flat, LayerInput], jax.Array], params: Flat, read: 
 
 
 def _seconds(arms: list[Callable[[], Any]]) -> list[float]:
-    """Medians of `ROUNDS` runs in turns, each warmed by one."""
+    """Medians of `ROUNDS` runs in turns, each warmed by one; of three where they take longer than `LONGEST` seconds."""
     taken: list[list[float]] = [[] for _ in arms]
+    began = time.perf_counter()
     for turn in range(ROUNDS + 1):
+        if turn > 3 and time.perf_counter() - began > LONGEST:
+            break
         for arm, some in zip(arms, taken, strict=True):
             started = time.perf_counter()
             arm()
