@@ -28,18 +28,19 @@ def seal(folder: Path) -> str:
     """
     from kinject.integrity import SEAL, write_seal
 
-    kind, old = kind_of(folder), folder / SEAL
-    aside = folder / f".{SEAL}.old"
-    if old.exists():
-        old.replace(aside)
+    kind, path = kind_of(folder), folder / SEAL
+    before = path.read_bytes() if path.is_file() else None
+    hash = write_seal(folder, kind.outside)  # one replaces the other, so that a kill leaves one of them
     try:
         kind.read(folder)
-        hash = write_seal(folder, kind.outside)
     except BaseException:
-        if aside.exists():
-            aside.replace(old)
+        if before is None:
+            path.unlink()
+        else:
+            aside = folder / f".{SEAL}.old"
+            aside.write_bytes(before)
+            aside.replace(path)
         raise
-    aside.unlink(missing_ok=True)
     return f"{folder}: {kind.name}, sealed as {hash}"
 
 

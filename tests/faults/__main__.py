@@ -1,7 +1,7 @@
 """Faults at length: `python -m tests.faults --rounds 1000 --kills 200`; writes docs/reliability.md.
 
 A run may be cut short anywhere: what was done is kept in `--state`, and the same command goes on. Rounds run in
-children of a process that has imported what it needs and never starts JAX itself, a hundred in each; one that dies of a
+children of a process that has imported what it needs and never starts JAX itself, many in each; one that dies of a
 signal or says nothing for a minute is told as a crash or a hang of the round that it was at, and the next child goes on
 behind it. A round may take 1.5 times the memory that the healthy read of its part takes (of a run
 without checkpoints, of a base without its index of names, as damaged ones are made anew), and eight megabytes for what
@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1]))
 
-A_CHILD = 100  # rounds
+A_CHILD = 250  # rounds
 MEMORY, SLACK = 1.5, 8.0  # of the healthy read, and MB
 PAGE = HERE.parents[2] / "docs" / "reliability.md"
 
@@ -108,10 +108,10 @@ def some_rounds(state, seeds, wanted, rounds, deadline=float("inf")):
     from faults import injection
     from faults.apart import Peak, listened
 
-    world, copy = state / "world", state / "copy"
+    world, copy, kept = state / "world", state / "copy", state / "healthy.json"
 
     def work(say):
-        healthy = {}
+        healthy = json.loads(kept.read_text()) if kept.exists() else {}
         for seed in seeds[:A_CHILD]:
             if time.monotonic() > deadline:
                 break
@@ -125,6 +125,7 @@ def some_rounds(state, seeds, wanted, rounds, deadline=float("inf")):
                     with Peak() as peak:
                         injection.read_part(folder, part)
                 healthy[part] = peak.grown
+                kept.write_text(json.dumps(healthy))
             started = time.process_time()
             with Peak() as peak:
                 found = injection.judged(world, copy, seed, wanted)._asdict()

@@ -141,6 +141,19 @@ def memory_built(w):
     return PassageMemory.open(w / "n").texts(range(300)).__repr__() if (w / "n").exists() else None
 
 
+def exported(w):
+    """The file's tensors and what it says of them; the library writes its metadata in any order."""
+    from safetensors import safe_open
+
+    if not (w / "x.safetensors").exists():
+        return None
+    with safe_open(w / "x.safetensors", "np") as file:
+        return [
+            sorted(file.metadata().items()),
+            [file.get_tensor(name).tobytes().hex() for name in sorted(file.keys())],
+        ]
+
+
 def export(w):
     if not (w / "x.safetensors").exists():
         cli("plugins", "export", w / "plugin", "--safetensors", w / "x.safetensors")
@@ -200,7 +213,7 @@ WRITERS = {
     "seal": (seal, sealed, ("host", "plugin", "knowledge", "memory")),
     "a memory's editor": (memory_edit, memory_left, ("memory",)),
     "memory build": (memory_build, memory_built, ()),
-    "plugins export": (export, lambda w: bytes_of(w / "x.safetensors") or None, ("plugin",)),
+    "plugins export": (export, exported, ("plugin",)),
     "split": (split, split_parts, ("texts",)),
     "train": (train, lambda w: run_of(w / "r"), ()),
     "train, two stages": (train_two, lambda w: run_of(w / "r", ("first", "plugin")), ()),
