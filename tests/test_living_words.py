@@ -69,6 +69,20 @@ def test_names_and_facts_are_those_of_a_base_that_was_built_so(grown):
     assert Facts(base).of(base.rows(built.ids(range(5)))) == Facts(built).of(range(5))
 
 
+def test_a_changed_fact_is_told_where_the_old_one_was(tmp_path):
+    """Whoever reads the first facts alone reads it too."""
+    base = KnowledgeBase.open(
+        write(tmp_path / "kb", ["R0", "R1", "R2", "R3"], [("R0", "R1"), ("R0", "R2"), ("R1", "R0")])
+    )
+    base.add(triples=[("R0", "feeds", "R3")])
+    assert Facts(base, "triples").of([0]) == [["Rhine meets Po", "Rhine meets Danube", "Rhine feeds Elbe"]]
+    base.edit(drop=[("R0", "meets", "R1")], triples=[("R0", "meets", "R3"), ("R0", "meets", "R2")])
+    assert Facts(base, "triples").of([0, 1]) == [
+        ["Rhine meets Elbe", "Rhine meets Danube", "Rhine feeds Elbe"],
+        ["Po meets Rhine"],
+    ]
+
+
 def test_the_commands(tmp_path, capsys):
     folder = write(tmp_path / "kb", ["R0", "R1", "R2"], [("R0", "R1"), ("R2", "R1")])
     table = tmp_path / "new.csv"

@@ -17,6 +17,7 @@ import numpy as np
 from kinject.errors import InputError, first_line
 from kinject.integrity import read_seal
 from kinject.knowledge.derived import derived_path, ensure_derived
+from kinject.knowledge.overlay import Overlay
 from kinject.knowledge.view import View
 
 Form = Literal["description", "triples", "all"]
@@ -57,7 +58,7 @@ class Facts:
         return found
 
     def _headed(self, rows: np.ndarray) -> list[list[tuple[int, int, int]]]:
-        """The triples that each row is the head of: those of the files that still hold, then those that came."""
+        """The triples that each row is the head of: those of the files, as they are now, then those that came."""
         overlay = self.base.overlay
         spans = [self._places(row) for row in rows.tolist()]
         every = np.empty((0, 3), np.int32)
@@ -67,10 +68,14 @@ class Facts:
         for row, span in zip(rows.tolist(), spans, strict=True):
             some: list[tuple[int, int, int]] = [(a, b, c) for a, b, c in every[done : done + len(span)].tolist()]
             done += len(span)
+            came = (
+                []
+                if self.form == "description"
+                else [one for one in overlay.by_head.get(row, ()) if overlay.holds(one)]
+            )
             if overlay.dropped or overlay.removed:
-                some = [one for one in some if overlay.holds(one)]
-            if self.form != "description":
-                some += [one for one in overlay.by_head.get(row, ()) if overlay.holds(one)]
+                some = _replaced(some, came, overlay)
+            some += [one for one in came if one not in some]
             found.append(some)
         return found
 
@@ -103,6 +108,26 @@ class Facts:
             getattr(words[row], field) if row in words else (text or "") if there and row not in gone else ""
             for row, text, there in zip(rows.tolist(), texts, old.tolist(), strict=True)
         ]
+
+
+def _replaced(
+    triples: Sequence[tuple[int, int, int]], came: Sequence[tuple[int, int, int]], overlay: Overlay
+) -> list[tuple[int, int, int]]:
+    """An entity's triples that still hold; where one was dropped stands what came by the same relation.
+
+    A fact that changes is thus read where the old one was: readers of the first facts alone do not miss it.
+    """
+    new = list(came)
+    found = []
+    for triple in triples:
+        if overlay.holds(triple):
+            found.append(triple)
+        elif triple in overlay.dropped:
+            instead = next((one for one in new if one[1] == triple[1]), None)
+            if instead is not None:
+                new.remove(instead)
+                found.append(instead)
+    return found
 
 
 def _triples_by_head(base: View, triples: np.ndarray) -> tuple[Any, Any]:
