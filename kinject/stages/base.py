@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from pydantic import Field
 
@@ -44,7 +44,9 @@ from kinject.training.partition import describe
 from kinject.tree import Flat
 
 OUTPUT_MARK, PACKAGE_MARK = "@", "package:"
-FILES = ("data", "dev_data", "reference_data", "knowledge", "plugin")  # fields of settings that refer to files
+# fields of settings that refer to files: one, several, or several by name
+RECORDS = ("data", "dev_data", "test_data", "reference_data", "known_data", "told_data", "exclude", "specificity")
+FILES = (*RECORDS, "texts", "passages", "memories", "memory", "files", "words", "knowledge", "plugin")
 MODELS = ("host", "base", "tokenizer_of")  # … to models, which may have a hub id
 
 
@@ -158,12 +160,14 @@ def check_references(run: Run, settings: Section, where: str) -> None:
     """Raises InputError for the first file, model or stage that some settings name and that there is not."""
     for name in (*FILES, *MODELS):
         given = getattr(settings, name, None) or ()
-        if isinstance(given, Mapping):
+        if name == "plugin" and isinstance(given, Mapping):
             check_plugin(run, given, f"{where}.{name}")
             continue
-        for reference in (given,) if isinstance(given, str) else given:
-            if name in FILES or _is_path(reference):
-                run.check(reference, f"{where}.{name}")
+        rows = given.items() if isinstance(given, Mapping) else [("", given)]
+        for row, references in rows:
+            for reference in (references,) if isinstance(references, str) else references:
+                if name in FILES or _is_path(reference):
+                    run.check(reference, ".".join(filter(None, (where, name, row))))
 
 
 def check_plugin(run: Run, reference: str | Mapping[str, Any], where: str) -> None:
@@ -219,8 +223,11 @@ def _is_path(reference: str) -> bool:
     return reference.startswith((OUTPUT_MARK, PACKAGE_MARK, ".", "/", "~")) or Path(reference).exists()
 
 
-class Stage(ABC):
-    """One stage of one run.
+AnyConfig = TypeVar("AnyConfig", bound=StageConfig)
+
+
+class Stage(ABC, Generic[AnyConfig]):
+    """One stage of one run: a subclass names its settings, `class EvaluateStage(Stage[EvaluateConfig])`.
 
     Attributes:
       everywhere: all processes of a run execute it together, and process 0 alone writes; else process 0 executes it
@@ -230,7 +237,14 @@ class Stage(ABC):
     Config: ClassVar[type[StageConfig]]
     everywhere: ClassVar[bool] = False
 
-    def __init__(self, name: str, config: Any, run: Run):
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for base in getattr(cls, "__orig_bases__", ()):
+            for given in get_args(base):
+                if isinstance(given, type) and issubclass(given, StageConfig):
+                    cls.Config = given
+
+    def __init__(self, name: str, config: AnyConfig, run: Run):
         self.name, self.config, self.run = name, config, run
         self.where = f"stages.{name}"
         self.folder = run.folder(name)
@@ -242,8 +256,11 @@ class Stage(ABC):
 
     def check(self) -> None:
         """Raises InputError for what is wrong whatever the stages before this one will make."""
-        if hasattr(self.config, "task"):
-            make_task(self.config.task, f"{self.where}.task", **self.config.task_options)
+        config: Any = self.config
+        if hasattr(config, "task"):
+            make_task(config.task, f"{self.where}.task", **config.task_options)
+        if hasattr(config, "compute_dtype"):
+            check_installed(config.compute_dtype, f"{self.where}.compute_dtype")
         check_references(self.run, self.config, self.where)
 
     @abstractmethod
@@ -279,11 +296,13 @@ class TrainingConfig(StageConfig):
     fit: FitConfig
 
 
-class TrainingStage(Stage):
+AnyTraining = TypeVar("AnyTraining", bound=TrainingConfig)
+
+
+class TrainingStage(Stage[AnyTraining]):
     """A stage that runs the loop once."""
 
     everywhere = True
-    config: TrainingConfig
 
     def check(self) -> None:
         super().check()

@@ -20,7 +20,7 @@ from kinject.inference.passages import attach, exchange_values, open_memory_plug
 from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import PassageMemory
 from kinject.models.heads import HostModel
-from kinject.models.precision import Precision, check_installed
+from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import OUTPUT_MARK, Stage, check_plugin, check_references, open_plugin
@@ -73,22 +73,17 @@ class CompareConfig(AskingConfig):
     domains: dict[str, MethodsConfig]
 
 
-class CompareStage(Stage):
+class CompareStage(Stage[CompareConfig]):
     """Compares methods."""
-
-    Config = CompareConfig
 
     def check(self) -> None:
         super().check()
         for name, domain in self.config.domains.items():
             where = f"{self.where}.domains.{name}"
-            check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
             check_references(self.run, domain, where)
             for row, method in domain.methods.items():
                 check_plugin(self.run, method.plugin, f"{where}.methods.{row}.plugin")
                 check_references(self.run, method, f"{where}.methods.{row}")
-                if method.memory is not None:
-                    self.run.check(method.memory, f"{where}.methods.{row}.memory")
 
     def execute(self) -> dict[str, Any]:
         self._comparisons: dict[str, Comparison] = {}

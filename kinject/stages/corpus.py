@@ -13,7 +13,7 @@ from pydantic import Field
 
 from kinject.data.sources import CORPORA, read_corpus
 from kinject.errors import InputError, did_you_mean
-from kinject.stages.base import Stage, StageConfig, check_references
+from kinject.stages.base import Stage, StageConfig
 
 
 class CorpusConfig(StageConfig):
@@ -32,20 +32,14 @@ class CorpusConfig(StageConfig):
     every: int = Field(1, ge=1)
 
 
-class CorpusStage(Stage):
+class CorpusStage(Stage[CorpusConfig]):
     """Reads a corpus."""
-
-    Config = CorpusConfig
-    config: CorpusConfig
 
     def check(self) -> None:
         super().check()
         if self.config.source not in CORPORA:
             mend = did_you_mean(self.config.source, CORPORA)
             raise InputError(f"{self.where}.source", f"there is no corpus {self.config.source!r}", mend)
-        for reference in self.config.exclude:
-            self.run.check(reference, f"{self.where}.exclude")
-        check_references(self.run, self.config, self.where)
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder() / "records"

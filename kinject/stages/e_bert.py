@@ -35,16 +35,8 @@ class EBertConfig(StageConfig):
     form: Literal["concat", "replace"] = "concat"
 
 
-class EBertStage(Stage):
+class EBertStage(Stage[EBertConfig]):
     """Fits the matrix; nothing is trained."""
-
-    Config = EBertConfig
-    config: EBertConfig
-
-    def check(self) -> None:
-        super().check()
-        if self.config.words is not None:
-            self.run.check(self.config.words, f"{self.where}.words")
 
     def execute(self) -> dict[str, Any]:
         config = self.config

@@ -27,7 +27,7 @@ from kinject.inference.comparison import Comparison
 from kinject.inference.passages import PassageEncoder, attach, open_memory_plugin, tagged
 from kinject.knowledge.base import KnowledgeBase
 from kinject.memory.store import Passage, PassageMemory
-from kinject.models.precision import Precision, check_installed
+from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import Stage, check_plugin, check_references, open_plugin
@@ -72,23 +72,17 @@ class EditConfig(AskingConfig):
     relations: dict[str, str] = {}
 
 
-class EditStage(Stage):
+class EditStage(Stage[EditConfig]):
     """Edits and asks."""
-
-    Config = EditConfig
-    config: EditConfig
 
     def check(self) -> None:
         super().check()
-        check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
         for row, method in self.config.methods.items():
             where = f"{self.where}.methods.{row}"
             check_plugin(self.run, method.plugin, f"{where}.plugin")
             check_references(self.run, method, where)
-            if method.memory is not None:
-                self.run.check(method.memory, f"{where}.memory")
-                if not self.config.templates:
-                    raise InputError(f"{self.where}.templates", "it is missing", f"{row} reads facts as passages")
+            if method.memory is not None and not self.config.templates:
+                raise InputError(f"{self.where}.templates", "it is missing", f"{row} reads facts as passages")
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()

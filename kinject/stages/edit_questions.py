@@ -27,16 +27,8 @@ class EditQuestionsConfig(StageConfig):
     edits: dict[str, int] = Field(min_length=1)
 
 
-class EditQuestionsStage(Stage):
+class EditQuestionsStage(Stage[EditQuestionsConfig]):
     """Writes edits."""
-
-    Config = EditQuestionsConfig
-    config: EditQuestionsConfig
-
-    def check(self) -> None:
-        super().check()
-        for reference in self.config.known_data:
-            self.run.check(reference, f"{self.where}.known_data")
 
     def execute(self) -> dict[str, Any]:
         config, needed = self.config, ("kind", "label")

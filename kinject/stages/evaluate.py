@@ -14,7 +14,7 @@ from kinject.errors import InputError
 from kinject.inference.comparison import Comparison, followed
 from kinject.inference.host import knowledge_identity, open_host, task_of
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.precision import Precision, check_installed
+from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.reports.results import CONTROL
@@ -94,15 +94,13 @@ class AskedDomain(NamedTuple):
     where: str
 
 
-class EvaluateStage(Stage):
+class EvaluateStage(Stage[EvaluateConfig]):
     """Compares."""
 
-    Config = EvaluateConfig
     everywhere = True
 
     def check(self) -> None:
         super().check()
-        check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
         for name, domain in self.config.domains.items():
             where = f"{self.where}.domains.{name}"
             check_references(self.run, domain, where)

@@ -20,11 +20,8 @@ class FoldsConfig(StageConfig):
     folds: tuple[tuple[str, ...], ...] = Field(min_length=1)
 
 
-class FoldsStage(Stage):
+class FoldsStage(Stage[FoldsConfig]):
     """Averages."""
-
-    Config = FoldsConfig
-    config: FoldsConfig
 
     def check(self) -> None:
         super().check()

@@ -67,11 +67,8 @@ class HostConfig(TrainingConfig):
         return self
 
 
-class HostStage(TrainingStage):
+class HostStage(TrainingStage[HostConfig]):
     """Tunes a host."""
-
-    Config = HostConfig
-    config: HostConfig
 
     def execute(self) -> dict[str, Any]:
         config = self.config

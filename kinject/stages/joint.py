@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -126,7 +126,10 @@ class TogetherConfig(JointConfig):
         return self.members
 
 
-class JointStage(Stage):
+AnyJoint = TypeVar("AnyJoint", bound=JointConfig)
+
+
+class JointStage(Stage[AnyJoint]):
     """Tunes several plugins at once.
 
     Attributes:
@@ -134,7 +137,6 @@ class JointStage(Stage):
     """
 
     members_key: ClassVar[str]
-    config: JointConfig
 
     def member_stages(self) -> dict[str, PluginStage]:
         """For each plugin the stage that would train it alone, writing into this stage's folder."""
@@ -163,12 +165,10 @@ class JointStage(Stage):
         """Loads what each member needs, the host once, and trains all to their ends."""
 
 
-class PluginsStage(JointStage):
+class PluginsStage(JointStage[PluginsConfig]):
     """Tunes plugins of one shape, stacked: one loop for all."""
 
-    Config = PluginsConfig
     members_key = "domains"
-    config: PluginsConfig
 
     def train(self, stages: Mapping[str, PluginStage]) -> tuple[Mapping[str, Loaded], Mapping[str, FitResult]]:
         made: dict[str, Loaded] = {}
@@ -206,10 +206,9 @@ class PluginsStage(JointStage):
                     raise InputError(f"{self.where}.domains.{domain}", problem, fix)
 
 
-class TogetherStage(JointStage):
+class TogetherStage(JointStage[TogetherConfig]):
     """Tunes plugins of any shapes: a loop each, one compiled step for all."""
 
-    Config = TogetherConfig
     members_key = "members"
 
     def member_stages(self) -> dict[str, PluginStage]:

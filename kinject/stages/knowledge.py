@@ -34,17 +34,18 @@ from kinject.knowledge.importers import IMPORTERS, import_knowledge
 from kinject.knowledge.triples import read_triples
 from kinject.knowledge.vectors import Vectors, graph_vectors
 from kinject.knowledge.write import Entries, write_entries
-from kinject.stages.base import Stage, StageConfig
+from kinject.stages.base import AnyConfig, Stage, StageConfig
 
 
-class GraphStage(Stage):
+class GraphStage(Stage[AnyConfig]):
     """A stage that trains vectors on triples; its settings have `graph` and `held_out`."""
 
     def write(
         self, named: Entries, triples: np.ndarray, relations: Sequence[str] | Mapping[str, str], **about: Any
     ) -> tuple[KnowledgeBase, Vectors]:
         """Embeds the graph of some entities and writes `<stage>/knowledge/`; returns it, and its vectors."""
-        graph = build_dataclass(GraphConfig, self.config.graph, f"{self.where}.graph")
+        config: Any = self.config
+        graph = build_dataclass(GraphConfig, config.graph, f"{self.where}.graph")
         with self.run.reporter.bar(f"{self.name}: graph embedding", graph.epochs) as update:
             vectors = graph_vectors(
                 triples,
@@ -52,7 +53,7 @@ class GraphStage(Stage):
                 len(relations),
                 graph,
                 seed=self.run.seed_of(self.name),
-                held_out=self.config.held_out,
+                held_out=config.held_out,
                 progress=lambda done, loss: update(done, loss=loss),
             )
         entries = named._replace(triples=triples, relations=relations)
@@ -80,11 +81,8 @@ class KnowledgeConfig(StageConfig):
     withheld: int = Field(0, ge=0)
 
 
-class KnowledgeStage(GraphStage):
+class KnowledgeStage(GraphStage[KnowledgeConfig]):
     """Builds one domain."""
-
-    Config = KnowledgeConfig
-    config: KnowledgeConfig
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()
@@ -159,11 +157,8 @@ class TriplesConfig(StageConfig):
     license: str = ""
 
 
-class TriplesStage(GraphStage):
+class TriplesStage(GraphStage[TriplesConfig]):
     """Embeds a graph of the user's."""
-
-    Config = TriplesConfig
-    config: TriplesConfig
 
     def check(self) -> None:
         super().check()
@@ -270,16 +265,8 @@ class ImportKnowledgeConfig(StageConfig):
         return name
 
 
-class ImportKnowledgeStage(Stage):
+class ImportKnowledgeStage(Stage[ImportKnowledgeConfig]):
     """Imports a knowledge base."""
-
-    Config = ImportKnowledgeConfig
-    config: ImportKnowledgeConfig
-
-    def check(self) -> None:
-        super().check()
-        for name, reference in self.config.files.items():
-            self.run.check(reference, f"{self.where}.files.{name}")
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()

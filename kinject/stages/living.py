@@ -30,7 +30,7 @@ from kinject.inference.mentions import read_mentions
 from kinject.json_file import parse
 from kinject.knowledge.base import KnowledgeBase
 from kinject.knowledge.growth import Change
-from kinject.models.precision import Precision, check_installed
+from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.stages.base import Stage, open_plugin
 from kinject.stages.comparison import AskingConfig, comparison_of
@@ -90,15 +90,11 @@ class Grown:
     placed: int
 
 
-class LivingStage(Stage):
+class LivingStage(Stage[LivingConfig]):
     """Adds, asks and removes."""
-
-    Config = LivingConfig
-    config: LivingConfig
 
     def check(self) -> None:
         super().check()
-        check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
         for field in ("withheld", "read_data"):
             given = getattr(self.config, field)
             for reference in (given,) if isinstance(given, str) else given:

@@ -65,11 +65,8 @@ class PassagesConfig(StageConfig):
         return self
 
 
-class PassagesStage(Stage):
+class PassagesStage(Stage[PassagesConfig]):
     """Says what a knowledge base knows."""
-
-    Config = PassagesConfig
-    config: PassagesConfig
 
     def execute(self) -> dict[str, Any]:
         knowledge = self.run.knowledge(self.config.knowledge, f"{self.where}.knowledge")
@@ -153,11 +150,8 @@ class MemoryPluginConfig(TrainingConfig):
         return self
 
 
-class MemoryPluginStage(TrainingStage):
+class MemoryPluginStage(TrainingStage[MemoryPluginConfig]):
     """Trains a plugin with a memory."""
-
-    Config = MemoryPluginConfig
-    config: MemoryPluginConfig
 
     def check(self) -> None:
         super().check()
@@ -165,8 +159,6 @@ class MemoryPluginStage(TrainingStage):
         if not issubclass(cls, PlugLM):
             problem = f"{cls.name} reads no memory of passages"
             raise InputError(f"{self.where}.method", problem, "use pluglm, or a stage of kind plugin")
-        for reference in self.config.passages:
-            self.run.check(reference, f"{self.where}.passages")
         if self.config.initialise != "random":
             self.run.check(self.config.initialise, f"{self.where}.initialise")
 
@@ -278,16 +270,8 @@ class MemoryConfig(StageConfig):
     capacity: int | None = Field(None, ge=1)
 
 
-class MemoryStage(Stage):
+class MemoryStage(Stage[MemoryConfig]):
     """Encodes passages."""
-
-    Config = MemoryConfig
-    config: MemoryConfig
-
-    def check(self) -> None:
-        super().check()
-        for reference in self.config.passages:
-            self.run.check(reference, f"{self.where}.passages")
 
     def execute(self) -> dict[str, Any]:
         config = self.config

@@ -37,7 +37,7 @@ from kinject.inference.passages import (
     tagged,
 )
 from kinject.memory.store import Passage, PassageMemory
-from kinject.models.precision import Precision, check_installed
+from kinject.models.precision import Precision
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import Stage
 from kinject.stages.comparison import AskingConfig, comparison_of, majority
@@ -58,19 +58,8 @@ class MemoryEvaluateConfig(AskingConfig):
     compute_dtype: Precision = "float32"
 
 
-class MemoryEvaluateStage(Stage):
+class MemoryEvaluateStage(Stage[MemoryEvaluateConfig]):
     """Asks with one memory after the other."""
-
-    Config = MemoryEvaluateConfig
-    config: MemoryEvaluateConfig
-
-    def check(self) -> None:
-        super().check()
-        check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
-        for name in ("memories", "texts"):
-            for row, references in getattr(self.config, name).items():
-                for reference in references:
-                    self.run.check(reference, f"{self.where}.{name}.{row}")
 
     def execute(self) -> dict[str, Any]:
         config = self.config
@@ -162,14 +151,8 @@ class MemoryUpdateConfig(AskingConfig):
     examples: int = Field(3, ge=0)
 
 
-class MemoryUpdateStage(Stage):
+class MemoryUpdateStage(Stage[MemoryUpdateConfig]):
     """Edits facts and asks again."""
-
-    Config = MemoryUpdateConfig
-
-    def check(self) -> None:
-        super().check()
-        self.run.check(self.config.memory, f"{self.where}.memory")
 
     def execute(self) -> dict[str, Any]:
         config, folder = self.config, self.fresh_folder()

@@ -20,7 +20,7 @@ from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
-from kinject.models.precision import Precision, check_installed
+from kinject.models.precision import Precision
 from kinject.stages.base import Stage, check_plugin, open_plugin
 from kinject.stages.comparison import AskingConfig, comparison_of
 from kinject.stages.kinds import kinds_of
@@ -48,20 +48,15 @@ class PairsConfig(AskingConfig):
     plugins: dict[str, str] = Field(min_length=1)
 
 
-class PairsStage(Stage):
+class PairsStage(Stage[PairsConfig]):
     """Compares."""
 
-    Config = PairsConfig
     everywhere = True
-    config: PairsConfig
 
     def check(self) -> None:
         super().check()
-        check_installed(self.config.compute_dtype, f"{self.where}.compute_dtype")
         for row, reference in self.config.plugins.items():
             check_plugin(self.run, reference, f"{self.where}.plugins.{row}")
-        for reference in self.config.told_data:
-            self.run.check(reference, f"{self.where}.told_data")
 
     def execute(self) -> dict[str, Any]:
         config, where = self.config, self.where

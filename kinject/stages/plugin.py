@@ -106,15 +106,12 @@ class Prepared(Loaded):
     params: Flat
 
 
-class PluginStage(TrainingStage):
+class PluginStage(TrainingStage[PluginConfig]):
     """Tunes a plugin.
 
     Attributes:
       host_where: config key of the host.
     """
-
-    Config = PluginConfig
-    config: PluginConfig
 
     def __init__(self, name: str, config: PluginConfig, run: Run):
         super().__init__(name, config, run)

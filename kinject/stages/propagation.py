@@ -53,16 +53,8 @@ class PropagationConfig(StageConfig):
     batch_size: int = Field(64, ge=1)
 
 
-class PropagationStage(Stage):
+class PropagationStage(Stage[PropagationConfig]):
     """Tells a host one thing at a time."""
-
-    Config = PropagationConfig
-    config: PropagationConfig
-
-    def check(self) -> None:
-        super().check()
-        for reference in self.config.specificity:
-            self.run.check(reference, f"{self.where}.specificity")
 
     def execute(self) -> dict[str, Any]:
         config = self.config

@@ -34,16 +34,8 @@ class TextVectorsConfig(StageConfig):
     batch_size: int = Field(64, ge=1)
 
 
-class TextVectorsStage(Stage):
+class TextVectorsStage(Stage[TextVectorsConfig]):
     """Reads vectors off a host."""
-
-    Config = TextVectorsConfig
-    config: TextVectorsConfig
-
-    def check(self) -> None:
-        super().check()
-        for reference in self.config.texts:
-            self.run.check(reference, f"{self.where}.texts")
 
     def execute(self) -> dict[str, Any]:
         config = self.config

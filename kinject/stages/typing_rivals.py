@@ -52,16 +52,11 @@ class TypingRivalsConfig(AskingConfig):
     domain: str = "types"
 
 
-class TypingRivalsStage(Stage):
+class TypingRivalsStage(Stage[TypingRivalsConfig]):
     """Trains and scores them."""
-
-    Config = TypingRivalsConfig
-    config: TypingRivalsConfig
 
     def check(self) -> None:
         super().check()
-        for reference in self.config.test_data:
-            self.run.check(reference, f"{self.where}.test_data")
         task = make_task(self.config.task, f"{self.where}.task", **self.config.task_options)
         if not isinstance(task, EntityTyping):
             raise InputError(
