@@ -56,10 +56,10 @@ def write_ablation(folder):
 
 
 def write_comparison(folder):
-    spec = "configs/compare.py:base=runs/delivery,steps=60"
+    spec = "configs/compare.py:base=runs/quickstart,steps=40"
     compare = read_config(spec)["stages"]["compare"] | {"repeats": 1, "timed": 4}
     zero = f"{run_folder(Path('runs/ablation'), 'configs/ablation.py:initialise=zero', 0)}/plugin"
-    methods = {"map_tuning": {"plugin": "runs/delivery/geography_plugin"}, "young_map": {"plugin": zero}}
+    methods = {"map_tuning": {"plugin": "runs/quickstart/geography_plugin"}, "young_map": {"plugin": zero}}
     compare["domains"]["geography"]["methods"] = methods
     run = SweepRun(spec, 0, run_folder(folder, spec, 0), ())
     run_experiment({"name": "compare_small", "stages": {"compare": compare}}, run.workdir)
