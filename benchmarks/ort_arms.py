@@ -50,9 +50,9 @@ def exported(folder: Path, hidden: int, heads: int) -> tuple[Path, Path]:
 
 
 def arms(
-    folder: Path, texts: list[str], window: int, hidden: int, heads: int, one: int
-) -> dict[str, Callable[[], list[float]]]:
-    """Each yields the score of "yes" of every text, in order: in batches, and one text at a time."""
+    folder: Path, texts: list[str], window: int, hidden: int, heads: int
+) -> tuple[dict[str, Callable[[], list[float]]], dict[str, Callable[[str], float]]]:
+    """Each yields the score of "yes" of every text, in order; and what scores one text."""
     import onnxruntime
     from transformers import AutoTokenizer
 
@@ -90,7 +90,8 @@ def arms(
                     made[number] = score
         return made
 
-    found, alone = {}, {}
+    found: dict[str, Callable[[], list[float]]] = {}
+    alone: dict[str, Callable[[str], float]] = {}
     for name, path in zip(("ort", "ort_int8"), exported(folder, hidden, heads), strict=True):
         scores = scorer(path)
         size = _fastest(partial(by_length, scores))
