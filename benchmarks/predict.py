@@ -151,6 +151,11 @@ def torch_arms(folder: Path, texts: list[str], batch_size: int, window: int) -> 
     return arms, {"torch_one": lambda text: scores([text], False)[0]}
 
 
+def yes(answer: kinject.Prediction) -> float:
+    """The score of that label."""
+    return next(one.score for one in answer.labels if one.label == "yes")
+
+
 def our_arms(folder: Path, records: list[Record], options: dict[str, Any]) -> tuple[dict[str, Arm], Scorers, Any]:
     """`Host.predict` in its precisions and engines: arms, what scores one text, and the hosts."""
     settings: dict[str, dict[str, str]] = {
@@ -164,10 +169,10 @@ def our_arms(folder: Path, records: list[Record], options: dict[str, Any]) -> tu
     hosts["plugin"].plug(folder / "plugin", knowledge=folder / "knowledge")
 
     def batches(host: kinject.Host) -> list[float]:
-        return [dict(answer.labels)["yes"] for answer in host.predict(records)]
+        return [yes(answer) for answer in host.predict(records)]
 
     def alone(host: kinject.Host, text: str) -> float:
-        return dict(host.predict(text).labels)["yes"]
+        return yes(host.predict(text))
 
     arms = {name: partial(batches, host) for name, host in hosts.items()}
     return arms, {f"{name}_one": partial(alone, hosts[name]) for name in settings}, hosts
