@@ -7,10 +7,12 @@ traceback. Anything else that escapes is a bug of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import tokenize
 from collections.abc import Iterable
 from typing import Any
 
 EXIT_BAD_INPUT = 2
+NO_ARRAY = (OSError, ValueError, EOFError, tokenize.TokenError)  # what numpy.load raises of a file that is damaged
 
 
 class InputError(Exception):

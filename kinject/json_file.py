@@ -1,11 +1,11 @@
-"""JSON files that hold one object: manifests, configs, results."""
+"""JSON files that hold one object: manifests, configs, results; and the files that are locked beside them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kinject.errors import InputError, first_line
 
@@ -71,6 +71,18 @@ def read_value(path: Path, hint: str = "") -> Any:
         raise InputError(path, f"it cannot be read: {error.strerror or error}", hint) from None
     except (ValueError, RecursionError) as error:
         raise InputError(path, f"it is not JSON: {first_line(error)}", hint) from None
+
+
+def open_lock(path: Path) -> BinaryIO:
+    """Opens a file that is locked and never read.
+
+    Raises:
+      InputError: it is no plain file: a pipe would be waited for.
+      OSError: it cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(path, "it is no plain file", "take it out of the folder")
+    return path.open("ab")
 
 
 def to_line(value: Any) -> str:

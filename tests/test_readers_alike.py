@@ -22,7 +22,7 @@ KINJECT = Path(kinject.__file__).parent
 # what a machine wrote for a machine: workdirs, manifests and indexes of ours, sources that a release pins by its hash
 OWN = {
     *("config.py", "integrity.py", "json_file.py", "text_files.py", "tasks/labels.py", "cli/predict.py"),
-    *("cli/sweep.py", "cli/train.py", "cli/split.py", "reports/results.py", "stages/experiment.py"),
+    *("cli/sweep.py", "cli/train.py", "cli/split.py", "cli/seal.py", "reports/results.py", "stages/experiment.py"),
     *("training/checkpoint.py", "training/metrics.py", "inference/processes.py", "inference/xla.py"),
     *("knowledge/derived.py", "knowledge/manifest.py", "knowledge/revisions.py", "knowledge/stored.py"),
     *("linking/aliases.py", "memory/store.py", "models/hf_tensors.py", "plugins/manifest.py"),
@@ -134,6 +134,24 @@ def test_rules_of_a_later_stage_are_told_before_the_first_one_runs(small_world, 
         assert main(argv) == 2
         assert "stages.two.train" in (told := capsys.readouterr().err) and name in told and told.count("\n") == 1
         assert not (tmp_path / "w").exists()
+
+
+def test_a_lock_that_is_a_pipe_is_not_waited_for_and_a_header_of_zeros_is_no_array(small_world, tmp_path):
+    import os
+    import shutil
+
+    from kinject.json_file import open_lock
+    from kinject.memory import PassageMemory
+
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(InputError, match="it is no plain file"):
+        open_lock(tmp_path / ".lock")
+    memory = Path(shutil.copytree(small_world / "memory", tmp_path / "m"))
+    content = (memory / "about.npy").read_bytes()
+    for at in range(8, 120, 7):
+        (memory / "about.npy").write_bytes(content[:at] + bytes(len(content) - at))
+        with pytest.raises(InputError, match=r"about\.npy: it"):
+            PassageMemory.open(memory)
 
 
 def test_a_revision_that_is_no_plain_file_or_a_lost_pointer_is_one_line(small_world, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import marisa_trie
 import numpy as np
 
-from kinject.errors import InputError
+from kinject.errors import NO_ARRAY, InputError
 from kinject.knowledge.manifest import refuse_existing
 
 
@@ -41,7 +41,7 @@ def map_array(path: Path) -> np.ndarray:
         raise InputError(path, "is no plain file" if path.exists() else "is not there", "check the path")
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except NO_ARRAY as error:
         raise InputError(path, f"is not a plain .npy array: {error}", "save it with numpy.save") from None
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
         what = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kinject.errors import InputError
-from kinject.json_file import read_object
+from kinject.errors import NO_ARRAY, InputError
+from kinject.json_file import open_lock, read_object
 
 FORMAT_VERSION = 1
 HEAD, REVISIONS, LOCK = "HEAD.json", "revisions", "LOCK"
@@ -149,7 +149,7 @@ def _read_vectors(path: Path, said: dict[str, Any]) -> np.ndarray:
             if len(raw) != said["bytes"] or hashlib.sha256(raw).hexdigest() != said["sha256"]:
                 raise InputError(path, "its content is not what the record beside it was written for", _COPY)
         vectors = np.load(io.BytesIO(raw), allow_pickle=False)
-    except (OSError, ValueError, KeyError, binascii.Error, EOFError) as error:
+    except (*NO_ARRAY, KeyError, binascii.Error) as error:
         raise InputError(path, f"the vectors cannot be read: {error}", _COPY) from None
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise InputError(path, f"its vectors are {vectors.dtype} {vectors.shape}, or not all finite", _COPY)
@@ -191,7 +191,7 @@ def writing(folder: Path) -> Iterator[None]:
     """
     try:
         (folder / REVISIONS).mkdir(exist_ok=True)
-        lock = (folder / REVISIONS / LOCK).open("ab")
+        lock = open_lock(folder / REVISIONS / LOCK)
     except OSError as error:
         raise InputError(folder, f"it cannot be written ({error.strerror})", "copy it to a folder of yours") from None
     with lock:

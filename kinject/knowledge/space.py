@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kinject.errors import InputError, first_line
+from kinject.errors import NO_ARRAY, InputError, first_line
 
 FILE = "space.npz"
 GRAPHS = ("transe", "rotate", "distmult")
@@ -84,7 +84,7 @@ def read_space(folder: Path, told: Mapping[str, Any]) -> tuple[Part, ...]:
             )
             for i, one in enumerate(told["parts"])
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*NO_ARRAY, KeyError, TypeError) as error:
         raise InputError(path, f"cannot be read: {first_line(error)}", "copy the whole folder again") from None
     if describe_space(parts)["id"] != told.get("numbers", told["id"]):
         raise InputError(path, "it is not the space that knowledge.json names", "copy the whole folder again")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import marisa_trie
 import numpy as np
 
-from kinject.errors import InputError
+from kinject.errors import NO_ARRAY, InputError
 from kinject.knowledge import manifest as layout
 from kinject.knowledge.space import Part
 
@@ -187,7 +187,7 @@ def _map(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
     """Memory-maps an array, insisting on its dtype and shape (-1 = any length)."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except NO_ARRAY as error:
         raise InputError(path, f"is not a readable .npy file: {error}", _COPY) from None
     fits = array.ndim == len(shape) and all(want in (-1, got) for want, got in zip(shape, array.shape, strict=True))
     if array.dtype.str != dtype or not fits or not array.flags.c_contiguous:

@@ -26,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from kinject.errors import InputError, first_line
+from kinject.errors import NO_ARRAY, InputError, first_line
 from kinject.integrity import Seal, refuse_special, write_seal
-from kinject.json_file import read_object
+from kinject.json_file import open_lock, read_object
 from kinject.memory.sealing import ARRAYS, TEXTS, Editing, open_memory_seal
 
 FORMAT_VERSION = 1
@@ -190,7 +190,7 @@ class PassageMemory:
             path = folder / f"{name}.npy"
             try:
                 arrays[name] = np.load(path, mmap_mode="r+" if write else "r")
-            except (OSError, ValueError, EOFError) as error:
+            except NO_ARRAY as error:
                 raise InputError(path, f"it cannot be read: {error}", AGAIN) from None
             if (str(arrays[name].dtype), arrays[name].shape) != (kind, shape):
                 problem = f"it is {arrays[name].dtype} {arrays[name].shape}, {MANIFEST} says {kind} {shape}"
@@ -358,7 +358,7 @@ def _flush(array: np.ndarray) -> None:
 
 
 def _locked(folder: Path) -> Any:
-    lock = (folder / ".lock").open("w")
+    lock = open_lock(folder / ".lock")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -20,7 +20,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.inference.mesh import MeshConfig, Placement
 from kinject.inference.processes import alone, first, on_first
 from kinject.inference.xla import cores
-from kinject.json_file import read_object, write_object
+from kinject.json_file import open_lock, read_object, write_object
 from kinject.plugins.store import library_versions
 from kinject.reports.console import Reporter
 from kinject.reports.results import PROVENANCE
@@ -145,7 +145,7 @@ class Experiment:
     def _lock_workdir(self) -> None:
         try:
             self.run.workdir.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.run.workdir / ".lock").open("w")
+            self._lock = open_lock(self.run.workdir / ".lock")
         except OSError as error:
             raise InputError(f"--workdir {self.run.workdir}", f"it cannot be written: {error.strerror}") from None
         try:

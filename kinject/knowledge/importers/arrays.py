@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from kinject.errors import InputError
+from kinject.errors import NO_ARRAY, InputError
 from kinject.knowledge.files import VectorSpool, at, map_array, whole_number
 from kinject.knowledge.write import write_knowledge
 from kinject.text_files import read_lines, split_columns
@@ -244,7 +244,7 @@ def _pykeen_triples(path: Path) -> np.ndarray:
 def _map_array(path: Path) -> np.ndarray:
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError):
+    except NO_ARRAY:
         return map_array(path)  # says what is wrong
     if np.iscomplexobj(vectors) and vectors.ndim == 2:
         return np.concatenate([vectors.real, vectors.imag], axis=1)
