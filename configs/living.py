@@ -4,54 +4,28 @@
     python -m kinject.train --config configs/living.py:base=runs/quickstart --workdir runs/living
 
 Geography, host and plugin are the quickstart's; `base=DIR` takes them from a finished run of configs/quickstart.py with
-the same seed. Three more methods are put beside the plugin: Kformer and PlugLM, trained through the same host on the
-same questions, and facts as text, which trains nothing. Then facts of cities that nobody was trained on are changed,
-and all four are asked: the new fact, the same in other words, what follows from it, and what it must leave alone.
+the same seed. Three more methods are put beside the plugin: facts as text, which trains nothing, and Kformer and
+PlugLM, trained through the same host on the same questions as in configs/compare.py (`base=DIR,compare=DIR` takes those
+from a run of that). Then facts of cities that nobody was trained on are changed, and all four are asked: the new fact,
+the same in other words, what follows from it, and what it must leave alone.
 
 Then 200 cities are kept out of the graph and of all training, a plugin is tuned without them, and they are added: from
 their triples, from their descriptions, from three sentences each.
 """
 
+from compare import PASSAGES, made_of
 from quickstart import TEXT, plugin
 from quickstart import get_config as quickstart
 
 DOMAIN = "geography"
+OTHERS = tuple(f"{DOMAIN}_{name}" for name in ("kformer", "sentences", "pluglm"))  # stages of configs/compare.py
 EDITS = {"country": 200, "size": 40, "part_of_country": 40, "nearest_large_city": 40}
-PASSAGES = {
-    "country": "[head] is a city in [tail].",
-    "size": "[head] is a [tail] city.",
-    "part_of_country": "[head] lies in the [tail] of its country.",
-    "nearest_large_city": "The nearest large city to [head] is [tail].",
-}
 ANSWERS = {  # by kind of question the relations that hold its answer
     **dict.fromkeys(("country", "continent", "capital", "currency", "language"), ("country",)),
     "size": ("size", "size_of", "population"),
     "part": ("part_of_country",),
     "metropolis": ("nearest_large_city",),
 }
-KFORMER = {"name": "kformer", "layers": (3, 4, 5), "facts": 12, "form": "triples", "entities": 1, "retrieve": False}
-PLUGLM = {"name": "pluglm", "layers": (5,), "query": "mention", "query_from": "embeddings", "beta": 10.0}
-RETRIEVAL = (r"plugin/(to_key|pool)/.*", r"plugin/readers/\d+/(pool|query|query_norm)/.*")  # names find each other
-
-
-def kformer():
-    """Facts as neurons of the upper feed-forwards."""
-    return plugin(DOMAIN, "plugin", epochs=2) | {"method": KFORMER, "initialise": "random"}
-
-
-def pluglm():
-    """A memory of passages, one a fact."""
-    trained = plugin(DOMAIN, "plugin", epochs=4, learning_rate=3e-3)
-    return {
-        **{name: trained[name] for name in ("task", "host", "data")},
-        "kind": "memory_plugin",
-        "passages": ("@passages/passages.jsonl",),
-        "length": 16,
-        "refresh_every": 30,
-        "method": PLUGLM,
-        "train": (*((rule, "freeze") for rule in RETRIEVAL), ("plugin/.*", "train"), (".*", "freeze")),
-        "fit": trained["fit"] | {"buckets": 1},
-    }
 
 
 def without():
@@ -84,27 +58,36 @@ def edited(**methods):
         "knowledge": f"@{DOMAIN}/knowledge",
         "data": ("@edits/records/edits.jsonl",),
         "methods": methods,
-        "templates": PASSAGES,
+        "templates": PASSAGES[DOMAIN],
     }
 
 
 ARGUMENTS = ("base=runs/quickstart",)
 
 
-def of_base(value, base):
-    """Settings with what the quickstart's workdir holds in the place of stages."""
+def of_run(value, run, made):
+    """Settings with what another run's workdir holds in the place of some stages."""
     if isinstance(value, dict):
-        return {key: of_base(one, base) for key, one in value.items()}
+        return {key: of_run(one, run, made) for key, one in value.items()}
     if isinstance(value, tuple):
-        return tuple(of_base(one, base) for one in value)
-    of_quickstart = isinstance(value, str) and value.startswith(("@host", f"@{DOMAIN}/", f"@{DOMAIN}_plugin"))
-    return f"{base}/{value[1:]}" if of_quickstart else value
+        return tuple(of_run(one, run, made) for one in value)
+    there = isinstance(value, str) and value.startswith("@") and value[1:].partition("/")[0] in made
+    return f"{run}/{value[1:]}" if there else value
+
+
+def settings_of(arg):
+    settings = {"base": None, "compare": None}
+    for part in filter(None, arg.split(",")):
+        name, _, value = part.partition("=")
+        if name not in settings or not value:
+            raise ValueError(f"unknown setting {part!r}; there is {', '.join(settings)}")
+        settings[name] = value
+    return settings
 
 
 def get_config(arg=""):
-    name, _, base = arg.partition("=")
-    if arg and (name != "base" or not base):
-        raise ValueError(f"unknown argument {arg!r}; there is base=DIR, a run of configs/quickstart.py")
+    settings = settings_of(arg)
+    others = made_of(DOMAIN)
     every = quickstart()["stages"]
     made = {name: every[name] for name in (DOMAIN, "biology", "host", f"{DOMAIN}_plugin")}  # biology's questions too
     stages = {
@@ -121,11 +104,18 @@ def get_config(arg=""):
         "without": without(),
         "without_plugin": plugin(DOMAIN, "plugin", epochs=2) | {"knowledge": "@without/knowledge"},
         "living": lived(),
-        "kformer": kformer(),
-        "passages": {"kind": "passages", "knowledge": f"@{DOMAIN}/knowledge", "templates": PASSAGES},
-        "pluglm": pluglm(),
+        **{name: others[name] for name in OTHERS},
         "edit_others": edited(
-            kformer={"plugin": "@kformer"}, pluglm={"plugin": "@pluglm/plugin", "memory": "@pluglm/memory"}
+            kformer={"plugin": f"@{DOMAIN}_kformer"},
+            pluglm={"plugin": f"@{DOMAIN}_pluglm/plugin", "memory": f"@{DOMAIN}_pluglm/memory"},
         ),
     }
-    return {"name": "living", "seed": 0, "stages": of_base(stages, base) if base else {**made, **stages}}
+    if settings["compare"]:
+        stages = {
+            name: of_run(stage, settings["compare"], OTHERS) for name, stage in stages.items() if name not in OTHERS
+        }
+    if settings["base"]:
+        stages = {name: of_run(stage, settings["base"], tuple(made)) for name, stage in stages.items()}
+    else:
+        stages = made | stages
+    return {"name": "living", "seed": 0, "stages": stages}
