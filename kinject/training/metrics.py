@@ -64,13 +64,17 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text().splitlines():
+        for number, line in enumerate(self.path.read_text().splitlines(keepends=True), 1):
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+                later = record["stage"] == stage and record["step"] > step
+            except (ValueError, KeyError, TypeError):
+                if line.endswith("\n"):  # else what a kill tore
+                    mend = "the workdir is damaged: take the file away, or copy it again"
+                    raise InputError(f"{self.path}:{number}", "it is no line of metrics", mend) from None
                 continue
-            if record["stage"] != stage or record["step"] <= step:
-                kept.append(line + "\n")
+            if not later:
+                kept.append(line.rstrip("\n") + "\n")
         partial = self.path.with_name(self.path.name + ".partial")
         partial.write_text("".join(kept))
         partial.replace(self.path)
