@@ -1,18 +1,18 @@
 """Questions about two entities: by construction no word and no single entity tells the answer; scored by pairs."""
 
 from collections import Counter, defaultdict
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from kinject.data.records import Mention, Record
 from kinject.data.sources import load
-from kinject.data.sources.geonames_pairs import PairQuestion, PairsDomain
+from kinject.data.sources.geonames_kinds import CONTINENTS
+from kinject.data.sources.geonames_pairs import PairQuestion, PairsDomain, asked_fact
 from kinject.data.sources.kinds import SLASH
-from kinject.data.sources.pair_wordings import PAIRS
+from kinject.data.sources.pair_wordings import PAIRS, TAUGHT
 from kinject.errors import InputError
-from kinject.stages.pairs import both_right, entities, one_wrong, pairs_of
+from kinject.stages.pairs import both_right, controls, entities, pairs_of
 
 SIZES = {"host": 300, "plugin": 200, "dev": 100, "test": 150}
 BLOCKS = {"host_first": 10, "host": 20, "plugin": 20, "dev": 10, "test": 15}
@@ -88,17 +88,22 @@ def test_pairs_of_a_block_differ_in_one_entity_and_in_the_answer(domain):
     assert both_right(np.ones(len(records)), pairs) == 1
 
 
-def test_one_wrong_vector_changes_one_entity_of_every_question(domain):
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("wrong_x", (0,)), ("wrong_y", (1,)), ("wrong_both", (0, 1)), ("x_alone", (1,)), ("y_alone", (0,))],
+)
+def test_controls_change_the_vectors_that_they_name(domain, name, changed):
     records = as_records(domain, "test")
-    wrong = one_wrong(records, 0)
-    sides = Counter()
-    for before, after in zip(records, wrong, strict=True):
-        changed = [a != b for a, b in zip(entities(before), entities(after), strict=True)]
-        assert sum(changed) == 1 and before.text == after.text
-        sides[changed.index(True)] += 1
-    assert len(sides) == 2
-    for one, other in pairwise(wrong[:4]):
-        assert one.fields["block"] == other.fields["block"]
+    asked = controls(records, 0)[name]
+    stand_ins = defaultdict(set)
+    for before, after in zip(records, asked, strict=True):
+        differ = [a != b for a, b in zip(entities(before), entities(after), strict=True)]
+        assert tuple(np.flatnonzero(differ)) == changed
+        assert before.text == after.text and before.fields == after.fields
+        for place in changed:
+            assert (entities(after)[place] is None) == name.endswith("alone")
+            stand_ins[before.fields["block"], place, entities(before)[place]].add(entities(after)[place])
+    assert all(len(found) == 1 for found in stand_ins.values())  # in a block an entity is always taken for the same
 
 
 @pytest.mark.parametrize(
@@ -123,13 +128,19 @@ def test_it_is_a_domain(domain):
     assert isinstance(domain, PairsDomain) and domain.answers == ("no", "yes")
 
 
-def test_the_first_lesson_is_that_equal_words_mean_yes(domain):
-    sizes = {"small", "medium", "large"}
-    assert {one.kind for one in domain.splits["host_first"]} == {"same_country", "same_size"}
-    for one in domain.splits["host_first"]:
-        is_size = one.kind == "same_size"
-        known = [{word for word in hint.split() if (word in sizes) == is_size} for hint in one.hints]
-        assert all(known) and (known[0] == known[1]) == (one.answer == "yes")
-    assert all(all(one.hints) if isinstance(one, PairQuestion) else one.hint for one in domain.splits["host"])
+def test_the_first_lesson_is_that_equal_words_mean_yes_and_the_second_denies_every_fact(domain):
+    assert {one.kind for one in domain.splits["host_first"]} == {"same_country", "same_continent", "same_size"}
+    sizes, continents = {"small", "medium", "large"}, set(CONTINENTS.values())
+    for split in ("host_first", "host", "dev_told"):
+        for one in domain.splits[split]:
+            told = [
+                {"size" if word in sizes else "continent" if word in continents else "country": word for word in words}
+                for words in map(str.split, one.hints)
+            ]
+            asked = [facts[asked_fact(one.kind)] for facts in told]
+            assert (asked[0] == asked[1]) == (one.answer == ("no" if one.kind.startswith("not_") else "yes"))
+            assert split != "dev_told" or [len(facts) for facts in told] == [1, 1]
+    assert {one.kind for one in domain.splits["host"]} == {*PAIRS, *TAUGHT}
+    assert all(wordings.dev == wordings.test == () for wordings in TAUGHT.values())
     with pytest.raises(InputError, match="blocks name"):
         load("pairs", str.split, sizes=SIZES, blocks={"host": 20})

@@ -33,7 +33,8 @@ HIDDEN, DECAY, EPOCHS = 512, 1.0, 60  # of the classifier's perceptron
 class PairsConfig(AskingConfig):
     """What is asked, through which plugins.
 
-    `plugins` maps a row's name to a plugin's folder; the first is also run with one wrong vector a question.
+    `plugins` maps a row's name to a plugin's folder; the first is also run with a wrong vector in the first place, in
+    the second or in both, and with one of both entities alone.
     `told_data` are the same questions with known words before the names, for the host alone. With `reference_data` and
     `encoder` there are a nearest neighbour on both vectors and a classifier on [sentence vector; both vectors].
     """
@@ -69,9 +70,9 @@ class PairsStage(Stage[PairsConfig]):
         for row, reference in config.plugins.items():
             plugin = open_plugin(self.run, reference, comparison.host, knowledge, f"{where}.plugins.{row}")
             right[row] = _right(comparison.with_plugin(plugin, knowledge, records)[1])
-            if "one_wrong_vector" not in right:
-                wrong = one_wrong(records, self.run.seed_of(self.name))
-                right["one_wrong_vector"] = _right(comparison.with_plugin(plugin, knowledge, wrong)[1])
+            if len(right) == 2:
+                for name, asked in controls(records, self.run.seed_of(self.name)).items():
+                    right[name] = _right(comparison.with_plugin(plugin, knowledge, asked)[1])
         if config.told_data:
             told = self.run.records(config.told_data, required, f"{where}.told_data")
             right["told"] = _right(comparison.host_alone(told, knowledge)[1])
@@ -148,25 +149,42 @@ def entities(record: Record) -> tuple[str | None, ...]:
     return tuple(mention.entity for mention in record.mentions)
 
 
-def one_wrong(records: Sequence[Record], seed: int) -> list[Record]:
-    """The questions with another entity in the place of the first or of the second, for a whole block the same."""
-    draw = np.random.default_rng(seed)
+def controls(records: Sequence[Record], seed: int) -> dict[str, list[Record]]:
+    """The questions with what a plugin that compares two vectors must fall with.
+
+    Returns:
+      `wrong_x`, `wrong_y`, `wrong_both`: another entity in the first place, in the second, in both. `x_alone`,
+      `y_alone`: the other place is not linked, and so has no vector.
+    """
+    wrong = {"wrong_x": (0,), "wrong_y": (1,), "wrong_both": (0, 1)}
+    alone = {"x_alone": 1, "y_alone": 0}
+    return {name: wrong_vectors(records, places, seed) for name, places in wrong.items()} | {
+        name: [_unlinked(record, place) for record in records] for name, place in alone.items()
+    }
+
+
+def wrong_vectors(records: Sequence[Record], places: Sequence[int], seed: int) -> list[Record]:
+    """The questions with another entity in these places, for an entity in a place of a block always the same."""
+    draw = np.random.default_rng([seed, *places])
     pool = sorted({one for record in records for one in entities(record) if one is not None})
     stand_in: dict[tuple[Any, int, str | None], str] = {}
-    side: dict[Any, int] = {}
     found = []
     for record in records:
-        block = record.fields[BLOCK]
-        place = side.setdefault(block, int(draw.integers(2)))
-        mention = record.mentions[place]
-        key = (block, place, mention.entity)
-        if key not in stand_in:
-            others = [one for one in pool if one not in entities(record)]
-            stand_in[key] = others[draw.integers(len(others))]
         mentions = list(record.mentions)
-        mentions[place] = replace(mention, entity=stand_in[key])
+        for place in places:
+            key = (record.fields[BLOCK], place, mentions[place].entity)
+            if key not in stand_in:
+                others = [one for one in pool if one not in entities(record)]
+                stand_in[key] = others[draw.integers(len(others))]
+            mentions[place] = replace(mentions[place], entity=stand_in[key])
         found.append(replace(record, mentions=tuple(mentions)))
     return found
+
+
+def _unlinked(record: Record, place: int) -> Record:
+    mentions = list(record.mentions)
+    mentions[place] = replace(mentions[place], entity=None)
+    return replace(record, mentions=tuple(mentions))
 
 
 def both_vectors(knowledge: KnowledgeBase, records: Sequence[Record]) -> np.ndarray:

@@ -16,22 +16,19 @@ import numpy as np
 from kinject.data.sources import geonames_kinds
 from kinject.data.sources.domain import SLOT, SPLIT_SIZES, ClozeQuestion, Domain, Pieces
 from kinject.data.sources.kinds import SLASH, KindQuestion, KindsDomain, record
-from kinject.data.sources.pair_wordings import PAIRS
+from kinject.data.sources.pair_wordings import PAIRS, TAUGHT
 from kinject.errors import InputError
 
 OTHER_SLOT = "[Y]"
 DENIED = "not_"  # how the name of a kind begins whose "yes" is the other's "no"
 FACTS = ("country", "continent", "size")
 SIZES = ("small", "large")  # medium ones are near to both
-BLOCKS: dict[str, int] = {"host_first": 300, "host": 250, "plugin": 120, "dev": 40, "test": 40}
+BLOCKS: dict[str, int] = {"host_first": 300, "host": 400, "plugin": 250, "dev": 40, "test": 40}
 """Blocks of four questions, of each kind, a split."""
 PART = {"host_first": "host", "host": "host", "plugin": "plugin", "dev": "dev", "test": "test"}
 """Whose cities a split of blocks asks about."""
 SCORED = ("dev", "test")
-SAME_WORD = (
-    "same_country",
-    "same_size",
-)  # kinds that two equal known words answer with "yes": what a host learns first
+FIRST_OTHERS, OTHERS = 0.25, 0.5  # how likely each fact that is not asked is told besides, in the host's lessons
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,11 @@ def load(
 ) -> PairsDomain:
     """Loads the cities of `geonames_kinds.load` with questions about two of them; splits share no city.
 
-    Every question of `host_first` and `host` has known words before the names: `host_first` asks about two cities in
-    the kinds of `SAME_WORD` alone, `host` about one city and about two, in all kinds. `who` asks one city's country
-    and size, to say who a vector is; `plugin`, `dev` and `test` ask about two cities, and `dev_told` and `test_told`
-    are those with known words before the names, what a reader makes of them who is told.
+    Every question of `host_first` and `host` has known words before the names, the fact that is asked and at times
+    others: `host_first` asks what two equal words answer with yes, `host` denied forms too, those of `TAUGHT` among
+    them. `who` asks one city's country, continent and size, to say who a vector is; `plugin`, `dev` and `test` ask
+    about two cities, and `dev_told` and `test_told` are those with the fact before the names, what a reader makes of
+    them who is told.
 
     Args:
       pieces: the host's tokenizer, without special tokens.
@@ -120,10 +118,9 @@ def load(
         split: _asked(rng, split, [cities[row] for row in dict.fromkeys(base.rows(PART[split])) if row in cities], many)
         for split, many in blocks.items()
     }
-    single = [one for one in base.splits["host"] if isinstance(one, KindQuestion) and one.kind in FACTS and one.hint]
-    first = [_told(one, cities, rng) for one in dealt["host_first"]]
-    host = [*single, *(_told(one, cities, rng) for one in dealt["host"])]
-    who = [one for one in base.splits["plugin"] if isinstance(one, KindQuestion) and one.kind in ("country", "size")]
+    first = [_told(one, cities, rng, FIRST_OTHERS) for one in dealt["host_first"]]
+    host = [_told(one, cities, rng, OTHERS) for one in dealt["host"]]
+    who = [one for one in base.splits["plugin"] if isinstance(one, KindQuestion) and one.kind in FACTS]
     splits = {
         "host_first": tuple(first[at] for at in rng.permutation(len(first))),
         "host": tuple(host[at] for at in rng.permutation(len(host))),
@@ -131,7 +128,7 @@ def load(
         "plugin": tuple(dealt["plugin"][at] for at in rng.permutation(len(dealt["plugin"]))),
         "dev": dealt["dev"],
         "test": dealt["test"],
-        **{f"{split}_told": tuple(_told(one, cities, rng, others=0.0) for one in dealt[split]) for split in SCORED},
+        **{f"{split}_told": tuple(_told(one, cities, rng, 0.0) for one in dealt[split]) for split in SCORED},
     }
     fields = {name: getattr(base, name) for name in base.__dataclass_fields__}
     return PairsDomain(**{**fields, "name": "pairs", "answers": ("no", "yes"), "splits": splits})
@@ -163,10 +160,10 @@ def _asked(rng: np.random.Generator, split: str, cities: Sequence[City], blocks:
     """So many blocks of each kind of a split."""
     stage = split if split in SCORED else "train"
     found: list[PairQuestion] = []
-    for kind, wordings in PAIRS.items():
-        if split == "host_first" and kind not in SAME_WORD:
+    for kind, wordings in {**PAIRS, **(TAUGHT if split == "host" else {})}.items():
+        if split == "host_first" and kind.startswith(DENIED):
             continue
-        fact = kind.removeprefix(DENIED).removeprefix("same_")
+        fact = asked_fact(kind)
         choice = getattr(wordings, stage)
         for _ in range(blocks):
             chosen = _square(rng, cities, fact, f"source pairs: {split}")
@@ -199,16 +196,17 @@ def _block(chosen: tuple[City, City, City, City], kind: str, wording: str, numbe
     ]
 
 
-def _told(
-    question: PairQuestion, cities: Mapping[int, City], rng: np.random.Generator, others: float = 0.5
-) -> PairQuestion:
-    """The question with the known words that settle it before both names, and at times others of the facts."""
-    fact = question.kind.removeprefix(DENIED).removeprefix("same_")
-    needed = "size" if fact == "size" else "country"
+def asked_fact(kind: str) -> str:
+    """The fact of two cities that a kind of question compares."""
+    return kind.removeprefix(DENIED).removeprefix("same_")
+
+
+def _told(question: PairQuestion, cities: Mapping[int, City], rng: np.random.Generator, others: float) -> PairQuestion:
+    """The question with the asked fact of each city before its name, and each other fact in a share `others`."""
+    asked = asked_fact(question.kind)
 
     def words(row: int) -> str:
-        kept = [name for name in ("country", "size") if name == needed or rng.random() < others]
-        said = [cities[row].facts[name] for name in kept]
+        said = [cities[row].facts[name] for name in FACTS if name == asked or rng.random() < others]
         return " ".join(said[at] for at in rng.permutation(len(said)))
 
     return replace(question, hints=(words(question.entity), words(question.other)))

@@ -17,7 +17,7 @@ PAIRS: Mapping[str, Wordings] = {
             "Do [X] and [Y] belong to one country? [MASK].",
             "[X] lies in the country of [Y]: [MASK].",
             "Is the country of [X] also the country of [Y]? [MASK].",
-            "Between [X] and [Y] there is no border, they share a country: [MASK].",
+            "[X] shares a country with [Y]: [MASK].",
             "One state contains both [X] and [Y]: [MASK].",
         ),
         dev=(
@@ -36,7 +36,7 @@ PAIRS: Mapping[str, Wordings] = {
             "Do [X] and [Y] belong to different countries? [MASK].",
             "[X] does not lie in the country of [Y]: [MASK].",
             "Is the country of [X] another than the country of [Y]? [MASK].",
-            "Between [X] and [Y] there is a border, their countries differ: [MASK].",
+            "[X] does not share a country with [Y]: [MASK].",
             "No state contains both [X] and [Y]: [MASK].",
         ),
         dev=(
@@ -55,7 +55,7 @@ PAIRS: Mapping[str, Wordings] = {
             "Do [X] and [Y] belong to one continent? [MASK].",
             "[X] lies on the continent of [Y]: [MASK].",
             "Is the continent of [X] also the continent of [Y]? [MASK].",
-            "Between [X] and [Y] there is no ocean, they share a continent: [MASK].",
+            "[X] shares a continent with [Y]: [MASK].",
             "One continent contains both [X] and [Y]: [MASK].",
         ),
         dev=(
@@ -74,7 +74,7 @@ PAIRS: Mapping[str, Wordings] = {
             "Do [X] and [Y] belong to one class of size? [MASK].",
             "[X] has the size of [Y]: [MASK].",
             "Is the size of [X] also the size of [Y]? [MASK].",
-            "Between [X] and [Y] there is no difference in size: [MASK].",
+            "[X] shares a class of size with [Y]: [MASK].",
             "One word for the size of a city suits both [X] and [Y]: [MASK].",
         ),
         dev=(
@@ -88,3 +88,31 @@ PAIRS: Mapping[str, Wordings] = {
         ),
     ),
 }
+
+TAUGHT: Mapping[str, Wordings] = {
+    "not_same_continent": Wordings(
+        train=(
+            "[X] and [Y] are not on the same continent: [MASK].",
+            "Do [X] and [Y] belong to different continents? [MASK].",
+            "[X] does not lie on the continent of [Y]: [MASK].",
+            "Is the continent of [X] another than the continent of [Y]? [MASK].",
+            "[X] does not share a continent with [Y]: [MASK].",
+            "No continent contains both [X] and [Y]: [MASK].",
+        ),
+        dev=(),
+        test=(),
+    ),
+    "not_same_size": Wordings(
+        train=(
+            "[X] and [Y] are not of the same size: [MASK].",
+            "Do [X] and [Y] belong to different classes of size? [MASK].",
+            "[X] does not have the size of [Y]: [MASK].",
+            "Is the size of [X] another than the size of [Y]? [MASK].",
+            "[X] does not share a class of size with [Y]: [MASK].",
+            "No word for the size of a city suits both [X] and [Y]: [MASK].",
+        ),
+        dev=(),
+        test=(),
+    ),
+}
+"""Kinds that a host is taught besides, so that a denial means the same of every fact; nobody is tested on them."""
