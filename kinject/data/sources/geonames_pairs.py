@@ -94,7 +94,7 @@ def load(
 
     Every question of `host_first` and `host` has known words before the names, the fact that is asked and at times
     others: `host_first` asks what two equal words answer with yes, `host` denied forms too, those of `TAUGHT` among
-    them. `who` asks one city's country, continent and size, to say who a vector is; `plugin`, `dev` and `test` ask
+    them. `who` asks which country each city of `plugin` is in, to say who a vector is; `plugin`, `dev` and `test` ask
     about two cities, and `dev_told` and `test_told` are those with the fact before the names, what a reader makes of
     them who is told.
 
@@ -120,11 +120,10 @@ def load(
     }
     first = [_told(one, cities, rng, FIRST_OTHERS) for one in dealt["host_first"]]
     host = [_told(one, cities, rng, OTHERS) for one in dealt["host"]]
-    who = [one for one in base.splits["plugin"] if isinstance(one, KindQuestion) and one.kind in FACTS]
     splits = {
         "host_first": tuple(first[at] for at in rng.permutation(len(first))),
         "host": tuple(host[at] for at in rng.permutation(len(host))),
-        "who": tuple(who),
+        "who": base.splits["plugin_country"],
         "plugin": tuple(dealt["plugin"][at] for at in rng.permutation(len(dealt["plugin"]))),
         "dev": dealt["dev"],
         "test": dealt["test"],
