@@ -208,4 +208,4 @@ def test_the_config_runs_two_steps_on_the_real_files(tmp_path):
         stages[name]["fit"] = {**stages[name]["fit"], "epochs": None, "steps": 2}
     results = run_experiment({**config, "stages": stages}, tmp_path / "run")
     assert results["host0"]["steps"] == results["plugin0"]["steps"] == 2
-    assert results["folds"]["types"]["n"] == 94 and {"host", "plugin", "shuffled"} < results["folds"]["types"].keys()
+    assert results["folds"]["types"]["n"] == 89 and {"host", "plugin", "shuffled"} < results["folds"]["types"].keys()
