@@ -120,7 +120,7 @@ def cut_after(steps, fit):
     fit.checkpoints.close(), fit.best.close()
 
 
-@pytest.mark.parametrize("cut", [1, 5, 8, 13, 23])
+@pytest.mark.parametrize("cut", [1, 8, 23])
 def test_cut_and_resumed_equals_uninterrupted_bit_for_bit(world, tmp_path, cut, monkeypatch):
     options = {"dev": True, "evaluate_every": 4, "dropout": "all", "dropout_rate": 0.2}
     whole = Setting(world, tmp_path / "whole", **options).fit().run()

@@ -90,7 +90,7 @@ def saved(workdir, step):
     "conditions",
     [
         [lambda workdir: logged(workdir, 2)],
-        [lambda workdir: saved(workdir, 8), lambda workdir: saved(workdir, 40)],
+        pytest.param([lambda workdir: saved(workdir, 8), lambda workdir: saved(workdir, 40)], marks=pytest.mark.slow),
         [lambda workdir: logged(workdir, 30), lambda workdir: (workdir / "plugin").exists()],
     ],
     ids=["before the first checkpoint", "twice after checkpoints", "in training, then after it"],
