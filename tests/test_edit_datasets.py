@@ -69,7 +69,7 @@ def query(prompt, answers, relation="CITY", **more):
     return {**found, "target_ids": ["Q1"], "phrase": None, **more}
 
 
-def tested(*queries):
+def asked_in_tests(*queries):
     return [{"test_queries": list(queries), "test_condition": "OR", "condition_queries": []}]
 
 
@@ -87,16 +87,19 @@ RIPPLE = {
             "target_id": "Q585",
         },
     },
-    "Relation_Specificity": tested(query("The name of the mother of Mia Lind is", ["Eva"], "MOTHER")),
-    "Logical_Generalization": tested(query("The name of the city of Mia Lind's cat is", ["Bergen"])),
-    "Subject_Aliasing": tested(query("The name of the city of M. Lind is", ["Bergen"])),
-    "Compositionality_I": tested(
+    "Relation_Specificity": asked_in_tests(query("The name of the mother of Mia Lind is", ["Eva"], "MOTHER")),
+    "Logical_Generalization": asked_in_tests(query("The name of the city of Mia Lind's cat is", ["Bergen"])),
+    "Subject_Aliasing": asked_in_tests(query("The name of the city of M. Lind is", ["Bergen"])),
+    "Compositionality_I": asked_in_tests(
         query("The mayor of the city of Mia Lind is", ["Kari"], query_type="two_hop", second_relation="MAYOR")
     ),
     "Compositionality_II": [],
-    "Forgetfulness": tested(query("The name of the city of Mia Lind is", ["Hamar"])),
+    "Forgetfulness": asked_in_tests(query("The name of the city of Mia Lind is", ["Hamar"])),
 }
-MORE = {**RIPPLE, "Relation_Specificity": tested(query("The name of the mother of Mia Lind is", ["Ida"], "MOTHER"))}
+MORE = {
+    **RIPPLE,
+    "Relation_Specificity": asked_in_tests(query("The name of the mother of Mia Lind is", ["Ida"], "MOTHER")),
+}
 FILES = {
     "counterfact": ("counterfact.json", [COUNTERFACT]),
     "zsre": ("zsre_mend_eval.json", [ZSRE]),

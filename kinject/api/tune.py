@@ -78,13 +78,10 @@ def tune(
         same = {"method": settings, "max_length": max_length, "train": train, "seed": seed, "name": name, **fit}
         same |= {"initialise": initialise, "quiet": quiet}
         return _tune_auto(host, base, records, dev, cls.name, workdir, same)
-    told = {
-        "method": settings,
-        "max_length": host.engine.max_length if max_length is None else max_length,
-        "fit": read_fit(cls.name, fit, has_dev=dev is not None),
-        **({} if initialise is None else {"initialise": initialise}),
-        **({} if train is None else {"train": tuple((regex, label) for regex, label in train)}),
-    }
+    told: dict[str, Any] = {"method": settings, "fit": read_fit(cls.name, fit, has_dev=dev is not None)}
+    told["max_length"] = host.engine.max_length if max_length is None else max_length
+    rules = None if train is None else tuple((regex, label) for regex, label in train)
+    told |= {key: value for key, value in (("initialise", initialise), ("train", rules)) if value is not None}
     stage, given = _with_what_is_at_hand(told, host, base, records, dev)
     made, keeps = _kept(stage, seed, workdir, quiet, host, given)
     return Plugin(made, name=name or (cls.name if base is None else base.name), knowledge=base, keeps=keeps)

@@ -42,6 +42,8 @@ class RecordBuilder(FileReaderBuilder):
       DESCRIPTION, HOMEPAGE, CITATION, LICENSE: of the data set.
       HAS_OWN_IDS: whether `id` is the user's own, so that one may stand twice by mistake.
       USER_NAMED: whether a config is a corpus of the user's own, by any name.
+      FILES: config -> its file and how many entries the published one has, 0 = not known; a class that has some is
+        given a config for each.
       left_out: why and how many records of the files were left out, filled as they are read.
       labels: all labels in the order of their numbers, where a data set has such an order.
     """
@@ -54,6 +56,14 @@ class RecordBuilder(FileReaderBuilder):
     LICENSE: ClassVar[str] = ""
     HAS_OWN_IDS: ClassVar[bool] = False
     USER_NAMED: ClassVar[bool] = False
+    FILES: ClassVar[dict[str, tuple[str, int]]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        if "FILES" in vars(cls):
+            cls.BUILDER_CONFIGS = [
+                tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in cls.FILES
+            ]
+        super().__init_subclass__(**options)
 
     def __init__(self, *, check: bool = True, **kwargs: Any):
         self.check = check

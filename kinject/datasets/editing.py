@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import tensorflow_datasets as tfds
-
 from kinject.data.records import Record, parse_record
 from kinject.data.tokenizer import MASK_LITERAL
 from kinject.datasets.builder import RecordBuilder, Splits, expect
@@ -24,18 +22,8 @@ ROME = "https://github.com/kmeng01/rome"
 SLOT = "{}"
 
 
-def _configs(names: Iterable[str]) -> list[tfds.core.BuilderConfig]:
-    return [tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in names]
-
-
 class EditData(RecordBuilder):
-    """Records: text, `edit`, `measure`, `changes`, `label`, `choices`, `id`; a mention where the subject's name stands.
-
-    Attributes:
-      FILES: config -> its file and how many edits the published one has; 0 = not known.
-    """
-
-    FILES: ClassVar[dict[str, tuple[str, int]]]
+    """Records: text, `edit`, `measure`, `changes`, `label`, `choices`, `id`; a mention where the subject is named."""
 
     @classmethod
     def configs_for(cls, folder: Path) -> list[str]:
@@ -96,7 +84,6 @@ class Counterfact(EditData):
     CITATION = "Meng et al., Locating and Editing Factual Associations in GPT, NeurIPS 2022"
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"counterfact.json, see {ROME}."
     FILES: ClassVar[dict[str, tuple[str, int]]] = {"counterfact": ("counterfact.json", 21_919)}
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = _configs(FILES)
 
     def edit(
         self, case: dict[str, Any], number: int, where: str
@@ -164,7 +151,6 @@ class Mquake(EditData):
         "cf": ("MQuAKE-CF.json", 9_218),
         "t": ("MQuAKE-T.json", 1_825),
     }
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = _configs(FILES)
 
     def edit(
         self, case: dict[str, Any], number: int, where: str
@@ -220,7 +206,6 @@ class Zsre(EditData):
         "mend": ("zsre_mend_eval.json", 19_086),
         "rome": ("zsre_mend_eval.json", 19_086),
     }
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = _configs(FILES)
 
     def edit(
         self, case: dict[str, Any], number: int, where: str

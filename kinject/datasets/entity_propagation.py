@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import tensorflow_datasets as tfds
-
 from kinject.data.records import Record, parse_record
 from kinject.data.tokenizer import MASK_LITERAL
 from kinject.datasets.builder import RecordBuilder, Splits, expect
@@ -44,16 +42,12 @@ class Probes(RecordBuilder):
     mention, for what makes vectors of texts, and as `description`.
     """
 
-    FILES: ClassVar[dict[str, tuple[str, int]]]
     FOLDER: ClassVar[str]
     HOMEPAGE = RELEASE
     CITATION = CITATION
 
     def __init_subclass__(cls, **options: Any) -> None:
         cls.MANUAL_DOWNLOAD_INSTRUCTIONS = f"The folder data/{cls.FOLDER} of {RELEASE}."
-        cls.BUILDER_CONFIGS = [
-            tfds.core.BuilderConfig(name=name, description=name.replace("_", " ")) for name in cls.FILES
-        ]
         super().__init_subclass__(**options)
 
     def files(self, folder: Path) -> list[Path]:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import tensorflow_datasets as tfds
-
 from kinject.datasets.editing import EditData, question
 from kinject.datasets.files import check, read_objects, take
 from kinject.errors import InputError
@@ -46,9 +44,6 @@ class RippleEdits(EditData):
         "random": ("random.json", 0),
         "popular": ("popular.json", 0),
     }
-    BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-        tfds.core.BuilderConfig(name=name, description=name) for name in FILES
-    ]
 
     def prepare_for(self, path: Path) -> None:
         answers: dict[str, dict[str, None]] = {}

@@ -96,19 +96,14 @@ def load_host(
       InputError: one line that names file and key: no such folder, a file that is missing, truncated or malformed,
         keys that are missing or unexpected, a wrong shape, or weights that are not those `host.json` was written for.
     """
-    files = host_files(host_folder(folder_or_id))
-    for one in {files.model, files.tokenizer, files.adapter or files.model}:
-        refuse_special(one)  # other libraries would wait for a pipe
-    folder, stated = files.model, read_config(files.model)
-    manifest = read_host_manifest(folder)
+    files = _plain_files(folder_or_id)
+    folder, stated, manifest = files.model, read_config(files.model), read_host_manifest(files.model)
     kind = manifest.get("head") if head is None else head
     kind = None if kind == NO_HEAD else kind
     config = with_pooling(_config(stated, folder, dropout), kind, files)
-    tied = fresh_head or stated.get("tie_word_embeddings") is not False
-    checkpoint = _match(open_weights(files), config, kind, fresh_head, tied)
+    checkpoint = _match(open_weights(files), config, kind, fresh_head, stated.get("tie_word_embeddings") is not False)
     labels = _num_labels(checkpoint, kind, num_labels)
     tuning = saved_tuning(manifest, folder)
-
     opened(files, config)
     with WeightReading(checkpoint, config, param_dtype) as reading:  # beside what follows
         abstract = abstract_host(config, kind, labels, tuning, remat=remat, dtype=dtype, param_dtype=param_dtype)
@@ -127,9 +122,16 @@ def load_host(
     if not checkpoint.fresh:
         check_pinned(manifest, kind, prints, folder)
     _check_seals(files, whole=bool(checkpoint.fresh) or not manifest)
-    whole, encoder = prints["fingerprint"], prints["encoder_fingerprint"]
-    read = LoadedHost(host, config, manifest, files.tokenizer, whole, encoder)
+    read = LoadedHost(host, config, manifest, files.tokenizer, prints["fingerprint"], prints["encoder_fingerprint"])
     return dataclasses.replace(read, fresh=checkpoint.fresh, unused=checkpoint.unused, files=files, stated=stated)
+
+
+def _plain_files(folder_or_id: str | os.PathLike[str]) -> HostFiles:
+    """Where a host's files are, none of which is a pipe: other libraries would wait for it."""
+    files = host_files(host_folder(folder_or_id))
+    for one in {files.model, files.tokenizer, files.adapter or files.model}:
+        refuse_special(one)
+    return files
 
 
 def _check_seals(files: HostFiles, whole: bool) -> None:
@@ -242,7 +244,7 @@ def with_pooling(config: EncoderConfig, kind: str | None, files: HostFiles | Non
 
 
 def _match(tensors: Tensors, config: EncoderConfig, kind: str | None, fresh_head: bool, tied: bool) -> Checkpoint:
-    names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, config, kind, tied)
+    names = _untied(hf_tensors.canonical(tensors, config, tensors.path), tensors, config, kind, fresh_head or tied)
     table = hf_tensors.rules(config, kind)
     unused, unexpected = hf_tensors.set_aside(names, (rule.key for rule in table), config)
     missing = [rule for rule in table if rule.key not in names]
