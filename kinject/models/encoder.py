@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
 from kinject.models.contracts import check_batch, check_seam
+from kinject.models.initial import built
 from kinject.models.layers import PLUGIN, gather_positions, layer_norm, site
 from kinject.models.seams import Plugin
 
@@ -64,7 +65,8 @@ class Encoder(nnx.Module):
         options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         family = config.family
         self.embeddings = family.embeddings(config, **options)
-        self.layers = nnx.List([family.layer(config, i, **options) for i in range(config.num_hidden_layers)])
+        kinds = family.layer_kinds(config)
+        self.layers = nnx.List(built(lambda kind: family.layer(config, kind, **options), kinds, rngs))
         self.relative = family.relative(config, **options)
         self.norm = layer_norm(config, dtype, param_dtype, rngs) if family.final_norm else None
 

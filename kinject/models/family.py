@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -176,9 +176,13 @@ class Family(ABC):
     def embeddings(self, config: EncoderConfig, **options: Any) -> Any:
         """Makes the embedding layer, a `layers.Embeddings`; options are `dtype`, `param_dtype`, `rngs`."""
 
+    def layer_kinds(self, config: EncoderConfig) -> tuple[Hashable, ...]:
+        """The kind of every layer; those of one kind are built alike."""
+        return (None,) * config.num_hidden_layers
+
     @abstractmethod
-    def layer(self, config: EncoderConfig, i: int, **options: Any) -> Any:
-        """Makes layer i, a `layers.Layer`; the same options."""
+    def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Any:
+        """Makes a layer of a kind, a `layers.Layer`; the same options."""
 
     def relative(self, config: EncoderConfig, **options: Any) -> Any:
         """Makes what all layers' attention reads beside the hidden states to tell positions apart; None = nothing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -29,3 +29,11 @@ def normal(config: EncoderConfig, rngs: Any) -> nnx.Initializer:
     if isinstance(rngs, OneKey):
         return nnx.initializers.zeros_init()
     return nnx.initializers.normal(config.initializer_range)
+
+
+def built(make: Callable[[Any], Any], kinds: Sequence[Hashable], rngs: Any) -> list[Any]:
+    """A module of each kind, in order; for a `OneKey` the first of a kind is made, and the others are its copies."""
+    if not isinstance(rngs, OneKey):
+        return [make(kind) for kind in kinds]
+    first = {kind: nnx.split(make(kind)) for kind in dict.fromkeys(kinds)}
+    return [nnx.merge(*first[kind], copy=True) for kind in kinds]

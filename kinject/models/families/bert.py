@@ -69,8 +69,8 @@ class Bert(Family):
     def embeddings(self, config: EncoderConfig, **options: Any) -> Embeddings:
         return Embeddings(config, **options)
 
-    def layer(self, config: EncoderConfig, i: int, **options: Any) -> Layer:
-        del i
+    def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Layer:
+        del kind
         return Layer(config, **options)
 
     def encoder_rules(self, config: EncoderConfig) -> tuple[Rule, ...]:

@@ -13,7 +13,7 @@ with each distance once, and moved into place by reshaping, without a gather of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -293,8 +293,11 @@ class DebertaV2(Bert):
     def has_positions(self, config: EncoderConfig) -> bool:
         return config.own.position_biased_input
 
-    def layer(self, config: EncoderConfig, i: int, **options: Any) -> Layer:
-        if i == 0 and config.own.conv_kernel_size:
+    def layer_kinds(self, config: EncoderConfig) -> tuple[Hashable, ...]:
+        return tuple(i == 0 and config.own.conv_kernel_size > 0 for i in range(config.num_hidden_layers))
+
+    def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Layer:
+        if kind:  # the first, where there is a convolution
             return ConvolvedLayer(config, **options)
         return Layer(config, **options, attention=DisentangledAttention)
 

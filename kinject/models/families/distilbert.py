@@ -75,7 +75,7 @@ class DistilBert(Bert):
         r"(vocab_transform|vocab_layer_norm|vocab_projector|pre_classifier|classifier|qa_outputs)\.(weight|bias)"
     )
 
-    def layer(self, config: EncoderConfig, i: int, **options: Any) -> Layer:
+    def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Layer:
         return Layer(config, **options, attention=DistilBertAttention)
 
     def encoder_rules(self, config: EncoderConfig) -> tuple[Rule, ...]:

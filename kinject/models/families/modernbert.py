@@ -11,7 +11,7 @@ stream as hidden states, the last of them normed, and yields what the head reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,11 +101,11 @@ def turned(vectors: jax.Array, cosines: jax.Array, sines: jax.Array) -> jax.Arra
 class ModernBertAttention(PreNorm, Attention):
     """Of turned queries and keys, everywhere or near by; the first layer reads the embeddings as they are."""
 
-    def __init__(self, config: EncoderConfig, *, number: int, **options: Any):
+    def __init__(self, config: EncoderConfig, *, first: bool, layer_type: str, **options: Any):
         super().__init__(config, **options)
-        if number == 0:
+        if first:
             self.norm = None
-        self.layer_type = config.own.layer_types[number]
+        self.layer_type = layer_type
         self.reach = config.own.local_attention // 2
         self.dropout = Dropout(config.attention_probs_dropout_prob)
 
@@ -215,8 +215,12 @@ class ModernBert(Family):
     def embeddings(self, config: EncoderConfig, **options: Any) -> Embeddings:
         return ModernBertEmbeddings(config, **options)
 
-    def layer(self, config: EncoderConfig, i: int, **options: Any) -> Layer:
-        own = partial(ModernBertAttention, number=i)
+    def layer_kinds(self, config: EncoderConfig) -> tuple[Hashable, ...]:
+        return tuple((i == 0, config.own.layer_types[i]) for i in range(config.num_hidden_layers))
+
+    def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Layer:
+        first, layer_type = kind
+        own = partial(ModernBertAttention, first=first, layer_type=layer_type)
         return Layer(config, **options, attention=own, feed_forward=GatedFeedForward)
 
     def relative(self, config: EncoderConfig, **options: Any) -> Rotary:

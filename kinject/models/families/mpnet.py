@@ -108,7 +108,7 @@ class MPNet(Bert):
     def position_offset(self, config: EncoderConfig) -> int:
         return PADDING + 1
 
-    def layer(self, config: EncoderConfig, i: int, **options: Any) -> Layer:
+    def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Layer:
         return Layer(config, **options, attention=MPNetAttention)
 
     def relative(self, config: EncoderConfig, **options: Any) -> RelativeScores:
