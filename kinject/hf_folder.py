@@ -79,8 +79,8 @@ def open_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, a `transformers.PreTrainedTokenizerFast`.
 
     Raises:
-      InputError: no tokenizer, one that transformers cannot read, that knows no word, that asks for code of its own (`auto_map`), or that
-        is written in Python, which does not tell which characters a piece stands for.
+      InputError: no tokenizer, one that transformers cannot read, that knows no word, that asks for code of its own
+        (`auto_map`), or that is written in Python, which does not tell which characters a piece stands for.
     """
     path = folder / TOKENIZER_CONFIG
     settings = read_object(path, GET_AGAIN) if path.is_file() else {}
