@@ -222,6 +222,19 @@ def test_ridge_starts_aim_where_they_say(host, knowledge, target):
     np.testing.assert_allclose(plugin.mapper.bias[...], theirs.intercept_, atol=1e-4)
 
 
+def test_ridge_label_sum_aims_at_what_all_answers_differ_by(host, knowledge):
+    asked = [{**question(i), "label": f"land{answer}"} for i in range(30) for answer in (i % 3, i % 2)]
+    examples = make_task("cloze").examples(records(*asked), host.encoder(None), knowledge)
+    plugin = map_tuning()
+    initialise(plugin, "ridge_label_sum", Feed(examples, knowledge.gather), host.loaded.host, 0.1, "initialise")
+    word = np.asarray(host.loaded.host.encoder.embeddings.word.embedding[...])
+    said = np.stack([word[[VOCABULARY.index(f"land{i % 3}"), VOCABULARY.index(f"land{i % 2}")]] for i in range(30)])
+    mean = said.reshape(60, -1).mean(0)
+    theirs = Ridge(alpha=3.0).fit(vectors()[:30], mean + (said - mean).sum(1))
+    np.testing.assert_allclose(plugin.mapper.kernel[...], theirs.coef_.T, atol=1e-4)
+    np.testing.assert_allclose(plugin.mapper.bias[...], theirs.intercept_, atol=1e-4)
+
+
 def test_ridge_mention_aims_at_the_mean_of_several_pieces(host, knowledge):
     text = "faraway is in [MASK] ."
     asked = [

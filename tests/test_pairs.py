@@ -59,6 +59,8 @@ def test_no_city_is_in_two_splits_and_no_wording_in_two_lists(domain):
     assert sum(map(len, rows)) == len(set.union(*rows))
     told = {row for one in domain.splits["who"] for row in (one.entity,)}
     assert not told & (rows[0] | rows[2] | rows[3])
+    asked = Counter(one.kind for one in domain.splits["who"])
+    assert asked == dict.fromkeys(("country", "continent", "size"), len(told))
     for kind, wordings in PAIRS.items():
         lists = (wordings.train, wordings.dev, wordings.test)
         assert [len(one) for one in lists] == [6, 2, 3] and len({*sum(lists, ())}) == 11, kind

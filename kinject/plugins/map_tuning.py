@@ -139,7 +139,7 @@ def fit_ridge(vectors: np.ndarray, targets: np.ndarray, penalty: float = 0.1) ->
     return jnp.asarray(kernel, jnp.float32), jnp.asarray(y_mean - x_mean @ kernel, jnp.float32)
 
 
-DRAWN, FITTED = ("zero", "normal"), ("ridge_label", "ridge_mention")
+DRAWN, FITTED = ("zero", "normal"), ("ridge_label", "ridge_label_sum", "ridge_mention")
 DEVIATION = 0.02  # of "normal": what BERT's own weights are drawn with
 
 
@@ -180,7 +180,8 @@ def initialise(
       plugin: a map-tuning plugin; its affine map is replaced.
       start: "zero": every entity is the zero vector. "normal": weights from N(0, 0.02^2), as BERT's own, bias 0.
         "ridge_label" aims by ridge regression at the word embedding of the piece that the example asks for (it uses the
-        labels of the training examples), "ridge_mention" at the mean word embedding of the entity's own name.
+        labels of the training examples), "ridge_label_sum" at the sum of what all examples about the entity ask for,
+        each as it differs from the mean; "ridge_mention" at the mean word embedding of the entity's own name.
       feed: the training examples.
       host: whose word embeddings are aimed at.
       penalty: of the regression.
@@ -204,15 +205,28 @@ def initialise(
 def _fitted(target: str, feed: Feed, host: HostModel, penalty: float, where: str) -> tuple[jax.Array, jax.Array]:
     """Kernel float32 [k, D] and bias float32 [D] of the regression."""
     table = np.asarray(host.encoder.embeddings.word.embedding[...], np.float32)
-    aim = _label_vectors if target == "ridge_label" else _mention_vectors
+    aim = _mention_vectors if target == "ridge_mention" else _label_vectors
     with_slots = [bucket for bucket in feed.examples.buckets if bucket["entity_ids"].shape[1]]
     if not with_slots:
         raise InputError(where, f"{target} needs entities that have a vector, and the data set has none")
     if feed.gather is None:
         raise InputError(where, f"{target} needs a knowledge base with vectors")
     rows, targets = zip(*(aim(bucket, table, where) for bucket in with_slots), strict=True)
-    vectors, found = feed.gather(np.concatenate(rows))
-    return fit_ridge(vectors[found], np.concatenate(targets)[found], penalty)
+    entities, words = np.concatenate(rows), np.concatenate(targets)
+    if target == "ridge_label_sum":
+        entities, words = _summed(entities, words)
+    vectors, found = feed.gather(entities)
+    return fit_ridge(vectors[found], words[found], penalty)
+
+
+def _summed(entities: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each entity once, int32 [m], and the mean of all words plus how its own differ from it, float32 [m, D]."""
+    entities, words = entities[entities >= 0], words[entities >= 0]
+    once, at = np.unique(entities, return_inverse=True)
+    mean = words.mean(0)
+    total = np.zeros((len(once), words.shape[1]), np.float32)
+    np.add.at(total, at, words - mean)
+    return once, mean + total
 
 
 def _label_vectors(bucket: Batch, table: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -51,6 +51,7 @@ class PluginConfig(TrainingConfig):
 
     `method` is `{"name": …, **its settings}`. `initialise` is "random" (the method's own), "zero", "normal", a
     closed-form start ("ridge_label": towards the word vector of the answer, which uses the training labels;
+    "ridge_label_sum": towards the sum of the answers to all questions about the entity, as they differ from the mean;
     "ridge_mention": towards the mean word vector of the mention; `ridge_penalty` is that of the regression), or the
     folder of a plugin, or an authors' `Affine_*.bin`. "auto" is, for map-tuning, the closed form that suits the task
     ("zero" where none does), and "random" for every other method; the plugin's settings say which it was. `dropout`

@@ -17,13 +17,14 @@ from kinject.data.sources import geonames_kinds
 from kinject.data.sources.domain import SLOT, SPLIT_SIZES, ClozeQuestion, Domain, Pieces
 from kinject.data.sources.kinds import SLASH, KindQuestion, KindsDomain, record
 from kinject.data.sources.pair_wordings import PAIRS, TAUGHT
+from kinject.data.sources.wordings import GEOGRAPHY
 from kinject.errors import InputError
 
 OTHER_SLOT = "[Y]"
 DENIED = "not_"  # how the name of a kind begins whose "yes" is the other's "no"
 FACTS = ("country", "continent", "size")
 SIZES = ("small", "large")  # medium ones are near to both
-BLOCKS: dict[str, int] = {"host_first": 300, "host": 400, "plugin": 250, "dev": 40, "test": 40}
+BLOCKS: dict[str, int] = {"host_first": 300, "host": 400, "plugin": 750, "dev": 40, "test": 40}
 """Blocks of four questions, of each kind, a split."""
 PART = {"host_first": "host", "host": "host", "plugin": "plugin", "dev": "dev", "test": "test"}
 """Whose cities a split of blocks asks about."""
@@ -94,7 +95,7 @@ def load(
 
     Every question of `host_first` and `host` has known words before the names, the fact that is asked and at times
     others: `host_first` asks what two equal words answer with yes, `host` denied forms too, those of `TAUGHT` among
-    them. `who` asks which country each city of `plugin` is in, to say who a vector is; `plugin`, `dev` and `test` ask
+    them. `who` asks each fact of each city of `plugin`, to say who a vector is; `plugin`, `dev` and `test` ask
     about two cities, and `dev_told` and `test_told` are those with the fact before the names, what a reader makes of
     them who is told.
 
@@ -123,7 +124,7 @@ def load(
     splits = {
         "host_first": tuple(first[at] for at in rng.permutation(len(first))),
         "host": tuple(host[at] for at in rng.permutation(len(host))),
-        "who": base.splits["plugin_country"],
+        "who": _who(rng, [cities[row] for row in dict.fromkeys(base.rows(PART["plugin"])) if row in cities]),
         "plugin": tuple(dealt["plugin"][at] for at in rng.permutation(len(dealt["plugin"]))),
         "dev": dealt["dev"],
         "test": dealt["test"],
@@ -209,3 +210,15 @@ def _told(question: PairQuestion, cities: Mapping[int, City], rng: np.random.Gen
         return " ".join(said[at] for at in rng.permutation(len(said)))
 
     return replace(question, hints=(words(question.entity), words(question.other)))
+
+
+def _who(rng: np.random.Generator, cities: Sequence[City]) -> tuple[KindQuestion, ...]:
+    """A question about each fact of each city alone."""
+    asked = []
+    for city in cities:
+        for fact in FACTS:
+            wordings = GEOGRAPHY[fact].train
+            asked.append(
+                KindQuestion(city.entity, city.name, city.facts[fact], fact, wordings[rng.integers(len(wordings))])
+            )
+    return tuple(asked)
