@@ -74,7 +74,7 @@ def get_config(arg=""):
                 "knowledge": knowledge,
                 "data": (str(folder / "plugin.jsonl"),),
                 "initialise": "ridge_mention",
-                "fit": fit(8, 3e-3),
+                "fit": fit(8, 1e-3),
             },
             "evaluate": {
                 "kind": "evaluate",

@@ -9,8 +9,8 @@ runs/quickstart): of one kind, as a job of one's own has, or with `questions=all
 as `kinject tune` trains it where nothing else is said (`ready_fit`: AdamW, batches of 20, linear decay after a warmup),
 for `steps`, once with each of the `rates` (`0.0003+0.001`), and is asked the development questions: results.md has
 `rate_0_001.dev_accuracy`, and so on. Sizes are cut to the host as in configs/compare.py.
-`--seeds 0,1,2` draws the order of questions and the start anew; host and knowledge stay. What was run of
-it, and what was not: docs/tuning.md.
+`--seeds 0,1,2` draws the order of questions and the start anew; host and knowledge stay. What came of it:
+docs/tuning.md.
 """
 
 from compare import METHODS, PASSAGES, RETRIEVAL

@@ -112,9 +112,8 @@ class FitConfig(Section):
         return math.ceil(examples / self.batch_size) if self.evaluate_every == "epoch" else self.evaluate_every
 
 
-LEARNING_RATES = {"map_tuning": 3e-3, "kformer": 1e-3, "k_adapter": 1e-3, "k_adapter_combination": 1e-3}
-"""By method: map_tuning's and k_adapter's are what this project's configs train with, the others' are of their size; no
-sweep chose them yet (configs/rates.py, docs/tuning.md)."""
+LEARNING_RATES = {"map_tuning": 1e-3, "kformer": 1e-2, "k_adapter": 3e-4, "k_adapter_combination": 3e-4, "dkplm": 3e-3}
+"""By method, chosen by a sweep on development questions (configs/rates.py, docs/tuning.md)."""
 
 
 def ready_fit(method: str) -> dict[str, Any]:
