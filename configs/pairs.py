@@ -5,8 +5,8 @@
 Questions come in blocks of four in which the words, X alone and Y alone say nothing (kinject/data/sources/
 geonames_pairs.py). The host is MiniLM-L6 with a masked-LM head, its lower four layers as they were pretrained: after
 these one can read off whether two words are the same. It learns in four lessons. Two are about cities whose country,
-continent or size stands in the text, `germany / kassel and france / lyon`: `host_first` what two equal words answer
-with yes, `host_told` denied forms too. In the third, `host_reading`, a frozen map of the vectors (`who`), in closed
+continent or size stands in the text, `germany / kassel and france / lyon`: `host_first` teaches that two equal words
+mean yes, `host_told` denied forms too. In the third, `host_reading`, a frozen map of the vectors (`who`), in closed
 form towards the words of all three facts, says what the text said before. Then the map is tuned through that frozen
 host (`map`), and in the last lesson, `host`, the host reads it as it is now; `plugin` is that map. `dev` asks
 development questions, by which the settings were chosen on seed 0, `told` asks them of the host of the second lesson,

@@ -182,7 +182,7 @@ class Family(ABC):
 
     @abstractmethod
     def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Any:
-        """Makes a layer of a kind, a `layers.Layer`; the same options."""
+        """Makes a layer of one of `layer_kinds`, a `layers.Layer`; options as of `embeddings`."""
 
     def relative(self, config: EncoderConfig, **options: Any) -> Any:
         """Makes what all layers' attention reads beside the hidden states to tell positions apart; None = nothing.

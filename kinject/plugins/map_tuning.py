@@ -179,9 +179,10 @@ def initialise(
     Args:
       plugin: a map-tuning plugin; its affine map is replaced.
       start: "zero": every entity is the zero vector. "normal": weights from N(0, 0.02^2), as BERT's own, bias 0.
-        "ridge_label" aims by ridge regression at the word embedding of the piece that the example asks for (it uses the
-        labels of the training examples), "ridge_label_sum" at the sum of what all examples about the entity ask for,
-        each as it differs from the mean; "ridge_mention" at the mean word embedding of the entity's own name.
+        "ridge_label" aims by ridge regression at the word embedding of the piece that the example asks for (it uses
+        the labels of the training examples), "ridge_label_sum" at the mean of all these words plus, for each example
+        whose first entity it is, how its word differs from that mean; "ridge_mention" at the mean word embedding of
+        the entity's own name.
       feed: the training examples.
       host: whose word embeddings are aimed at.
       penalty: of the regression.
