@@ -204,4 +204,4 @@ def test_options_of_fit_and_of_its_optimizer_go_where_they_belong():
     made = read_fit("map_tuning", {"steps": 3, "learning_rate": 0.5, "optimizer": {"name": "sgd"}}, has_dev=True)
     assert made["steps"] == 3 and made["epochs"] is None and made["evaluate_every"] == "epoch"
     assert made["optimizer"]["learning_rate"] == 0.5 and made["optimizer"]["name"] == "sgd"
-    assert read_fit("k_adapter", {}, has_dev=False)["optimizer"]["learning_rate"] == 1e-3
+    assert read_fit("k_adapter", {}, has_dev=False)["optimizer"]["learning_rate"] == 3e-4
