@@ -79,8 +79,8 @@ def open_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder, a `transformers.PreTrainedTokenizerFast`.
 
     Raises:
-      InputError: no tokenizer, one that transformers cannot read, that knows no word, that asks for code of its own
-        (`auto_map`), or that is written in Python, which does not tell which characters a piece stands for.
+      InputError: no tokenizer, one that transformers cannot read, that asks for code of its own (`auto_map`), or that
+        is written in Python, which does not tell which characters a piece stands for.
     """
     path = folder / TOKENIZER_CONFIG
     settings = read_object(path, GET_AGAIN) if path.is_file() else {}
@@ -96,8 +96,6 @@ def open_tokenizer(folder: Path) -> Any:
             raise InputError(folder, f"transformers reads no tokenizer there: {_told(error)}", _mend(folder)) from error
     if not found.is_fast:
         raise _in_python(type(found).__name__, path)
-    if len(found) <= len(found.all_special_ids):
-        raise InputError(folder, "its tokenizer has no piece of any word", GET_AGAIN)
     return found
 
 

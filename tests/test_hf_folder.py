@@ -7,6 +7,7 @@ import sys
 import pytest
 from tiny_tokenizers import wordpiece_folder
 
+from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
 from kinject.hf_folder import open_tokenizer, read_config
 
@@ -110,4 +111,4 @@ def test_a_tokenizer_without_any_piece_of_a_word_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
     (tmp_path / "sentencepiece.bpe.model").write_bytes(b"\n\x05\n\x03ka\x15")
     with pytest.raises(InputError, match="its tokenizer has no piece of any word"):
-        open_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)

@@ -111,8 +111,8 @@ def load_tokenizer(folder: str | Path, positions: int | None = None) -> HostToke
       positions: how many tokens the host has positions for; None = what the folder says of the tokenizer alone.
 
     Raises:
-      InputError: see `hf_folder.open_tokenizer`; special tokens that are missing, a text's frame that is not the same
-        for every text, ids beyond the host's embedding table.
+      InputError: see `hf_folder.open_tokenizer`; no piece of any word; special tokens that are missing, a text's frame
+        that is not the same for every text, ids beyond the host's embedding table.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -121,6 +121,8 @@ def load_tokenizer(folder: str | Path, positions: int | None = None) -> HostToke
     names = sorted({TOKENIZER, *found.vocab_files_names.values()})
     if not any((folder / name).is_file() for name in names):  # transformers makes one of special tokens alone
         raise InputError(folder, "there is no tokenizer in it", f"it needs {' or '.join(names)}")
+    if len(found) <= len(found.all_special_ids):
+        raise InputError(folder, "its tokenizer has no piece of any word", "get its files again")
     backend = found.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
