@@ -8,10 +8,9 @@ Host, knowledge and questions are those of a finished run of configs/quickstart.
 runs/quickstart): of one kind, as a job of one's own has, or with `questions=all` of all kinds. Each method is trained
 as `kinject tune` trains it where nothing else is said (`ready_fit`: AdamW, batches of 20, linear decay after a warmup),
 for `steps`, once with each of the `rates` (`0.0003+0.001`), and is asked the development questions: results.md has
-`rate_0_001.dev_accuracy`, and so on. Sizes are cut to the host as in configs/compare.py, but Kformer
-reads five facts, which BM25 may find, and DKPLM is the paper's.
-`--seeds 0,1,2` draws the order of questions and the start anew; host and knowledge stay. What came of it:
-docs/tuning.md.
+`rate_0_001.dev_accuracy`, and so on. Sizes are cut to the host as in configs/compare.py, but Kformer reads five facts,
+which BM25 may find, and DKPLM is the paper's. `--seeds 0,1,2` draws the order of questions and the start anew; host and
+knowledge stay. What came of it: docs/tuning.md.
 """
 
 from compare import METHODS, PASSAGES, RETRIEVAL

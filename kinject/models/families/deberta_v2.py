@@ -294,7 +294,7 @@ class DebertaV2(Bert):
         return config.own.position_biased_input
 
     def layer_kinds(self, config: EncoderConfig) -> tuple[Hashable, ...]:
-        return tuple(i == 0 and config.own.conv_kernel_size > 0 for i in range(config.num_hidden_layers))
+        return tuple(i == 0 and bool(config.own.conv_kernel_size) for i in range(config.num_hidden_layers))
 
     def layer(self, config: EncoderConfig, kind: Any, **options: Any) -> Layer:
         if kind:  # the first, where there is a convolution
