@@ -24,8 +24,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NEAREST = {
-    "training/partition.py": ["test_fit.py", "-k", "label or rule or table or start"],
-    "training/step.py": ["test_portions.py"],
+    "training/partition.py": ["test_partition.py"],
+    "training/step.py": ["test_step.py"],
     "training/checkpoint.py": ["test_checkpoint.py"],
     "data/encode.py": ["test_encode.py"],
     "plugins/store.py": ["test_store.py"],

@@ -150,6 +150,8 @@ VARIANTS = [
     ("deberta-v2", "masked_lm", {"conv_kernel_size": 3, "conv_act": "gelu"}),
     ("deberta-v2", "span", {"conv_kernel_size": 5, "num_hidden_layers": 1, "share_att_key": False}),
     ("deberta-v2", "span", {"position_buckets": -1, "pos_att_type": ["p2c"], "share_att_key": False}),
+    ("deberta-v2", "masked_lm", {"embedding_size": 24, "position_biased_input": True, "type_vocab_size": 2}),
+    ("deberta-v2", "classification", {"embedding_size": 48, "conv_kernel_size": 3}),
     ("electra", "span", {"embedding_size": 32}),
 ]
 
@@ -209,6 +211,13 @@ def test_what_is_not_computed_is_refused_in_a_line(values, message):
     with pytest.raises(InputError, match=message) as told:
         EncoderConfig.from_hf({**sizes, "intermediate_size": 8, **values}, "config.json")
     assert "\n" not in str(told.value)
+
+
+def test_narrow_embeddings_have_no_head_for_masked_words_where_transformers_has_none(tmp_path):
+    torch_model("deberta-v2", "span", embedding_size=16, legacy=False).save_pretrained(tmp_path)
+    load_host(tmp_path, head="span")
+    with pytest.raises(InputError, match="embedding_size 16 is not hidden_size, and legacy is false"):
+        load_host(tmp_path, head="masked_lm", fresh_head=True)
 
 
 def test_published_modernberts_config_is_read_in_its_old_form():

@@ -108,7 +108,8 @@ def test_two_steps_or_one_line(family, way):
 
 
 @pytest.mark.parametrize(
-    ("family", "values"), [*((family, {}) for family in FAMILIES), ("deberta-v2", {"conv_kernel_size": 3})]
+    ("family", "values"),
+    [*((family, {}) for family in FAMILIES), ("deberta-v2", {"conv_kernel_size": 3, "embedding_size": 16})],
 )
 def test_parts_computed_once_and_packed_rows(family, values):
     config = family_config(family, **values)

@@ -10,7 +10,7 @@ from kinject.data.sources import load
 from kinject.data.sources.geonames_kinds import CONTINENTS
 from kinject.data.sources.geonames_pairs import PairQuestion, PairsDomain, asked_fact
 from kinject.data.sources.kinds import SLASH
-from kinject.data.sources.pair_wordings import PAIRS, TAUGHT
+from kinject.data.sources.pair_wordings import LESSONS, PAIRS, TAUGHT
 from kinject.errors import InputError
 from kinject.stages.pairs import both_right, controls, entities, pairs_of
 
@@ -61,9 +61,10 @@ def test_no_city_is_in_two_splits_and_no_wording_in_two_lists(domain):
     assert not told & (rows[0] | rows[2] | rows[3])
     asked = Counter(one.kind for one in domain.splits["who"])
     assert asked == dict.fromkeys(("country", "continent", "size"), len(told))
-    for kind, wordings in PAIRS.items():
-        lists = (wordings.train, wordings.dev, wordings.test)
-        assert [len(one) for one in lists] == [6, 2, 3] and len({*sum(lists, ())}) == 11, kind
+    for kind, wordings in {**PAIRS, **TAUGHT}.items():
+        lists = (wordings.train + LESSONS[kind], wordings.dev, wordings.test)
+        assert [len(one) for one in lists] == ([23, 0, 0] if kind in TAUGHT else [23, 2, 3]), kind
+        assert len({*sum(lists, ())}) == len(sum(lists, ()))
         for wording in sum(lists, ()):
             assert wording.count("[X]") == wording.count("[Y]") == wording.count("[MASK]") == 1
 
@@ -74,7 +75,8 @@ def test_a_record_names_both_and_what_is_told_stands_before_each(domain):
             if not isinstance(question, PairQuestion):
                 continue
             said = [record.text[mention.start : mention.end] for mention in record.mentions]
-            assert said == [question.name, question.other_name]
+            names = [question.name, question.other_name]
+            assert said == (names if question.wording.index("[X]") < question.wording.index("[Y]") else names[::-1])
             assert record.text.count(SLASH) == (0 if split == "test" else 2)
 
 

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,9 @@ from tiny import params_of, random_host, same_bits, tiny_config
 from kinject.errors import InputError
 from kinject.models.manifest import fingerprint
 from kinject.models.pretrained import host_folder, load_host
+from kinject.models.reading import _in_order, _stacked
 from kinject.models.saving import save_host
+from kinject.models.tensor_rules import DENSE, FUSED_OUT, HEADS_IN, HEADS_OUT
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +296,15 @@ def test_a_fingerprint_sees_every_bit_name_and_dtype():
         {"a": tree["a"]},
     ]
     assert len({base, *map(fingerprint, changed)}) == 6
+
+
+@pytest.mark.parametrize("transform", [DENSE, HEADS_OUT, HEADS_IN, FUSED_OUT])
+def test_what_is_laid_out_anew_in_blocks_has_every_number_in_its_place(transform):
+    sizes = SimpleNamespace(hidden_size=60, num_attention_heads=3, head_dim=20)
+    rows = {FUSED_OUT: 180, DENSE: 77}.get(transform, 60)  # neither a multiple of a block's
+    parts = [np.arange(rows * 60, dtype=np.float32).reshape(rows, 60) + 0.5 * number for number in range(2)]
+    ours = [transform.ours(part, sizes) for part in parts]
+    assert not ours[0].flags.c_contiguous
+    np.testing.assert_array_equal(_in_order(ours[0]), ours[0])
+    assert _in_order(ours[0]).flags.c_contiguous
+    np.testing.assert_array_equal(_stacked(ours, 1), np.stack(ours, 1))

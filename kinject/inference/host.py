@@ -29,7 +29,7 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.models.config import EncoderConfig
 from kinject.models.heads import HostModel, build_head
 from kinject.models.host_files import HostFiles, host_files
-from kinject.models.manifest import NO_HEAD, array_digest, fingerprints, read_host_manifest
+from kinject.models.manifest import NO_HEAD, array_digest, read_host_manifest
 from kinject.models.pooling import pools
 from kinject.models.pretrained import LoadedHost, host_folder, load_host, with_pooling
 from kinject.models.seams import Plugin
@@ -198,14 +198,11 @@ def as_it_is(ready: HostBundle) -> HostBundle:
     """The host with the identity of the parameters that it now has; an encoder that changed descends from the old."""
     loaded = ready.loaded
     arrays = flatten(nnx.to_pure_dict(nnx.state(loaded.host, nnx.Param)))
-    prints = fingerprints({path: array_digest(leaf) for path, leaf in arrays.items()})
-    manifest = loaded.manifest
-    if prints["encoder_fingerprint"] != loaded.encoder_fingerprint:
-        extra = {**manifest.get("extra", {}), "lineage": list(ready.lineage)}
-        manifest = {**manifest, "extra": extra}
-    encoder, whole = prints["encoder_fingerprint"], prints["fingerprint"]
-    loaded = replace(loaded, manifest=manifest, fingerprint=whole, encoder_fingerprint=encoder)
-    return replace(ready, loaded=loaded)
+    now = replace(loaded, digests={path: array_digest(leaf) for path, leaf in arrays.items()})
+    if now.encoder_fingerprint != loaded.encoder_fingerprint:
+        extra = {**loaded.manifest.get("extra", {}), "lineage": list(ready.lineage)}
+        now = replace(now, manifest={**loaded.manifest, "extra": extra})
+    return replace(ready, loaded=now)
 
 
 def trained_head(host: HostModel, **facts: object) -> TrainedHead:

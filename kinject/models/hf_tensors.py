@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import re
 import zipfile
@@ -29,6 +30,8 @@ FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin
 SAFETENSORS: dict[str, DTypeLike] = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "BOOL": "?"}
 SAFETENSORS |= {f"{theirs}{bits}": f"{ours}{bits // 8}" for theirs, ours in ("Ii", "Uu") for bits in (8, 16, 32, 64)}
 LARGEST_READ = 1 << 30  # bytes; Linux reads no more than 2 GiB at once
+MAPPED = 1 << 20
+REUSED = 1 << 25  # bytes up to which memory that was given back is used again
 ALIGNMENT = 64  # bytes: XLA copies what begins elsewhere
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
@@ -135,7 +138,7 @@ class _Safetensors:
         kind, shape, begin, end = self.places[key]
         if kind not in SAFETENSORS:
             raise InputError(self.path, f"{key} is of {kind}", "weights must be floating point")
-        array = aligned(shape, SAFETENSORS[kind])
+        array = aligned(shape, SAFETENSORS[kind], REUSED)
         memory, done = memoryview(array.reshape(-1).view(np.uint8)), 0  # type: ignore[arg-type]  # an array is a buffer
         while done < end - begin:
             count = os.preadv(self._file.fileno(), [memory[done : done + LARGEST_READ]], begin + done)
@@ -151,13 +154,19 @@ class _Safetensors:
         return found.st_size, found.st_mtime_ns
 
 
-def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """An array with nothing in it yet, which begins where JAX wants a buffer to begin, so that it may take it over."""
+def aligned(shape: tuple[int, ...], dtype: DTypeLike, mapped: int = MAPPED) -> np.ndarray:
+    """An array with nothing in it yet, which begins where JAX wants a buffer to begin, so that it may take it over.
+
+    From `mapped` bytes on its memory is the system's own: NumPy would ask for huge pages, and may wait for them longer
+    than reading takes.
+    """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % ALIGNMENT
-    return memory[begin : begin + size].view(dtype).reshape(shape)
+    if size >= mapped:
+        return np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype).reshape(shape)
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -buffer.ctypes.data % ALIGNMENT
+    return buffer[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:

@@ -107,22 +107,18 @@ class Embeddings(nnx.Module):
         self, words: jax.Array, position_ids: jax.Array, type_ids: jax.Array, key: jax.Array | None
     ) -> jax.Array:
         """Adds type and position to word embeddings [B, L, E], norms, and drops: [B, L, D]."""
-        total = words
+        return self.dropout(self.norm(self._placed(words, position_ids, type_ids)), site(key, ATTENTION))
+
+    def places(self, position_ids: jax.Array, type_ids: jax.Array) -> jax.Array:
+        """What type and position add to word embeddings, [B, L, E]; zeros where a family has neither."""
+        return self._placed(jnp.zeros((*position_ids.shape, self.word.features), self.dtype), position_ids, type_ids)
+
+    def _placed(self, total: jax.Array, position_ids: jax.Array, type_ids: jax.Array) -> jax.Array:
+        """The words [B, L, E] with type and position."""
         if self.type is not None:
             if self.type.num_embeddings == 1:  # RoBERTa was pretrained with one type, whatever the text half counts
                 type_ids = jnp.zeros_like(type_ids)
             total = total + self._rows(self.type, type_ids)
-        if self.position is not None:
-            total = total + self._rows(self.position, position_ids + self.offset)
-        return self.dropout(self.norm(total), site(key, ATTENTION))
-
-    def places(self, position_ids: jax.Array, type_ids: jax.Array) -> jax.Array:
-        """What type and position add to word embeddings, [B, L, E]; zeros where a family has neither."""
-        total = jnp.zeros((*position_ids.shape, self.word.features), self.dtype)
-        if self.type is not None:
-            total = total + self._rows(
-                self.type, jnp.zeros_like(type_ids) if self.type.num_embeddings == 1 else type_ids
-            )
         return total if self.position is None else total + self._rows(self.position, position_ids + self.offset)
 
     def _rows(self, table: nnx.Embed, ids: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,15 @@ BLOCK = 1 << 22  # elements copied at a time where an array is not contiguous
 GIVEN = ("base", "task", "labels", "extra")  # fields that are the caller's to say
 
 
-def fingerprints(digests: Mapping[str, str]) -> dict[str, str]:
+Digest = str | Future[str]
+"""The `array_digest` of a parameter, which may still be in the making."""
+
+
+def fingerprints(digests: Mapping[str, Digest]) -> dict[str, str]:
     """Returns the fingerprints of a host and of its encoder alone, of {parameter path: array digest}."""
-    prefix = "encoder/"
-    encoder = ((path.removeprefix(prefix), d) for path, d in digests.items() if path.startswith(prefix))
-    return {"fingerprint": of_digests(digests.items()), "encoder_fingerprint": of_digests(encoder)}
+    prefix, made = "encoder/", {path: one if isinstance(one, str) else one.result() for path, one in digests.items()}
+    encoder = ((path.removeprefix(prefix), d) for path, d in made.items() if path.startswith(prefix))
+    return {"fingerprint": of_digests(made.items()), "encoder_fingerprint": of_digests(encoder)}
 
 
 def new_manifest(

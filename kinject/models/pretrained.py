@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors
 from kinject.models.host_files import HostFiles, host_files, open_weights
 from kinject.models.initial import OneKey
-from kinject.models.manifest import NO_HEAD, array_digest, check_pinned, fingerprints, read_host_manifest
+from kinject.models.manifest import NO_HEAD, Digest, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.pooling import read_pooling
 from kinject.models.reading import Checkpoint, WeightReading
 from kinject.models.shapes import MODEL_ID
@@ -32,6 +33,7 @@ from kinject.models.tuning_base import Tuning, attach
 from kinject.tree import unflatten
 
 TEXT_FILES = ["*.json", "*.txt", "*.model"]
+Source = tuple[dict[str, Any], Mapping[str, Digest]]  # arrays and digests by path
 OTHER_MODEL = "they may change what the model computes: give a checkpoint of transformers' own class"
 
 
@@ -44,8 +46,7 @@ class LoadedHost:
       config: the encoder's shape.
       manifest: the parsed `host.json`; empty for a folder that kinject did not write.
       folder: where the files are; its tokenizer is the host's.
-      fingerprint: of all parameters, in the dtype they have on disk (fresh ones in `param_dtype`).
-      encoder_fingerprint: of the encoder's alone: the same for every head put on one pretrained model.
+      digests: {parameter path: its digest, in the dtype it has on disk (a fresh one in `param_dtype`)}.
       fresh: paths of the head's parameters that the checkpoint lacks and that were drawn at random.
       unused: tensors of other heads in the checkpoint.
       files: where model, tokenizer and adapter are.
@@ -56,12 +57,25 @@ class LoadedHost:
     config: EncoderConfig
     manifest: dict[str, Any]
     folder: Path
-    fingerprint: str
-    encoder_fingerprint: str
+    digests: Mapping[str, Digest]
     fresh: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     files: HostFiles | None = None
     stated: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return fingerprints(self.digests)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all parameters; where these were just read, it is waited for."""
+        return self._fingerprints["fingerprint"]
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Of the encoder's alone: the same for every head put on one pretrained model."""
+        return self._fingerprints["encoder_fingerprint"]
 
 
 def load_host(
@@ -109,7 +123,7 @@ def load_host(
         abstract = abstract_host(config, kind, labels, tuning, remat=remat, dtype=dtype, param_dtype=param_dtype)
         graph, state = nnx.split(abstract)
         shapes = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
-        sources = [reading.arrays(shapes)]
+        sources: list[Source] = [reading.arrays(shapes)]
     own = {rule.path for rule in checkpoint.table}
     if added := {path: shape for path, shape in shapes.items() if path not in own}:
         sources.append(read_added(folder, added, param_dtype))
@@ -118,12 +132,11 @@ def load_host(
         sources.append(_fresh_arrays(drawn, checkpoint.fresh))
     arrays, digests = _joined(sources, shapes.keys())
     host = nnx.merge(graph, unflatten(arrays))
-    prints = fingerprints(digests)
-    if not checkpoint.fresh:
-        check_pinned(manifest, kind, prints, folder)
+    if manifest and not checkpoint.fresh:
+        check_pinned(manifest, kind, fingerprints(digests), folder)
     _check_seals(files, whole=bool(checkpoint.fresh) or not manifest)
-    read = LoadedHost(host, config, manifest, files.tokenizer, prints["fingerprint"], prints["encoder_fingerprint"])
-    return dataclasses.replace(read, fresh=checkpoint.fresh, unused=checkpoint.unused, files=files, stated=stated)
+    read = LoadedHost(host, config, manifest, files.tokenizer, digests, checkpoint.fresh, checkpoint.unused)
+    return dataclasses.replace(read, files=files, stated=stated)
 
 
 def _plain_files(folder_or_id: str | os.PathLike[str]) -> HostFiles:
@@ -144,10 +157,10 @@ def _check_seals(files: HostFiles, whole: bool) -> None:
             seal.verify()
 
 
-def _joined(sources: Sequence[Any], paths: Set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _joined(sources: Sequence[Source], paths: Set[str]) -> Source:
     """(arrays, digests) of all sources, which together are the model's."""
     arrays = {path: array for source, _ in sources for path, array in source.items()}
-    digests = {path: digest for _, source in sources for path, digest in source.items()}
+    digests: dict[str, Digest] = {path: digest for _, source in sources for path, digest in source.items()}
     if arrays.keys() != paths:
         raise AssertionError(f"table and model differ in {sorted(arrays.keys() ^ paths)}")
     return arrays, digests

@@ -16,7 +16,7 @@ import numpy as np
 from kinject.data.sources import geonames_kinds
 from kinject.data.sources.domain import SLOT, SPLIT_SIZES, ClozeQuestion, Domain, Pieces
 from kinject.data.sources.kinds import SLASH, KindQuestion, KindsDomain, record
-from kinject.data.sources.pair_wordings import PAIRS, TAUGHT
+from kinject.data.sources.pair_wordings import LESSONS, PAIRS, TAUGHT
 from kinject.data.sources.wordings import GEOGRAPHY
 from kinject.errors import InputError
 
@@ -66,7 +66,7 @@ class PairsDomain(KindsDomain):
 
 
 def pair_record(question: PairQuestion, ids: Sequence[str]) -> dict:
-    """The question as a record with two mentions, X first; `block` names its block of four."""
+    """The question as a record with two mentions, in the order of the text; `block` names its block of four."""
     named = {
         SLOT: (question.name, question.hints[0], question.entity),
         OTHER_SLOT: (question.other_name, question.hints[1], question.other),
@@ -164,7 +164,7 @@ def _asked(rng: np.random.Generator, split: str, cities: Sequence[City], blocks:
         if split == "host_first" and kind.startswith(DENIED):
             continue
         fact = asked_fact(kind)
-        choice = getattr(wordings, stage)
+        choice = getattr(wordings, stage) + (LESSONS[kind] if stage == "train" else ())
         for _ in range(blocks):
             chosen = _square(rng, cities, fact, f"source pairs: {split}")
             found += _block(chosen, kind, choice[rng.integers(len(choice))], len(found) // 4)

@@ -116,3 +116,48 @@ TAUGHT: Mapping[str, Wordings] = {
     ),
 }
 """Kinds that a host is taught besides, so that a denial means the same of every fact; nobody is tested on them."""
+
+_AFFIRMED = (
+    "[X] and [Y] have the same {fact}: [MASK].",
+    "[X] and [Y] have one {fact} in common: [MASK].",
+    "Is the {fact} the same for [X] and for [Y]? [MASK].",
+    "The {fact} of [X] equals the {fact} of [Y]: [MASK].",
+    "In {fact}, [X] is like [Y]: [MASK].",
+    "Who knows the {fact} of [X] also knows that of [Y]: [MASK].",
+    "Does [X] agree with [Y] in {fact}? [MASK].",
+    "By {fact}, [X] goes together with [Y]: [MASK].",
+    "It is true that [X] and [Y] match in {fact}: [MASK].",
+    "Whoever moves from [X] to [Y] keeps the {fact}: [MASK].",
+    "Sorted by {fact}, [X] and [Y] come under one heading: [MASK].",
+    "Could one word name the {fact} of [X] and of [Y]? [MASK].",
+    "[X] has whatever {fact} [Y] has: [MASK].",
+    "Ask for the {fact} of [X] and of [Y], and you hear one answer: [MASK].",
+    "What [Y] is by {fact}, [X] is too: [MASK].",
+    "[X] and [Y] are two of one {fact}: [MASK].",
+    "Would you write the same {fact} beside [X] and beside [Y]? [MASK].",
+)
+_DENIED = (
+    "[X] and [Y] do not have the same {fact}: [MASK].",
+    "[X] and [Y] have no {fact} in common: [MASK].",
+    "Is the {fact} not the same for [X] and for [Y]? [MASK].",
+    "The {fact} of [X] does not equal the {fact} of [Y]: [MASK].",
+    "In {fact}, [X] is not like [Y]: [MASK].",
+    "Who knows the {fact} of [X] does not yet know that of [Y]: [MASK].",
+    "Does [X] differ from [Y] in {fact}? [MASK].",
+    "By {fact}, [X] does not go together with [Y]: [MASK].",
+    "It is not true that [X] and [Y] match in {fact}: [MASK].",
+    "Whoever moves from [X] to [Y] changes the {fact}: [MASK].",
+    "Sorted by {fact}, [X] and [Y] come under different headings: [MASK].",
+    "Would two different words name the {fact} of [X] and of [Y]? [MASK].",
+    "[X] has another {fact} than [Y] has: [MASK].",
+    "Ask for the {fact} of [X] and of [Y], and you hear two answers: [MASK].",
+    "What [Y] is by {fact}, [X] is not: [MASK].",
+    "[X] and [Y] are not of one {fact}: [MASK].",
+    "Would you write another {fact} beside [X] than beside [Y]? [MASK].",
+)
+LESSONS: Mapping[str, tuple[str, ...]] = {
+    prefix + kind: tuple(frame.format(fact=kind.removeprefix("same_")) for frame in frames)
+    for kind in ("same_country", "same_continent", "same_size")
+    for prefix, frames in (("", _AFFIRMED), ("not_", _DENIED))
+}
+"""More wordings of each kind to train with. With six alone a host of one seed read others' denied forms at chance."""

@@ -5,7 +5,8 @@ BERT, but a score is a sum of up to three: what a query's content says to a key'
 and what the distance says to the key's content. Distances have embeddings, one table for all layers, near ones one each
 and far ones in buckets that grow as their logarithm does. A layer projects them by its own queries and keys (v3), or by
 kernels of their own. Heads for classes pool with a GELU, and stand beside the base model. The largest of v2 add to what
-the first layer yields a convolution of what it read, over a few neighbours.
+the first layer yields a convolution of what it read, over a few neighbours. Word embeddings may be narrower than the
+layers: a product brings the sum of word, type and position to the hidden size before its LayerNorm, ELECTRA's after it.
 
 Inside a segment two tokens are as far apart as in the row, so all rows share one set of distances: products are taken
 with each distance once, and moved into place by reshaping, without a gather of [B, H, L, L].
@@ -40,11 +41,13 @@ from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import attention_scores
 from kinject.models.layers import (
+    ATTENTION,
     CONVOLUTION,
     QUERIES,
     RELATIVE,
     Attention,
     Dense,
+    Embeddings,
     Layer,
     gather_positions,
     layer_norm,
@@ -71,6 +74,7 @@ NEIGHBOURS = Transform(  # kernel of a convolution over k positions: [D, D, k] t
     lambda t, _: t.transpose(2, 1, 0).reshape(-1, t.shape[0]),
     lambda t, c: t.reshape(-1, c.hidden_size, c.hidden_size).transpose(2, 1, 0),
 )
+PROJECTION = dense("embeddings.embed_proj", "encoder/embeddings/project", bias=False)
 CONVOLVED = (
     Rule("encoder.conv.conv.weight", "encoder/layers/0/convolution/kernel", NEIGHBOURS),
     Rule("encoder.conv.conv.bias", "encoder/layers/0/convolution/bias"),
@@ -128,6 +132,22 @@ def rows_of(distance: np.ndarray, config: EncoderConfig) -> np.ndarray:
         logarithmic = np.ceil(share * np.float32(middle - 1)) + middle
         distance = np.where(np.abs(distance) <= middle, distance, logarithmic * np.sign(distance)).astype(np.int64)
     return np.clip(distance + half, 0, 2 * half - 1).astype(np.int32)
+
+
+class DebertaEmbeddings(Embeddings):
+    """BERT's, with a product that brings narrower ones to the hidden size before they are normed."""
+
+    def __init__(self, config: EncoderConfig, *, dtype: DTypeLike, param_dtype: DTypeLike, rngs: nnx.Rngs):
+        super().__init__(config, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        options = linear_options(config, dtype, param_dtype, rngs)
+        self.project = Dense(config.word_size, config.hidden_size, **options, use_bias=False)
+        self.norm = layer_norm(config, dtype, param_dtype, rngs)
+
+    def __call__(
+        self, words: jax.Array, position_ids: jax.Array, type_ids: jax.Array, key: jax.Array | None
+    ) -> jax.Array:
+        projected = self.project(self._placed(words, position_ids, type_ids))
+        return self.dropout(self.norm(projected), site(key, ATTENTION))
 
 
 class Distances(nnx.Module):
@@ -261,7 +281,7 @@ class DebertaV2(Bert):
     model_type = "deberta-v2"
     prefix = "deberta"
     class_name = "DebertaV2"
-    fields = tuple(name for name in FIELDS if name != "classifier_dropout")
+    fields = (*(name for name in FIELDS if name != "classifier_dropout"), "embedding_size")
     Own = DebertaFields
     defaults = {"type_vocab_size": 0, "layer_norm_eps": 1e-7}
     zero = ("type_vocab_size",)
@@ -283,12 +303,17 @@ class DebertaV2(Bert):
             raise InputError(where, f"conv_kernel_size is {own.conv_kernel_size}", "it must be odd, or 0 for none")
         if values.get("conv_groups") not in (None, 1):
             raise InputError(where, f"conv_groups is {values['conv_groups']!r}", "only one group is computed")
-        if (values.get("embedding_size") or values.get("hidden_size")) != values.get("hidden_size"):
-            raise InputError(where, f"embedding_size is {values['embedding_size']!r}", "it must be hidden_size here")
         for name, value in (("pooler_hidden_act", own.pooler_hidden_act), ("conv_act", own.conv_act)):
             if value not in ACTIVATIONS:
                 raise InputError(where, f"{name} is {value!r}", did_you_mean(value, ACTIVATIONS))
         return own
+
+    def to_hf(self, config: EncoderConfig) -> dict[str, Any]:
+        values = super().to_hf(config)
+        return values if config.word_size != config.hidden_size else {**values, "embedding_size": config.hidden_size}
+
+    def embeddings(self, config: EncoderConfig, **options: Any) -> Embeddings:
+        return (Embeddings if config.word_size == config.hidden_size else DebertaEmbeddings)(config, **options)
 
     def has_positions(self, config: EncoderConfig) -> bool:
         return config.own.position_biased_input
@@ -310,6 +335,7 @@ class DebertaV2(Bert):
             WORDS,
             *([POSITIONS] if config.own.position_biased_input else []),
             *([TYPES] if config.type_vocab_size else []),
+            *(PROJECTION if config.word_size != config.hidden_size else ()),
             *EMBEDDINGS_NORM,
             Rule("encoder.rel_embeddings.weight", "encoder/relative/embedding"),
             *(norm("encoder.LayerNorm", "encoder/relative/norm") if normed else ()),
@@ -323,6 +349,9 @@ class DebertaV2(Bert):
     def head(self, form: Form, config: EncoderConfig) -> HeadForm:
         own = config.own
         if form == "masked_lm":
+            if not own.legacy and config.word_size != config.hidden_size:
+                problem = f"embedding_size {config.word_size} is not hidden_size, and legacy is false"
+                raise InputError("config.json", problem, "transformers has no head for masked words then")
             return HeadForm(MASKED_LM if own.legacy else MASKED_LM_V3, activation=config.hidden_act, norm=True)
         if form in ("pooled", "multiple_choice"):
             rate = own.cls_dropout if own.cls_dropout >= 0 else config.hidden_dropout_prob
