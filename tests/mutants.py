@@ -2,8 +2,9 @@
 
 Mutants are cosmic-ray's (`pip install cosmic-ray`): its operators, at every place where they apply. A run of its own
 takes a process with all imports for each mutant, so here each is a child of a process that has imported the libraries;
-it reads one module of kinject mutated and runs the nearest tests until the first fails. Docstrings and annotations are
-no places. What was done is kept in `--state`; the same command goes on, and tells the survivors last.
+it reads one module of kinject mutated and runs the nearest tests until the first fails. With `--further`, others run
+what these let live. Docstrings and annotations are no places. What was done is kept in `--state`; the same
+command goes on, and tells the survivors last.
 """
 
 import argparse
@@ -30,6 +31,12 @@ NEAREST = {
     "data/encode.py": ["test_encode.py"],
     "plugins/store.py": ["test_store.py"],
     "knowledge/stored.py": ["test_knowledge.py"],
+}
+FURTHER = {
+    "training/checkpoint.py": ["test_resume.py", "test_fault_training.py"],
+    "data/encode.py": ["test_truncation.py", "test_span_extraction.py", "test_tokenizer.py", "test_marker_tasks.py"],
+    "plugins/store.py": ["test_fault_artefacts.py", "test_living.py", "test_table.py"],
+    "knowledge/stored.py": ["test_fault_artefacts.py", "test_fault_injection.py", "test_living.py"],
 }
 LONGEST = 180  # seconds of CPU for the tests of one mutant, which may be endless
 SKIPPED = ("VariableInserter", "VariableReplacer", "ExceptionReplacer")  # which are told names, or die with any test
@@ -135,6 +142,7 @@ def main():
     parser.add_argument("--module", action="append", choices=NEAREST, help="default: all")
     parser.add_argument("--mutants", type=int, default=150, help="a module")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--further", action="store_true", help="more tests for those that the nearest let live")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--state", type=Path, default=Path("runs/mutants.jsonl"))
     arguments = parser.parse_args()
@@ -156,9 +164,13 @@ def main():
             note(arguments.state, done, {"module": module, "operator": "", "number": 0, "outcome": "survived"})
     rounds = [(module, *one) for many in zip_longest(chosen) for module, one in many]
     for module, name, number, source in rounds:
-        if (module, name, number) in done or time.monotonic() > deadline:
+        before = done.get((module, name, number), {})
+        again = arguments.further and before.get("outcome") == "survived" and module in FURTHER
+        if (before and not again) or time.monotonic() > deadline:
             continue
-        outcome = run_tests(module, source, NEAREST[module])
+        outcome = run_tests(module, source, (FURTHER if again else NEAREST)[module])
+        if again:
+            outcome = {"killed": "killed by others"}.get(outcome, f"{outcome} all")
         change = [
             line
             for line in difflib.unified_diff(sources[module].splitlines(), source.splitlines(), lineterm="", n=0)
@@ -186,7 +198,7 @@ def tell(done):
     for module in sorted({module for module, _ in counted}):
         print(module, {outcome: count for (of, outcome), count in sorted(counted.items()) if of == module})
     for one in done.values():
-        if one["operator"] and one["outcome"] == "survived":
+        if one["operator"] and one["outcome"].startswith("survived"):
             print(one["module"], one["operator"], *one["change"], sep="\n    ")
 
 

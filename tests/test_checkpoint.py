@@ -1,5 +1,7 @@
 """Checkpoints: only whole ones are chosen, and what is skipped is named."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from kinject.errors import InputError
 from kinject.inference.mesh import Placement
-from kinject.training.checkpoint import Checkpoints
+from kinject.training.checkpoint import Checkpoints, meta_digest
 
 
 def state(step: int) -> dict:
@@ -84,3 +86,74 @@ def test_it_goes_where_the_template_is(folder):
     found = restored(folder, template)
     assert found.state["kernel"].sharding == place.rows and found.state["count"].sharding == place.replicated
     np.testing.assert_array_equal(found.state["kernel"], state(3)["kernel"])
+
+
+def steps(folder):
+    return sorted(int(each.name) for each in folder.iterdir() if each.name.isdigit())
+
+
+def test_two_are_kept_in_a_folder_that_is_made_with_its_parents(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "a" / "b" / "last")
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step), {})
+    checkpoints.close()
+    assert steps(tmp_path / "a" / "b" / "last") == [2, 3]
+
+
+def test_each_is_sealed_once_it_is_finished_and_held_to_its_seal(folder, caplog):
+    assert all((folder / str(step) / "seal.json").exists() for step in (1, 2, 3))
+    before = (folder / "3" / "seal.json").stat().st_mtime_ns
+    checkpoints = Checkpoints(folder, keep=None)
+    checkpoints.wait()
+    assert (folder / "3" / "seal.json").stat().st_mtime_ns == before
+    assert checkpoints.is_whole(3, state(0))
+    (folder / "3" / "more").write_text("not listed")
+    assert not checkpoints.is_whole(3, state(0)) and checkpoints.is_whole(2, state(0))
+    assert f"damaged checkpoint {folder / '3'}: more: the folder's seal does not list it" in caplog.text
+    checkpoints.close()
+    assert restored(folder).step == 2
+
+
+def test_what_is_before_or_after_a_step_is_dropped(folder):
+    checkpoints = Checkpoints(folder, keep=None)
+    checkpoints.drop_before(2)
+    checkpoints.wait()
+    assert steps(folder) == [2, 3]
+    checkpoints.drop_after(2)
+    checkpoints.close()
+    assert steps(folder) == [2]
+
+
+def test_one_that_will_not_do_is_passed_over_by_what_its_json_says(folder, caplog):
+    checkpoints = Checkpoints(folder)
+    found = checkpoints.restore(state(0), accept=lambda meta: "too new" if meta["step"] > 1 else "")
+    checkpoints.close()
+    assert found.step == 1 and caplog.text.count("too new") == 2 and steps(folder) == [1]
+
+
+@pytest.mark.parametrize(("field", "value"), [("note", "another"), ("added", 1), ("step", 5), ("a", 1)])
+def test_json_that_was_changed_is_no_checkpoints(folder, field, value):
+    path = folder / "3" / "meta" / "metadata"
+    told = json.loads(path.read_text())
+    assert meta_digest(dict(reversed(told.items()))) == told["meta_digest"]  # whatever the order of its keys
+    path.write_text(json.dumps({**told, field: value}))
+    (folder / "3" / "seal.json").unlink()  # as those of earlier versions have none
+    assert restored(folder).step == 2
+
+
+def test_where_the_data_was_goes_along(folder):
+    class Data:
+        state = {"row": 7}
+
+        def get_state(self):
+            return self.state
+
+        def set_state(self, state):
+            self.state = state
+
+    checkpoints, data = Checkpoints(folder, keep=None), Data()
+    checkpoints.save(4, state(4), {}, data)
+    checkpoints.wait()
+    data.state = {"row": 9}
+    assert checkpoints.restore(state(0), data).step == 4 and data.state == {"row": 7}
+    checkpoints.close()
