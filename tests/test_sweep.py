@@ -1,5 +1,9 @@
 import json
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet
@@ -101,3 +105,24 @@ def test_bad_arguments_are_one_line(config, tmp_path, capsys, arguments, message
     assert main(["--config", str(config), "--workdir", str(tmp_path / "none"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)])
+def test_a_sweep_that_is_told_to_stop_or_killed_leaves_no_run_behind(config, tmp_path, number, code):
+    command = [sys.executable, "-m", "kinject.sweep", "--config", f"{config}:1000000", "--seeds", "0,1"]
+    sweep = subprocess.Popen(
+        [*command, "--workdir", str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*seed0/checkpoints/plugin")):
+        assert sweep.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    (run,) = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+    sweep.send_signal(number)
+    assert sweep.wait(60) == code
+    while Path(f"/proc/{run}").exists() and "Z" not in Path(f"/proc/{run}/stat").read_text().rpartition(")")[2][:3]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert list(tmp_path.glob("*seed0/checkpoints/plugin/last/*")) or number == signal.SIGKILL
+    assert not list(tmp_path.glob("*seed1"))

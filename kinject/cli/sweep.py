@@ -6,15 +6,18 @@ python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir r
 from __future__ import annotations
 
 import argparse
+import ctypes
 import itertools
 import json
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from kinject.cli.parser import Parser, exit_code, typed
@@ -23,6 +26,7 @@ from kinject.reports import plots
 from kinject.reports.html import write_report
 from kinject.reports.results import run_folder
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 EXAMPLES = """\
 examples:
   python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir runs/seeds
@@ -157,10 +161,48 @@ def run(arguments: argparse.Namespace, overrides: tuple[str, ...]) -> int:
         return 0
     failed = 0
     if not arguments.gather:
-        codes = [subprocess.run([sys.executable, *each.command], check=False).returncode for each in runs]
-        failed = next((code for code in codes if code), 0)
+        failed, stopped = train([[sys.executable, *each.command] for each in runs])
+        if stopped:
+            return failed
     print(gather(runs, arguments.workdir))
     return failed
+
+
+def train(commands: Iterable[Sequence[str]]) -> tuple[int, bool]:
+    """Runs commands one after the other; returns the exit code of the first that failed, and whether it was stopped.
+
+    SIGTERM and Ctrl-C go to the run that is at it, as SIGTERM, upon which a training saves; no other is begun. A run
+    does not outlive this process either: the same command, given again, would find its folder in use.
+    """
+    codes, told = list[int](), list[int]()
+    running: list[subprocess.Popen] = []
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, notice) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for command in commands:
+            if told:
+                break
+            running[:] = [subprocess.Popen(command, preexec_fn=_end_with_parent)]
+            if told:  # meanwhile
+                running[0].send_signal(signal.SIGTERM)
+            codes.append(running[0].wait())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    from kinject.inference.processes import EXIT_AGAIN  # imports JAX
+
+    return next((code for code in codes if code), EXIT_AGAIN if told else 0), bool(told)
+
+
+def _end_with_parent() -> None:
+    """What Linux does for a child whose parent is killed, if it is asked to."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def gather(runs: Sequence[SweepRun], folder: Path) -> str:
