@@ -1,5 +1,6 @@
 """Damaged checkpoints, latest or best, are named, passed over and trained again: the same bits come out."""
 
+import json
 import os
 import shutil
 
@@ -10,6 +11,7 @@ from tiny_world import plugin_stage, run_experiment
 
 from kinject.errors import InputError
 from kinject.plugins.store import load_plugin
+from kinject.training.checkpoint import meta_digest
 
 FIT = {"batch_size": 8, "steps": 6, "log_every": 1, "checkpoint_every": 2, "buckets": 1, "evaluate_every": 2}
 
@@ -93,3 +95,41 @@ def test_numbers_that_are_not_finite_stop_a_training_and_keep_what_was_good(worl
     assert not (tmp_path / "run" / "plugin").exists()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "NaN" not in lines and "Infinity" not in lines
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "has not the lines that plugin wrote until step 6; copy it again; or take checkp"),
+        (lambda path: path.write_text(""), "has not the lines that plugin wrote until step 6"),
+        (lambda path: path.write_text("".join(path.read_text().splitlines(True)[1:])), "has not the lines that plugin"),
+        (lambda path: path.write_bytes(path.read_bytes().replace(b'"loss": ', b'"loss": 1', 1)), "has not the lines"),
+        (lambda path: path.write_text('{"step": 6, "digest": "of another file"}'), "has not the lines that plugin"),
+        (lambda path: path.write_bytes(b"\xff" + path.read_bytes()), "is no text"),
+        (lambda path: path.write_text("{}\n" + path.read_text()), "metrics.jsonl:1: it is no line of metrics"),
+    ],
+)
+def test_what_was_logged_is_held_to_what_the_checkpoint_knows_of_it(config, whole, tmp_path, damage, says):
+    run = cut_short(whole, tmp_path)
+    damage(run / "metrics.jsonl")
+    before = (run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").exists() else None
+    with pytest.raises(InputError, match=says):
+        run_experiment(config, run)
+    assert before == ((run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").exists() else None)
+
+
+def test_lines_of_other_stages_and_checkpoints_that_know_nothing_of_them_are_left_as_they_are(config, whole, tmp_path):
+    run = cut_short(whole, tmp_path)
+    path, other = run / "metrics.jsonl", '{"stage": "other", "step": 9, "loss": 1.0}\n'
+    path.write_text(other + path.read_text() + '{"stage": "plugin", "ste')  # which a kill tore
+    run_experiment(config, run)
+    assert path.read_text() == other + (whole / "metrics.jsonl").read_text()
+    earlier = cut_short(whole, tmp_path / "earlier")
+    for folder in (earlier / "checkpoints/plugin/last").iterdir():
+        meta = json.loads((folder / "meta/metadata").read_text())
+        del meta["logged"]
+        (folder / "meta/metadata").write_text(json.dumps({**meta, "meta_digest": meta_digest(meta)}))
+        (folder / "seal.json").unlink()
+    (earlier / "metrics.jsonl").write_text(other)
+    run_experiment(config, earlier)
+    assert (earlier / "metrics.jsonl").read_text() == other

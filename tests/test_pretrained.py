@@ -1,6 +1,8 @@
 """Checkpoints as they come: every form is the same host, and each bad one is told in a line."""
 
+import copy
 import json
+import os
 import pickle
 import shutil
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import params_of, random_host, same_bits, tiny_config
 
 from kinject.errors import InputError
+from kinject.models import hf_tensors
 from kinject.models.manifest import fingerprint
 from kinject.models.pretrained import host_folder, load_host
 from kinject.models.reading import _in_order, _stacked
@@ -308,3 +311,25 @@ def test_what_is_laid_out_anew_in_blocks_has_every_number_in_its_place(transform
     np.testing.assert_array_equal(_in_order(ours[0]), ours[0])
     assert _in_order(ours[0]).flags.c_contiguous
     np.testing.assert_array_equal(_stacked(ours, 1), np.stack(ours, 1))
+
+
+def test_what_is_still_being_hashed_goes_to_copies_and_to_forked_processes(masters, tmp_path):
+    folder = tmp_path / "host"
+    shutil.copytree(masters["bert"], folder, ignore=shutil.ignore_patterns("host.json", "seal.json"))
+    known = load_host(masters["bert"], head="masked_lm")
+    assert copy.deepcopy(load_host(folder, head="masked_lm")).fingerprint == known.fingerprint
+    assert pickle.loads(pickle.dumps(load_host(folder, head="masked_lm").digests)) == known.digests
+    loaded = load_host(folder, head="masked_lm")
+    child = os.fork()
+    if not child:
+        os._exit(loaded.fingerprint != known.fingerprint)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_too_little_memory_is_told_with_how_much_was_asked(monkeypatch):
+    def full(*_):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(hf_tensors.mmap, "mmap", full)
+    with pytest.raises(MemoryError, match=r"16\.0 GiB for an array of \[4294967296\]"):
+        hf_tensors.aligned((1 << 32,), "f4")

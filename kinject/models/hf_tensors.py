@@ -163,7 +163,11 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike, mapped: int = MAPPED) -> n
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     if size >= mapped:
-        return np.frombuffer(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype).reshape(shape)
+        try:
+            memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"{size / 2**30:.1f} GiB for an array of {list(shape)}") from error
+        return np.frombuffer(memory, dtype).reshape(shape)
     buffer = np.empty(size + ALIGNMENT, np.uint8)
     begin = -buffer.ctypes.data % ALIGNMENT
     return buffer[begin : begin + size].view(dtype).reshape(shape)

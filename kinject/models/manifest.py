@@ -6,10 +6,13 @@ A fingerprint is one short name for the exact values of a parameter tree: it pin
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
@@ -19,20 +22,41 @@ from kinject.version import __version__
 
 NAME = "host.json"
 FORMAT_VERSION = 1
+HASHERS = 2  # threads
 NO_HEAD = "none"
 BLOCK = 1 << 22  # elements copied at a time where an array is not contiguous
 GIVEN = ("base", "task", "labels", "extra")  # fields that are the caller's to say
 
 
-Digest = str | Future[str]
-"""The `array_digest` of a parameter, which may still be in the making."""
+class Digests(Mapping[str, str]):
+    """The `array_digest` of each parameter by path; those that are still in the making are waited for."""
+
+    def __init__(self, *sources: Mapping[str, str | Future[str]] | Digests):
+        self._made: dict[str, str | Future[str]] = {}
+        for source in sources:
+            self._made.update(source._made if isinstance(source, Digests) else source)
+
+    def __getitem__(self, path: str) -> str:
+        one = self._made[path]
+        if not isinstance(one, str):
+            one = self._made[path] = one.result()
+        return one
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Digests, (dict(self),)
 
 
-def fingerprints(digests: Mapping[str, Digest]) -> dict[str, str]:
+def fingerprints(digests: Mapping[str, str]) -> dict[str, str]:
     """Returns the fingerprints of a host and of its encoder alone, of {parameter path: array digest}."""
-    prefix, made = "encoder/", {path: one if isinstance(one, str) else one.result() for path, one in digests.items()}
-    encoder = ((path.removeprefix(prefix), d) for path, d in made.items() if path.startswith(prefix))
-    return {"fingerprint": of_digests(made.items()), "encoder_fingerprint": of_digests(encoder)}
+    prefix = "encoder/"
+    encoder = ((path.removeprefix(prefix), d) for path, d in digests.items() if path.startswith(prefix))
+    return {"fingerprint": of_digests(digests.items()), "encoder_fingerprint": of_digests(encoder)}
 
 
 def new_manifest(
@@ -123,6 +147,37 @@ def array_digest(array: Any) -> str:
         for start in range(0, len(array), rows):
             digest.update(np.ascontiguousarray(array[start : start + rows]).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def digest_later(array: np.ndarray) -> Future[str]:
+    """The `array_digest` of an array that nobody changes, made by threads of this module."""
+    with _pending.lock:
+        if _pending.pool is None:
+            _pending.pool = ThreadPoolExecutor(HASHERS)
+        made = _pending.pool.submit(array_digest, array)
+        _pending.made.add(made)
+    return made
+
+
+class _Pending:
+    """The threads, and what they are at. A child that is forked has no threads, so that all is made before."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets all."""
+        self.lock, self.made = threading.Lock(), WeakSet[Future[str]]()
+        self.pool: ThreadPoolExecutor | None = None
+
+    def settle(self) -> None:
+        """Waits for all."""
+        wait(list(self.made))
+
+
+_pending = _Pending()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_pending.settle, after_in_child=_pending.begin)
 
 
 def of_digests(digests: Iterable[tuple[str, str]]) -> str:

@@ -24,7 +24,7 @@ from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors
 from kinject.models.host_files import HostFiles, host_files, open_weights
 from kinject.models.initial import OneKey
-from kinject.models.manifest import NO_HEAD, Digest, array_digest, check_pinned, fingerprints, read_host_manifest
+from kinject.models.manifest import NO_HEAD, Digests, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.pooling import read_pooling
 from kinject.models.reading import Checkpoint, WeightReading
 from kinject.models.shapes import MODEL_ID
@@ -33,7 +33,7 @@ from kinject.models.tuning_base import Tuning, attach
 from kinject.tree import unflatten
 
 TEXT_FILES = ["*.json", "*.txt", "*.model"]
-Source = tuple[dict[str, Any], Mapping[str, Digest]]  # arrays and digests by path
+Source = tuple[dict[str, Any], Mapping[str, str]]  # arrays and digests by path
 OTHER_MODEL = "they may change what the model computes: give a checkpoint of transformers' own class"
 
 
@@ -57,7 +57,7 @@ class LoadedHost:
     config: EncoderConfig
     manifest: dict[str, Any]
     folder: Path
-    digests: Mapping[str, Digest]
+    digests: Mapping[str, str]
     fresh: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     files: HostFiles | None = None
@@ -160,10 +160,9 @@ def _check_seals(files: HostFiles, whole: bool) -> None:
 def _joined(sources: Sequence[Source], paths: Set[str]) -> Source:
     """(arrays, digests) of all sources, which together are the model's."""
     arrays = {path: array for source, _ in sources for path, array in source.items()}
-    digests: dict[str, Digest] = {path: digest for _, source in sources for path, digest in source.items()}
     if arrays.keys() != paths:
         raise AssertionError(f"table and model differ in {sorted(arrays.keys() ^ paths)}")
-    return arrays, digests
+    return arrays, Digests(*(digests for _, digests in sources))
 
 
 def abstract_host(

@@ -136,7 +136,8 @@ class Plugin(nnx.Module):
           hidden_size: D of the host.
           knowledge_dim: k, size of an entity vector; 0 where the method reads none.
           rngs: where fresh parameters come from.
-          embedding_size: E of the host's word embeddings, which `embed` gets; None = D, as in all families but ELECTRA.
+          embedding_size: E of the host's word embeddings, which `embed` gets; None = D, as in all families
+            but ELECTRA and DeBERTa v2, where these are narrower at times.
             A method that overrides `embed` and does not take it is refused for hosts where E is not D.
         """
         del rngs
@@ -204,8 +205,8 @@ class Plugin(nnx.Module):
     def embed(self, embeddings: jax.Array, batch: Mapping[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         """Changes the word embeddings [B, L, E], before the rest of the embedding layer: position, type, LayerNorm.
 
-        E is `embedding_size`, which is the hidden size D in all families but ELECTRA. A family without positions or
-        types there, such as ModernBERT, only norms what comes out.
+        E is `embedding_size`, which is the hidden size D in all families but ELECTRA and DeBERTa v2. A family without
+        positions or types there, such as ModernBERT, only norms what comes out.
         """
         del batch, key
         return embeddings

@@ -288,7 +288,7 @@ class Fit:
             self.best.drop_after(-1)
             return 0
         self.state, self.progress = restored.state, type(self.progress).from_json(restored.meta)
-        self.metrics.rewind(self.name, restored.step)
+        self.metrics.rewind(self.name, restored.step, restored.meta.get("logged"))
         self.best.drop_after(restored.step)
         self.saved_best_step = self.progress.best_step
         if restored.step < self.total:
@@ -336,7 +336,8 @@ class Fit:
         self.best.wait()  # the best must be whole before a checkpoint speaks of it
         self.checkpoints.wait()
         self.best.drop_before(self.saved_best_step)  # no checkpoint on disk speaks of those any more
-        self.checkpoints.save(step, self.state, self.progress.to_json(), self.iterator)
+        told = {**self.progress.to_json(), "logged": self.metrics.logged}
+        self.checkpoints.save(step, self.state, told, self.iterator)
         self.saved_best_step = self.progress.best_step
 
     def _restore_best(self, template: Flat) -> Restored:

@@ -30,6 +30,9 @@ Batch = TypeVar("Batch")
 KINDS: dict[str, Callable[[np.ndarray], Any]] = {"min": np.min, "mean": np.mean, "max": np.max}
 
 
+DAMAGED = "the workdir is damaged: copy it again"
+
+
 class MetricsFile:
     """`metrics.jsonl`: one object a line with `stage` and `step`. It holds no clock, so reruns are equal.
 
@@ -40,15 +43,23 @@ class MetricsFile:
     def __init__(self, path: Path, kept: bool = True, trackers: Sequence[TrackerName] = ()):
         self.path, self.kept, self.trackers = Path(path), kept, trackers
         self.opened: list[Tracker] = []
+        self._logged = hashlib.sha256()
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Adds one line: the stage, the step and its values."""
         if not self.kept:
             return
+        line = json.dumps({"stage": stage, "step": step, **values}) + "\n"
         with self.path.open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
+            file.write(line)
+        self._logged.update(line.encode())
         for tracker in self.opened:
             tracker.write(step, values)
+
+    @property
+    def logged(self) -> str:
+        """SHA-256 of the lines of the stage that was rewound, which a checkpoint keeps."""
+        return self._logged.hexdigest()
 
     def close(self) -> None:
         """Closes the trackers."""
@@ -56,28 +67,53 @@ class MetricsFile:
             tracker.close()
         self.opened = []
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drops what `stage` wrote after `step`: those steps are about to run again. A torn last line goes too."""
+    def rewind(self, stage: str, step: int, logged: str | None = None) -> None:
+        """Drops what `stage` wrote after `step`: those steps are about to run again. A torn last line goes too.
+
+        Args:
+          stage: whose lines follow.
+          step: from which it goes on.
+          logged: what its lines until then must come to; None where no checkpoint says so.
+
+        Raises:
+          InputError: a file that was damaged, or has other lines of the stage than the checkpoint knows.
+        """
         if not self.kept:
             return
         self.opened = open_trackers(self.trackers, self.path.parent, stage, step)
-        if not self.path.exists():
-            return
+        self._logged = hashlib.sha256()
         kept = []
-        for number, line in enumerate(self.path.read_text().splitlines(keepends=True), 1):
+        for record, line in self._lines() if self.path.exists() else ():
+            if record["stage"] == stage:
+                if record["step"] > step:
+                    continue
+                self._logged.update(line.encode())
+            kept.append(line)
+        if logged not in (None, self.logged):
+            problem = f"has not the lines that {stage} wrote until step {step}"
+            mend = f"copy it again; or take checkpoints/{stage} away as well, and the stage is trained anew"
+            raise InputError(self.path, problem, mend)
+        if self.path.exists():
+            partial = self.path.with_name(self.path.name + ".partial")
+            partial.write_text("".join(kept))
+            partial.replace(self.path)
+
+    def _lines(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Each line, parsed and as it is; one that a kill tore is left out."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        except UnicodeDecodeError as error:
+            raise InputError(self.path, f"is no text ({error.reason})", DAMAGED) from None
+        for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
-                later = record["stage"] == stage and record["step"] > step
+                whole = isinstance(record["stage"], str) and isinstance(record["step"], int)
             except (ValueError, KeyError, TypeError):
-                if line.endswith("\n"):  # else what a kill tore
-                    mend = "the workdir is damaged: take the file away, or copy it again"
-                    raise InputError(f"{self.path}:{number}", "it is no line of metrics", mend) from None
-                continue
-            if not later:
-                kept.append(line.rstrip("\n") + "\n")
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text("".join(kept))
-        partial.replace(self.path)
+                whole = False
+            if whole:
+                yield record, line.rstrip("\n") + "\n"
+            elif line.endswith("\n"):
+                raise InputError(f"{self.path}:{number}", "it is no line of metrics", DAMAGED)
 
 
 class Tracker(Protocol):
