@@ -110,6 +110,14 @@ def some_rounds(state, seeds, wanted, rounds, deadline=float("inf")):
 
     world, copy, kept = state / "world", state / "copy", state / "healthy.json"
 
+    def healthy_read(part):
+        folder = injection.copied(world, copy, part)
+        for again in (f"{part}/checkpoints", f"{part.removesuffix('.names')}.names"):
+            shutil.rmtree(folder / again, ignore_errors=True)  # a damaged one is trained or made anew
+        with Peak() as peak:
+            injection.read_part(folder, part)
+        return peak.grown
+
     def work(say):
         healthy = json.loads(kept.read_text()) if kept.exists() else {}
         for seed in seeds[:A_CHILD]:
@@ -118,18 +126,14 @@ def some_rounds(state, seeds, wanted, rounds, deadline=float("inf")):
             part, fault, name = injection.chosen(world, seed)
             say({"begun": seed, "fault": fault, "file": str(name)})
             if part not in healthy:
-                for _ in range(2):  # the first one compiles
-                    folder = injection.copied(world, copy, part)
-                    for again in (f"{part}/checkpoints", f"{part.removesuffix('.names')}.names"):
-                        shutil.rmtree(folder / again, ignore_errors=True)  # a damaged one is trained or made anew
-                    with Peak() as peak:
-                        injection.read_part(folder, part)
-                healthy[part] = peak.grown
+                healthy_read(part)  # compiles
+                healthy[part] = healthy_read(part)
                 kept.write_text(json.dumps(healthy))
             started = time.process_time()
             with Peak() as peak:
                 found = injection.judged(world, copy, seed, wanted)._asdict()
-            if peak.grown > MEMORY * healthy[part] + SLACK:  # once more: what is read for the first time loads code too
+            if peak.grown > MEMORY * healthy[part] + SLACK:  # once more, both: what was freed is used again or is not
+                healthy[part] = max(healthy[part], healthy_read(part))
                 with Peak() as peak:
                     injection.judged(world, copy, seed, wanted)
             if peak.grown > MEMORY * healthy[part] + SLACK:
