@@ -97,6 +97,10 @@ def test_numbers_that_are_not_finite_stop_a_training_and_keep_what_was_good(worl
     assert "NaN" not in lines and "Infinity" not in lines
 
 
+def content(path):
+    return path.read_bytes() if path.is_file() else None
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
@@ -106,16 +110,19 @@ def test_numbers_that_are_not_finite_stop_a_training_and_keep_what_was_good(worl
         (lambda path: path.write_bytes(path.read_bytes().replace(b'"loss": ', b'"loss": 1', 1)), "has not the lines"),
         (lambda path: path.write_text('{"step": 6, "digest": "of another file"}'), "has not the lines that plugin"),
         (lambda path: path.write_bytes(b"\xff" + path.read_bytes()), "is no text"),
+        (lambda path: (path.unlink(), path.mkdir()), "metrics.jsonl: it is no plain file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "metrics.jsonl: it is no plain file"),
+        (lambda path: (path.unlink(), path.symlink_to("metrics.jsonl")), "metrics.jsonl: it is no plain file"),
         (lambda path: path.write_text("{}\n" + path.read_text()), "metrics.jsonl:1: it is no line of metrics"),
     ],
 )
 def test_what_was_logged_is_held_to_what_the_checkpoint_knows_of_it(config, whole, tmp_path, damage, says):
     run = cut_short(whole, tmp_path)
     damage(run / "metrics.jsonl")
-    before = (run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").exists() else None
+    before = content(run / "metrics.jsonl")
     with pytest.raises(InputError, match=says):
         run_experiment(config, run)
-    assert before == ((run / "metrics.jsonl").read_bytes() if (run / "metrics.jsonl").exists() else None)
+    assert content(run / "metrics.jsonl") == before
 
 
 def test_lines_of_other_stages_and_checkpoints_that_know_nothing_of_them_are_left_as_they_are(config, whole, tmp_path):

@@ -80,6 +80,8 @@ class MetricsFile:
         """
         if not self.kept:
             return
+        if (self.path.is_symlink() or self.path.exists()) and not self.path.is_file():
+            raise InputError(self.path, "it is no plain file", DAMAGED)
         self.opened = open_trackers(self.trackers, self.path.parent, stage, step)
         self._logged = hashlib.sha256()
         kept = []
