@@ -124,5 +124,4 @@ def test_a_sweep_that_is_told_to_stop_or_killed_leaves_no_run_behind(config, tmp
     while Path(f"/proc/{run}").exists() and "Z" not in Path(f"/proc/{run}/stat").read_text().rpartition(")")[2][:3]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert list(tmp_path.glob("*seed0/checkpoints/plugin/last/*")) or number == signal.SIGKILL
     assert not list(tmp_path.glob("*seed1"))
