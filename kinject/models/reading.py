@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint: threads read, check and hash them, while the model that they are for is still being built."""
+"""Arrays of a checkpoint: threads read and check them while the model that they are for is still being built."""
 
 from __future__ import annotations
 

@@ -82,7 +82,6 @@ class MetricsFile:
             return
         if (self.path.is_symlink() or self.path.exists()) and not self.path.is_file():
             raise InputError(self.path, "it is no plain file", DAMAGED)
-        self.opened = open_trackers(self.trackers, self.path.parent, stage, step)
         self._logged = hashlib.sha256()
         kept = []
         for record, line in self._lines() if self.path.exists() else ():
@@ -99,6 +98,7 @@ class MetricsFile:
             partial = self.path.with_name(self.path.name + ".partial")
             partial.write_text("".join(kept))
             partial.replace(self.path)
+        self.opened = open_trackers(self.trackers, self.path.parent, stage, step)  # which drop steps too
 
     def _lines(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Each line, parsed and as it is; one that a kill tore is left out."""

@@ -160,4 +160,4 @@ LESSONS: Mapping[str, tuple[str, ...]] = {
     for kind in ("same_country", "same_continent", "same_size")
     for prefix, frames in (("", _AFFIRMED), ("not_", _DENIED))
 }
-"""More wordings of each kind to train with. With six alone a host of one seed read others' denied forms at chance."""
+"""More wordings of each kind to train with. With six alone the host of one seed misread denied forms."""
