@@ -61,8 +61,8 @@ def describe_space(parts: Sequence[Part]) -> dict[str, Any]:
 
 def write_space(folder: Path, parts: Sequence[Part]) -> None:
     """Writes the arrays of a space into a folder."""
-    named = {f"{i}.{name}": np.asarray(array) for i, part in enumerate(parts) for name, array in part.arrays.items()}
-    np.savez(folder / FILE, **named)  # type: ignore[arg-type]  # numpy types no keyword but its own
+    named: dict[str, Any] = {f"{i}.{name}": a for i, part in enumerate(parts) for name, a in part.arrays.items()}
+    np.savez(folder / FILE, **named)
 
 
 def read_space(folder: Path, told: Mapping[str, Any]) -> tuple[Part, ...]:
