@@ -17,8 +17,8 @@ import jax
 from kinject.stages.abstract import abstract_model
 from kinject.stages.ahead import compile_abstract, row_of
 from kinject.stages.experiment import read_stages
-from kinject.training.aot import check_only_gradients
 from kinject.training.aot_targets import TPUS, open_slice
+from kinject.training.hlo import check_only_gradients
 
 ROWS, LENGTH, DIM = 64, 64, 100  # a chip and step; a sentence; an entity vector
 TABLE = [(host, name) for host in ("bert-base", "roberta-large") for name in ("v5e:4x4", "v5e:16x16")]
@@ -51,15 +51,15 @@ def seconds(row: Mapping[str, Any]) -> dict[str, float]:
     count, moved = row["devices"], 0.0
     for each in row["collectives"].values():
         moved += 2 * (count - 1) / count * each["bytes"] / chip.interconnect + each["count"] * hops * HOP
-    parts = {"compute": row["flops"] / chip.flops, "memory": row["accessed"] / chip.bandwidth, "communication": moved}
+    parts = {"compute": row["flops"] / chip.flops, "memory": row["traffic"] / chip.bandwidth, "communication": moved}
     return {**parts, "step": max(parts["compute"], parts["memory"]) + moved}
 
 
 def cost_table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
         "| host | slice | rows, tokens a step | HBM a device, peak (of 16 GiB) | arguments | temporaries "
-        "| GFLOP a device | GB read and written | all-reduces | bytes in them | the map |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| GFLOP a device | GB read and written | of them in HBM | all-reduces | bytes in them | the map |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for host, name in TABLE:
         row = find(rows, host, name)
@@ -72,7 +72,7 @@ def cost_table(rows: list[dict[str, Any]]) -> list[str]:
             f"| {host} | {name} | {row['rows']:,} x {row['length']} | {row['peak'] / 2**20:,.0f} MiB "
             f"({100 * row['peak'] / row['device_memory']:.0f} %) | {row['arguments'] / 2**20:,.0f} MiB "
             f"| {row['temporaries'] / 2**20:,.0f} MiB | {row['flops'] / 1e9:,.0f} | {row['accessed'] / 1e9:.1f} "
-            f"| {sums['count']} | {sums['bytes']:,} | {row['trained']:,} B |"
+            f"| {row['traffic'] / 1e9:.1f} | {sums['count']} | {sums['bytes']:,} | {row['trained']:,} B |"
         )
     return lines
 

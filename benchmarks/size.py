@@ -12,6 +12,7 @@ a host's chips read, a table with its bytes; a permutation of all sentences is d
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
@@ -27,6 +28,7 @@ from rows import row, write
 from scaling import LENGTH, ROWS, find, seconds
 
 from kinject.data.encode import EntityEncoder
+from kinject.data.kept import write_examples
 from kinject.data.pipeline import Feed
 from kinject.data.records import parse_record
 from kinject.data.shuffling import Permutations
@@ -89,6 +91,8 @@ def terms(folder: Path, count: int) -> dict[str, float]:
     started = time.process_time()
     Permutations(SENTENCES, 0).rows(np.zeros(1, np.int64))
     drawn = time.process_time() - started
+    written = per_item(lambda: write_examples(folder / "kept", feed.examples, {}), count, rounds=1)
+    block = bytes(64 << 20)
     state = {
         f"{part}/{name}": jnp.zeros(shape) for part in "abc" for name, shape in (("k", (DIM, SIZE)), ("b", (SIZE,)))
     }
@@ -108,6 +112,8 @@ def terms(folder: Path, count: int) -> dict[str, float]:
         "tokenize": per_item(lambda: encoder.tokenizer.pieces(texts), count),
         "encode": per_item(encode, count),
         "held_bytes": held / count,
+        "keep": written,
+        "hash_byte": per_item(lambda: hashlib.sha256(block), len(block)),
         "deal": per_item(lambda: [order[i] for i in range(60)], 60 * ROWS),
         "permutation_seconds": drawn,
         "checkpoint_seconds": saved,
@@ -123,6 +129,7 @@ def held(machine: Machine) -> float:
 def table(found: dict[str, float], some: list[Machine]) -> list[str]:
     """Lines of Markdown: the terms, then the machines."""
     encoding = SENTENCES * (found["read"] + found["encode"])
+    hashing = SENTENCES * found["hash_byte"]
     serial = SENTENCES * (found["read"] + found["encode"] - found["tokenize"])
 
     def term(name: str, of_one: str, in_all: str) -> str:
@@ -145,6 +152,9 @@ def table(found: dict[str, float], some: list[Machine]) -> list[str]:
         minutes("tokens, slots, arrays", "encode"),
         gigabytes("encoded sentences in memory", "held_bytes"),
         term("an epoch's order (`fit.shuffle=2`)", "", f"{found['permutation_seconds']:.1f} s of a core"),
+        minutes("keeping them on disk (`keep_encoded`), once", "keep"),
+        term("finding them again: hashing all records", "", f"{hashing * found['line_bytes']:.0f} s of a core"),
+        term("checking them as they are read, once a start", "", f"{hashing * found['held_bytes']:.0f} s of a core"),
         minutes("dealing batches, vectors gathered, all of them", "deal"),
         term("restoring a checkpoint", "", f"{found['restore_seconds']:.1f} s of a core"),
         "",
@@ -168,6 +178,7 @@ def table(found: dict[str, float], some: list[Machine]) -> list[str]:
         told("the table on each chip, of its memory", [f"{held(one):.2g}%" for one in some]),
         told("cores of a host that deal", [f"{found['deal'] * rate / one.hosts:.2f}" for one, rate, _ in pairs]),
         told("encoding before the first step, min (texts cut by 16 cores)", [f"{cut:.0f}"] * len(some)),
+        told("the same of a rerun that has kept them, s", [f"{hashing * found['line_bytes']:.0f}"] * len(some)),
         told(often, [f"{100 * found['checkpoint_seconds'] / one.step:,.0f}" for one in some]),
     ]
     return lines

@@ -11,8 +11,8 @@ from tiny_world import CITIES, plugin_stage, question, run_experiment, same_bits
 from kinject.errors import InputError
 from kinject.plugins.store import load_plugin
 from kinject.stages.experiment import Experiment
-from kinject.training.aot import find_collectives
 from kinject.training.domains import DomainFit
+from kinject.training.hlo import find_collectives
 from kinject.tree import flatten
 
 FIT = {"batch_size": 4, "steps": 12, "evaluate_every": 4, "patience": 2, "buckets": 1, "evaluation_batch_size": 10}

@@ -16,7 +16,8 @@ SGD = {"timings": True, "optimizer": {"name": "sgd", "learning_rate": 0.05, "cli
 
 @pytest.fixture(scope="module")
 def config(world, tmp_path_factory):
-    return write_config(world, tmp_path_factory.mktemp("processes") / "config.py", fit=SGD)
+    path = tmp_path_factory.mktemp("processes") / "config.py"
+    return write_config(world, path, fit=SGD, keep_encoded=True)  # which process 0 makes and all read
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ from kinject.reports.console import Reporter, sized
 from kinject.stages.abstract import AbstractModel, abstract_model
 from kinject.stages.base import TrainingConfig
 from kinject.stages.experiment import read_mesh, read_stages
-from kinject.training.aot import Cost, compile_step, total_by_kind
+from kinject.training.aot import Cost, compile_step
 from kinject.training.aot_targets import Target, open_target
+from kinject.training.hlo import total_by_kind
 
 
 def compile_ahead(
@@ -92,7 +93,7 @@ def row_of(one: AbstractModel, where: Target, cost: Cost) -> dict[str, Any]:
         "compute_dtype": one.fit.compute_dtype,
         "device_memory": _device_memory(where),
         "arithmetic_ms": 1e3 * cost.flops * share / where.chip.flops,
-        "traffic_ms": 1e3 * cost.accessed * share / where.chip.bandwidth,
+        "traffic_ms": 1e3 * cost.traffic * share / where.chip.bandwidth,
         **cost.to_json(),
     }
 
@@ -111,7 +112,8 @@ def described(one: AbstractModel, where: Target, cost: Cost) -> str:
             f"  memory       {sized(cost.peak)} at the peak, {share:.1f} % (arguments {sized(cost.arguments)}, "
             f"temporaries {sized(cost.temporaries)}, outputs {sized(cost.outputs)}, code {sized(cost.code)})",
             *([f"  vectors      {vectors}"] if cost.table else []),
-            f"  work         {cost.flops / 1e9:,.1f} GFLOP, {sized(cost.accessed)} read and written",
+            f"  work         {cost.flops / 1e9:,.1f} GFLOP, {sized(cost.accessed)} read and written, "
+            f"{sized(cost.traffic)} of it in device memory",
             f"  at best      {row['arithmetic_ms']:,.2f} ms to compute, {row['traffic_ms']:,.2f} ms to read and write",
             f"  collectives  {'; '.join(moved) or 'none'} (trained parameters: {sized(cost.trained)})",
             f"  compiled in  {cost.seconds:.0f} s",

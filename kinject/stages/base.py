@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 from pydantic import Field
 
 from kinject.config import Section
-from kinject.data.pipeline import Feed
+from kinject.data.pipeline import Examples, Feed
 from kinject.data.records import Record, read_records
 from kinject.data.sources.package_data import package_file
 from kinject.datasets.records import find_dataset, is_dataset, parse_reference, read_datasets
@@ -35,6 +35,7 @@ from kinject.models.seams import Plugin
 from kinject.plugins.base import method_without_parameters, read_method
 from kinject.plugins.store import load_plugin
 from kinject.reports.console import Reporter
+from kinject.stages.encoded import FOLDER, Kept
 from kinject.tasks.base import Task, make_task
 from kinject.tasks.labels import UNNAMED, SingleLabelTask, read_labels
 from kinject.training.config import FitConfig
@@ -132,14 +133,16 @@ class Run:
         """All records of some JSON-lines files and TFDS splits (`tfds:…`, see datasets/records.py)."""
         if any(one in self.given for one in references):
             return [record for one in references for record in self.given[one]]
-        found = [one if is_dataset(one) else self.path(one, where) for one in references]
-        return list(read_datasets(found, require))
+        return list(read_datasets(self.sources(references, where), require))
+
+    def sources(self, references: tuple[str, ...], where: str) -> list[str | Path]:
+        """The files and data sets that references to records name."""
+        return [one if is_dataset(one) else self.path(one, where) for one in references]
 
     def knowledge(self, reference: str, where: str) -> KnowledgeBase:
         """Opens the knowledge base that a reference names; raises InputError where there is none."""
-        if reference in self.given:
-            return self.given[reference]
-        return KnowledgeBase.open(self.path(reference, where))
+        given = self.given.get(reference)
+        return KnowledgeBase.open(self.path(reference, where)) if given is None else given
 
 
 def open_plugin(
@@ -285,6 +288,8 @@ class TrainingConfig(StageConfig):
 
     `data` and `dev_data` are JSON-lines files of records. `train` are (regex, "train" | "freeze") rules over parameter
     paths, first match wins; `.*` is matched against the whole path. `max_length` is in tokens, special ones included.
+    `keep_encoded` keeps the encoded examples in the workdir: a run that goes on reads no text, and several processes
+    share one encoding. It changes no result, and a workdir's run may go on with and without it.
     """
 
     task: str
@@ -292,6 +297,7 @@ class TrainingConfig(StageConfig):
     data: tuple[str, ...] = Field(min_length=1)
     dev_data: tuple[str, ...] = ()
     max_length: int | None = Field(None, ge=4)
+    keep_encoded: bool = Field(False, exclude=True)
     train: Rules | None
     fit: FitConfig
 
@@ -315,15 +321,24 @@ class TrainingStage(Stage[AnyTraining]):
         self, task: Task, host: HostBundle, knowledge: KnowledgeBase | None, plugin: Plugin | None
     ) -> tuple[Feed, Feed | None]:
         """The encoded training and development data; the latter None where the config has none."""
-        gather = None if knowledge is None else knowledge.gather
+        length, buckets = self.config.max_length, self.config.fit.buckets
 
         def feed(task: Task, references: tuple[str, ...], field: str) -> Feed:
-            records = self.run.records(references, task.required, f"{self.where}.{field}")
-            length, buckets = self.config.max_length, self.config.fit.buckets
-            examples = task_examples(task, plugin, records, host, knowledge, max_length=length, buckets=buckets)
+            def make(records: Sequence[Record]) -> Examples:
+                examples = task_examples(task, plugin, records, host, knowledge, max_length=length, buckets=buckets)
+                return attach_knowledge(examples, plugin, records, host, knowledge)
+
+            where, of = f"{self.where}.{field}", ""  # of how many records
+            if self.config.keep_encoded and not any(one in self.run.given for one in references):
+                folder, sources = self.run.folder(FOLDER) / f"{self.name}.{field}", self.run.sources(references, where)
+                kept = Kept(folder, sources, task, plugin, host, knowledge, length, buckets)
+                examples = kept.examples(make, self.run.reporter, f"{self.where}.keep_encoded")
+            else:
+                records = self.run.records(references, task.required, where)
+                examples, of = make(records), f" of {len(records)}"
             for note, count in examples.notes.items():
-                self.run.reporter.say(f"{self.name}.{field}: {count} of {len(records)} {note}")
-            return Feed(attach_knowledge(examples, plugin, records, host, knowledge), gather)
+                self.run.reporter.say(f"{self.name}.{field}: {count}{of} {note}")
+            return Feed(examples, None if knowledge is None else knowledge.gather)
 
         train = feed(task, self.config.data, "data")
         return train, feed(task.for_evaluation(), self.config.dev_data, "dev_data") if self.config.dev_data else None
@@ -362,10 +377,6 @@ class TrainingStage(Stage[AnyTraining]):
         if fit.place.devices > 1:
             self.run.reporter.say("\n  ".join([fit.place.describe(), *fit.place.notes(params)]))
         return fit, params
-
-    def fit(self, *args: Any, **options: Any) -> FitResult:
-        """Trains; takes what `make_fit` takes."""
-        return self.make_fit(*args, **options)[0].run()
 
 
 def host_json(

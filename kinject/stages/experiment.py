@@ -75,6 +75,7 @@ START = "initialise"  # of a plugin
 TOP = ("name", "seed", "stages", "published", "mesh")
 RESERVED = (
     "checkpoints",
+    "encoded",
     "tensorboard",
     "wandb",
     "seconds",

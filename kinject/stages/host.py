@@ -91,7 +91,8 @@ class HostStage(TrainingStage[HostConfig]):
                 knowledge = self.run.knowledge(config.knowledge, f"{self.where}.knowledge")
             plugin = open_plugin(self.run, config.plugin, base, knowledge, f"{self.where}.plugin")
         feeds = self.feeds(task, base, knowledge, plugin)
-        result = self.fit(task, base, plugin, feeds, self.rules(tuning, task, base.loaded.fresh))
+        fit, _ = self.make_fit(task, base, plugin, feeds, self.rules(tuning, task, base.loaded.fresh))
+        result = fit.run()
         host = base.loaded.host
         nnx.update(host, unflatten(trained_leaves(result, "host")))
         on_first(lambda: self._write(host, base, task, tuning))

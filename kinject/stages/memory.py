@@ -179,7 +179,7 @@ class MemoryPluginStage(TrainingStage[MemoryPluginConfig]):
         asked = dataclasses.replace(host, tokenizer=tagged(host.tokenizer, config.tag))
         feeds = self.feeds(task, asked, None, plugin)
         self._give_passages(plugin, host)
-        result = self.fit(task, host, plugin, feeds)
+        result = self.make_fit(task, host, plugin, feeds)[0].run()
         nnx.update(plugin, unflatten(trained_leaves(result, "plugin")))
         size = on_first(lambda: self._write(plugin, host, result))
         return {**summary(result, feeds[0]), "passages": size}

@@ -5,10 +5,8 @@ Nothing is run and no array is made: the parameters, the batch and the state are
 
 from __future__ import annotations
 
-import math
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,20 +20,12 @@ from kinject.inference.program import Program
 from kinject.inference.vectors import TABLE, LookUp, TableShape, table_sharding
 from kinject.models.precision import held
 from kinject.training.config import FitConfig
+from kinject.training.hlo import Collective, device_traffic, find_collectives, total_by_kind
 from kinject.training.partition import TRAIN, label_parameters, split
 from kinject.training.step import initial_state, make_optimizer, make_train_step
 from kinject.tree import Flat
 
 STEPS = 1000  # of a schedule when the number of examples is not known; the step's program is the same
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
-SCALARS = 4096  # bytes: the loss, its weights and the like
-
-_CALL = re.compile(rf" = (?P<shape>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
-_LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
-_COUNTED = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
-_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4}
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,9 @@ class Cost:
       peak: the most that is live at once, as the compiler reports it; arguments + temporaries + outputs + code where
         it does not.
       flops: floating-point operations; 0 where the compiler counts none.
-      accessed: bytes read and written in memory, before fusion hides any of it from the compiler's sight.
+      accessed: bytes that its operations read and write, in whatever memory: on-chip memory's are among them, and what
+        is copied there and read again is counted at each step.
+      traffic: bytes of them that are read from or written to device memory (HBM), at most; see `device_traffic`.
       collectives: the operations between devices, see `find_collectives`.
       trained: float32 bytes of all trained parameters, on all devices together.
       table: bytes of the arguments that are entity vectors on the devices; 0 where batches bring theirs.
@@ -61,6 +53,7 @@ class Cost:
     peak: int
     flops: float
     accessed: float
+    traffic: int
     collectives: tuple[Collective, ...]
     trained: int
     seconds: float
@@ -145,11 +138,13 @@ def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost
         "code": memory.generated_code_size_in_bytes,
     }
     peak = getattr(memory, "peak_memory_in_bytes", 0) or sum(parts.values())
+    accessed, traffic = count.get("bytes accessed", 0.0), device_traffic(text)
     return Cost(
         **parts,
         peak=peak,
         flops=count.get("flops", 0.0),
-        accessed=count.get("bytes accessed", 0.0),
+        accessed=accessed,
+        traffic=min(traffic, int(accessed)) if accessed else traffic,
         collectives=tuple(find_collectives(text)),
         trained=trained,
         seconds=seconds,
@@ -184,87 +179,3 @@ def _placed_state(path: Sequence[Any], leaf: Any, labels: Mapping[str, str], pla
 
 def _placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-@dataclass(frozen=True)
-class Collective:
-    """One collective operation of a compiled program.
-
-    Attributes:
-      kind: one of `KINDS`.
-      size: bytes of the whole array a device ends up with (of what it starts from, in a reduce-scatter).
-      group: devices that take part; 0 = all.
-    """
-
-    kind: str
-    size: int
-    group: int
-
-
-def find_collectives(text: str) -> list[Collective]:
-    """Every collective in the text of a compiled module (`compiled.as_text()`), asynchronous ones once.
-
-    One inside a loop is counted once, however often the loop runs; a training step here has no such loop.
-    """
-    found = []
-    for line in text.splitlines():
-        call = _CALL.search(line)
-        if call is None:
-            continue
-        kind, sizes = call["kind"], [_size(*array) for array in _ARRAY.findall(call["shape"])]
-        if call["start"] and kind in ("all-gather", "collective-permute"):
-            sizes = [max(sizes)]  # such a start yields its operand and its result, the larger of which is the result
-        group = _group(line)
-        size = sum(sizes) * (max(group, 1) if kind == "reduce-scatter" else 1)
-        found.append(Collective(kind, size, group))
-    return found
-
-
-def total_by_kind(collectives: Iterable[Collective]) -> dict[str, dict[str, int]]:
-    """{kind: {"count", "bytes"}}, only of kinds that occur."""
-    totals: dict[str, dict[str, int]] = {}
-    for one in collectives:
-        entry = totals.setdefault(one.kind, {"count": 0, "bytes": 0})
-        entry["count"] += 1
-        entry["bytes"] += one.size
-    return totals
-
-
-def check_only_gradients(text: str, trained_bytes: int) -> list[Collective]:
-    """Asserts that a data-parallel step communicates the trained parameters' gradient and scalars, no more.
-
-    Args:
-      text: of the compiled module.
-      trained_bytes: float32 bytes of all trained parameters.
-
-    Returns:
-      The collectives.
-
-    Raises:
-      AssertionError: more than 2 x `trained_bytes` + 4 KB in all, or an operation that moves anything but sums.
-    """
-    found = find_collectives(text)
-    moved, allowed = sum(one.size for one in found), 2 * trained_bytes + SCALARS
-    if moved > allowed:
-        raise AssertionError(f"a step moves {moved:,} bytes, {allowed:,} are allowed: {total_by_kind(found)}")
-    others = {one.kind for one in found} - {"all-reduce", "reduce-scatter", "all-gather"}
-    if others:
-        raise AssertionError(f"a data-parallel step needs no {', '.join(sorted(others))}")
-    return found
-
-
-def _size(dtype: str, shape: str) -> int:
-    bits = _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])
-    return math.ceil(bits * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64)) / 8)
-
-
-def _group(line: str) -> int:
-    """How many devices take part, in any of the three forms in which XLA writes it."""
-    if listed := _LISTED.search(line):
-        return len(listed[1].split(","))
-    if counted := _COUNTED.search(line):
-        return int(counted[2])
-    if mesh := _MESH.search(line):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
-        return math.prod(int(sizes[name]) for name in re.findall(r"'([^']+)'", mesh[2]))
-    return 0
