@@ -8,8 +8,7 @@ import pytest
 from flax import nnx
 from tiny import random_host, tiny_batch, tiny_config
 
-from kinject.models.contracts import check_rows
-from kinject.models.seams import Plugin
+from kinject.models.seams import Plugin, check_rows
 from kinject.training.domains import stack_plugins
 
 

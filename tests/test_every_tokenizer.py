@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from kinject.data.encode import EntityEncoder, Mention, Passage
-from kinject.data.former_reading import changed_reading
-from kinject.data.tokenizer import load_tokenizer
+from kinject.data.tokenizer import changed_reading, load_tokenizer
 from kinject.errors import InputError
 
 TEXTS = nasty(3000)

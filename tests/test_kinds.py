@@ -18,7 +18,7 @@ from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.reports.console import Reporter
 from kinject.reports.tables import Ended, report
-from kinject.stages.kinds import by_kind, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
+from kinject.stages.comparison import by_kind, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
 from kinject.stages.knowledge import write_described
 from kinject.stages.rivals import NameSubstituted, renamed
 

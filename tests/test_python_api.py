@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -11,13 +12,12 @@ import pytest
 from tiny_world import evaluate_stage, plugin_stage, question, run_experiment
 
 import kinject
-from kinject.api.auto import candidates
-from kinject.api.tune import read_fit
+from kinject.api.tune import candidates, read_fit
 from kinject.cli.tune import main as tune_command
 from kinject.data.records import read_records
 from kinject.errors import InputError
 from kinject.plugins.store import load_plugin
-from kinject.serving.labelled import labelled
+from kinject.serving.evaluation import labelled
 
 FIT = {"batch_size": 8, "steps": 12, "log_every": 2, "checkpoint_every": 4}
 
@@ -182,7 +182,7 @@ def test_what_is_wrong_is_one_line(host, base, changes, said):
 
 def test_auto_tries_a_few_settings_and_says_so(base, world, tmp_path, capsys, monkeypatch):
     assert len(candidates("map_tuning")) == 4 and len(candidates("kformer")) == 3
-    monkeypatch.setattr("kinject.api.auto.FACTORS", (1.0,))
+    monkeypatch.setattr(sys.modules["kinject.api.tune"], "FACTORS", (1.0,))  # `kinject.api.tune` is the function
     monkeypatch.setattr("kinject.inference.xla.keep_compiled", lambda: None)
     words = ["--host", str(world / "host"), "--knowledge", str(base.folder), "--data", str(world / "train.jsonl")]
     words += ["--dev", str(world / "dev.jsonl"), "--test", str(world / "test.jsonl"), "--auto", "--quiet"]

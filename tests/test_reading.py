@@ -9,8 +9,7 @@ from tiny_tokenizers import byte_level_folder, wordpiece_folder
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from kinject.data.former_reading import changed_reading
-from kinject.data.tokenizer import load_tokenizer
+from kinject.data.tokenizer import changed_reading, load_tokenizer
 from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.integrity import write_seal

@@ -1,4 +1,7 @@
-"""`kinject.tune`: a plugin for a host that is at hand, tuned by the very stage that a config names."""
+"""`kinject.tune`: a plugin for a host that is at hand, tuned by the very stage that a config names.
+
+With `auto=True` a few settings are tuned alike, and the development records choose one of them.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import hashlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kinject.api.auto import choose
 from kinject.data.records import Record
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.base import KnowledgeBase
 from kinject.plugins.base import read_method
-from kinject.plugins.store import StoredPlugin, copy_plugin, load_plugin
+from kinject.plugins.map_tuning import MapTuning
+from kinject.plugins.store import StoredPlugin, copy_plugin, load_plugin, save_again
 from kinject.serving import Host, Plugin
+from kinject.serving.evaluation import Inputs, labelled, open_base
 from kinject.serving.host import Folder
-from kinject.serving.labelled import Inputs, labelled, open_base
 from kinject.stages.experiment import Experiment
 from kinject.training.config import FitConfig, OptimizerConfig, ready_fit
 
@@ -58,7 +61,7 @@ def tune(
       train: (regex, "train" | "freeze") rules over parameter paths; None = the plugin alone.
       seed: of the order of the records, of dropout, and of what is drawn.
       name: what the plugin is called; None = as its knowledge base.
-      auto: try a few settings (`kinject.api.auto.candidates`) and keep what `dev` scores highest; the card says which.
+      auto: try a few settings (`kinject.api.tune.candidates`) and keep what `dev` scores highest; the card says which.
       workdir: where checkpoints and the plugin's folder go: the same call again goes on where it was interrupted.
         None = nowhere that stays.
       quiet: print nothing; None = where there is no terminal.
@@ -185,3 +188,54 @@ def described(records: Sequence[Record]) -> str:
     for one in records:
         digest.update(repr((one.source, one.mentions, sorted(one.fields.items(), key=repr))).encode())
     return f"{len(records)} records given from Python (sha256:{digest.hexdigest()[:12]})"
+
+
+FACTORS = (1.0, 1 / 3, 3.0)  # of the learning rate that the method starts well with
+
+
+def candidates(method: str) -> list[dict[str, Any]]:
+    """The settings that are tried: learning rates around the method's own, and for map-tuning another start."""
+    rate = ready_fit(method)["optimizer"].get("learning_rate", OptimizerConfig.model_validate({}).learning_rate)
+    tried: list[dict[str, Any]] = [{"learning_rate": float(f"{rate * factor:.2g}")} for factor in FACTORS]
+    if method == MapTuning.name:
+        tried.append({"initialise": "zero", "learning_rate": rate})
+    return tried
+
+
+def choose(
+    tune_one: Callable[[Mapping[str, Any], Path | None], Plugin], method: str, metric: str, workdir: Path | None
+) -> Plugin:
+    """Tunes with each of the `candidates` and keeps the plugin that development records score highest.
+
+    Args:
+      tune_one: (settings, workdir) -> the plugin that they make.
+      method: the registered name.
+      metric: of the task; larger is better.
+      workdir: gets a folder a candidate and the one that was chosen; None = nothing stays.
+
+    Returns:
+      The plugin; its settings and its card say what was tried, with the scores.
+
+    Raises:
+      InputError: the workdir holds a chosen plugin of other trials.
+    """
+    tried, best = [], None
+    for number, settings in enumerate(candidates(method)):
+        made = tune_one(settings, None if workdir is None else workdir / f"trial{number}")
+        score = made.metrics[f"dev_{metric}"]
+        tried.append({"settings": settings, "score": score})
+        if best is None or score > best[0]:
+            best = score, made
+    if best is None:
+        raise InputError("tune", f"nothing is tried for {method}")
+    found = best[1]
+    keeps = tempfile.TemporaryDirectory(prefix="kinject-") if workdir is None else None
+    folder = (Path(keeps.name) if keeps is not None else workdir or Path()) / "chosen"
+    config = {**found.manifest["config"], "tried": tried}
+    if folder.exists():
+        there = load_plugin(folder)
+        if there.manifest["config"].get("tried") != tried:
+            raise InputError(folder, "it was chosen out of other trials", "choose another workdir")
+    else:
+        save_again(found.stored, folder, config=config)
+    return Plugin(load_plugin(folder), name=found.name, knowledge=found.knowledge, keeps=keeps)

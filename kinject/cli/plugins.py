@@ -135,7 +135,7 @@ def about(folder: Path) -> dict[str, Any]:
 
 def show_one(arguments: argparse.Namespace) -> None:
     """Prints a plugin's card, or its whole manifest."""
-    from kinject.plugins.card import card
+    from kinject.plugins.manifest import card
     from kinject.plugins.store import read_plugin_manifest
 
     manifest = read_plugin_manifest(arguments.folder)

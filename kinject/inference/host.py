@@ -18,11 +18,10 @@ import numpy as np
 from flax import nnx
 
 from kinject.data.encode import EntityEncoder
-from kinject.data.former_reading import changed_reading
 from kinject.data.passage import SlotForm
 from kinject.data.pipeline import Examples
 from kinject.data.records import Record
-from kinject.data.tokenizer import HostTokenizer, load_tokenizer
+from kinject.data.tokenizer import HostTokenizer, changed_reading, load_tokenizer
 from kinject.errors import InputError
 from kinject.hf_folder import stated_config
 from kinject.knowledge.base import KnowledgeBase

@@ -9,7 +9,6 @@ the entity's id, in any order, none overlapping another. Two lines make one:
 `AliasLinker` is the one that comes along: it finds a knowledge base's own names.
 """
 
-from kinject.linking.linker import AliasLinker, Linker, Span
-from kinject.linking.names import NamesLinker
+from kinject.linking.linker import AliasLinker, Linker, NamesLinker, Span
 
 __all__ = ["AliasLinker", "Linker", "NamesLinker", "Span"]

@@ -2,14 +2,16 @@
 
 At each word the trie of all names (aliases.py, library marisa-trie) gives those that begin there; the longest one that
 ends at a word's end, and whose case fits, is a mention, and the search goes on behind it. Which of several entities a
-name means is decided by how likely each is beforehand, or by the context (`disambiguate`).
+name means is decided by how likely each is beforehand, or by the context (`disambiguate`). `NamesLinker` is what links
+where nobody asked for it: it is made when a text first needs it.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -232,3 +234,40 @@ def _unit_vectors(base: View, rows: np.ndarray) -> np.ndarray:
     vectors, _ = base.gather(rows)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+log = logging.getLogger("kinject")
+
+
+class NamesLinker:
+    """Links by a knowledge base's names; where they cannot be indexed it links nothing, and says so once.
+
+    Args:
+      base: whose names.
+    """
+
+    def __init__(self, base: View):
+        self.base = base.snapshot()
+
+    def __call__(self, text: str) -> list[Span]:
+        """The mentions of a text, in order."""
+        return [] if self._aliases is None else self._aliases(text)
+
+    def link(self, text: str, mentions: Iterable[tuple[int, int]]) -> list[Span | None]:
+        """Names the entities of mentions that are given as characters [start, end)."""
+        return [None for _ in mentions] if self._aliases is None else self._aliases.link(text, mentions)
+
+    def refreshed(self, base: View) -> NamesLinker:
+        """The linker of another revision of its knowledge base."""
+        new = NamesLinker(base)
+        if self.__dict__.get("_aliases") is not None:
+            new.__dict__["_aliases"] = self.__dict__["_aliases"].refreshed(new.base)
+        return new
+
+    @cached_property
+    def _aliases(self) -> AliasLinker | None:
+        try:
+            return AliasLinker(self.base)
+        except InputError as error:
+            log.warning("texts are not linked by names: %s", error)
+            return None

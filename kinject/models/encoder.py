@@ -16,10 +16,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.contracts import check_batch, check_seam
-from kinject.models.initial import built
-from kinject.models.layers import PLUGIN, gather_positions, layer_norm, site
-from kinject.models.seams import Plugin
+from kinject.models.layers import PLUGIN, built, gather_positions, layer_norm, site
+from kinject.models.seams import Plugin, check_batch, check_seam
 
 Batch = Mapping[str, jax.Array]
 EMBEDDINGS, FIRST_LAYER = 0, 1  # sites of a step's dropout key: layer i is FIRST_LAYER + i, `outputs` comes after all

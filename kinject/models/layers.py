@@ -1,12 +1,13 @@
 """The layers of an encoder: embeddings, attention, feed-forward, and the dense layers that they are made of.
 
 Statistics of LayerNorm and softmax are float32 whatever the compute dtype is. A dense layer can carry a low-rank
-addition beside its kernel (models/lora.py), a LayerNorm an adapter before it (models/houlsby.py).
+addition beside its kernel (models/lora.py), a LayerNorm an adapter before it (models/houlsby.py). Fresh parameters are
+drawn by `nnx.Rngs`; where only shapes are asked for, a `OneKey` stands in for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -15,7 +16,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import Dropout, activate
 from kinject.models.kernels.products import (
     attention_context,
@@ -334,3 +334,31 @@ def layer_norm(
         param_dtype=param_dtype,
         rngs=rngs,
     )
+
+
+class OneKey:
+    """Stands in for `nnx.Rngs` where only shapes are asked for: its counters would be most of the time of loading."""
+
+    def __init__(self) -> None:
+        self.key = jax.random.key(0)
+
+    def __call__(self) -> jax.Array:
+        return self.key
+
+    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
+        return self
+
+
+def normal(config: EncoderConfig, rngs: Any) -> nnx.Initializer:
+    """Draws from a normal distribution of the config's deviation; zeros for a `OneKey`, which trace faster."""
+    if isinstance(rngs, OneKey):
+        return nnx.initializers.zeros_init()
+    return nnx.initializers.normal(config.initializer_range)
+
+
+def built(make: Callable[[Any], Any], kinds: Sequence[Hashable], rngs: Any) -> list[Any]:
+    """A module of each kind, in order; for a `OneKey` the first of a kind is made, and the others are its copies."""
+    if not isinstance(rngs, OneKey):
+        return [make(kind) for kind in kinds]
+    first = {kind: nnx.split(make(kind)) for kind in dict.fromkeys(kinds)}
+    return [nnx.merge(*first[kind], copy=True) for kind in kinds]

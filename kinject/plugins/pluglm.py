@@ -31,9 +31,8 @@ from jax.sharding import Mesh
 
 from kinject.errors import InputError
 from kinject.memory.search import sharded_top_k, top_k
-from kinject.models.contracts import check_rows
 from kinject.models.kernels.elementwise import ACTIVATIONS
-from kinject.models.seams import Plugin, Table
+from kinject.models.seams import Plugin, Table, check_rows
 from kinject.plugins.base import register
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from kinject.errors import InputError, first_line
 from kinject.integrity import open_sealed, refuse_special, write_seal
 from kinject.models.seams import Plugin
 from kinject.plugins.base import make_plugin
-from kinject.plugins.card import card
-from kinject.plugins.manifest import FORMAT_VERSION, WITH_HEAD, check_files, hash_files, read_plugin_manifest
+from kinject.plugins.manifest import FORMAT_VERSION, WITH_HEAD, card, check_files, hash_files, read_plugin_manifest
 from kinject.tree import flatten, unflatten
 
 OUTSIDE = ("README.md",)  # of a plugin's seal: a card may be edited

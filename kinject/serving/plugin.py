@@ -26,8 +26,7 @@ from kinject.memory.store import PassageMemory
 from kinject.models import seams
 from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import StoredPlugin, check_fits, copy_plugin, in_space, load_plugin
-from kinject.serving.evaluation import Evaluation
-from kinject.serving.labelled import Inputs, labelled, open_base
+from kinject.serving.evaluation import Evaluation, Inputs, labelled, open_base
 from kinject.serving.routing import JoinedKnowledge, Routed
 from kinject.tasks.base import Task
 

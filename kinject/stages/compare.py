@@ -24,9 +24,8 @@ from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.plugins.pluglm import PlugLM
 from kinject.stages.base import OUTPUT_MARK, Stage, check_plugin, check_references, open_plugin
-from kinject.stages.comparison import AskingConfig, comparison_of
+from kinject.stages.comparison import AskingConfig, by_kind, comparison_of, kinds_of
 from kinject.stages.evaluate import CONTROL, right_of
-from kinject.stages.kinds import by_kind, kinds_of
 from kinject.tree import flatten
 
 HOST_ROW = "host"

@@ -19,8 +19,20 @@ from kinject.models.seams import Plugin
 from kinject.plugins.store import load_plugin, read_head
 from kinject.reports.results import CONTROL
 from kinject.stages.base import Stage, check_labels, check_plugin, check_references, open_plugin
-from kinject.stages.comparison import AskingConfig, comparison_of, first_entities, majority, nearest_neighbour
-from kinject.stages.kinds import Rows, by_kind, follows, kinds_of, majority_of_kind, mean_of, nearest_of_kind
+from kinject.stages.comparison import (
+    AskingConfig,
+    Rows,
+    by_kind,
+    comparison_of,
+    first_entities,
+    follows,
+    kinds_of,
+    majority,
+    majority_of_kind,
+    mean_of,
+    nearest_neighbour,
+    nearest_of_kind,
+)
 from kinject.stages.rivals import NameSubstituted, TextAndVector
 
 SUBSTITUTED = "name_substituted"  # the row of the rival that puts a known name where the entity's stands

@@ -33,8 +33,7 @@ from kinject.knowledge.growth import Change
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.stages.base import Stage, open_plugin
-from kinject.stages.comparison import AskingConfig, comparison_of
-from kinject.stages.kinds import kinds_of, mean_of
+from kinject.stages.comparison import AskingConfig, comparison_of, kinds_of, mean_of
 from kinject.text_files import read_lines
 from kinject.tree import digest, flatten
 

@@ -22,8 +22,7 @@ from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.precision import Precision
 from kinject.stages.base import Stage, check_plugin, open_plugin
-from kinject.stages.comparison import AskingConfig, comparison_of
-from kinject.stages.kinds import kinds_of
+from kinject.stages.comparison import AskingConfig, comparison_of, kinds_of
 from kinject.tasks.description_matching import mean_pooled
 
 BLOCK = "block"

@@ -18,8 +18,7 @@ from kinject.data.encode import Passage
 from kinject.data.records import Mention, Record
 from kinject.inference.host import HostBundle
 from kinject.knowledge.base import KnowledgeBase
-from kinject.stages.comparison import first_entities
-from kinject.stages.kinds import kinds_of
+from kinject.stages.comparison import first_entities, kinds_of
 from kinject.tasks.description_matching import mean_pooled
 
 HostRight = Callable[[Sequence[Record]], np.ndarray]

@@ -43,7 +43,7 @@ LAST_BATCH = np.iinfo(np.int32).max  # a stream has an end that nothing reaches
 def stack_plugins(params: Sequence[Flat]) -> Flat:
     """The parameters of one host and of D plugins of one shape: `host/…` as they are, `plugin/…` [D, …]."""
     first = params[0]
-    import chex  # see models/contracts.py
+    import chex  # see `check_batch` of models/seams.py
 
     chex.assert_trees_all_equal_shapes_and_dtypes(*params, custom_message="domains share a host and a method")
     return {

@@ -37,7 +37,6 @@ from kinject.models.families.bert import (
     Bert,
 )
 from kinject.models.family import FIELDS, Form, HeadForm, OwnFields
-from kinject.models.initial import normal
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import attention_scores
 from kinject.models.layers import (
@@ -52,6 +51,7 @@ from kinject.models.layers import (
     gather_positions,
     layer_norm,
     linear_options,
+    normal,
     parts,
     site,
 )
