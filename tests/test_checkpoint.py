@@ -55,7 +55,16 @@ def test_damaged_ones_are_named_and_passed_over(folder, caplog, how):
     found = restored(folder)
     assert found.step == 2 and int(found.state["count"]) == 2
     assert f"skipping damaged checkpoint {folder / '3'}" in caplog.text
-    assert not (folder / "3").exists(), "its step will be trained, and saved, again"
+    assert steps(folder) == [1, 2], "its step will be trained, and saved, again; those before it stay"
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, "f" * 64])
+def test_content_is_held_to_its_digest(folder, caplog, digest):
+    path = folder / "3" / "meta" / "metadata"
+    told = {**json.loads(path.read_text()), "digest": digest}
+    path.write_text(json.dumps({**told, "meta_digest": meta_digest(told)}))
+    (folder / "3" / "seal.json").unlink()  # as those of earlier versions have none
+    assert restored(folder).step == 2 and "its content does not have the digest" in caplog.text
 
 
 def test_half_written_ones_are_never_chosen(folder, caplog):
@@ -77,6 +86,8 @@ def test_without_a_whole_one_there_is_none(folder, caplog):
 def test_another_configuration_is_refused_and_nothing_deleted(folder):
     with pytest.raises(InputError, match=r"'kernel'.* is \[\[6\], 'float32'\], the run expects \[\[7\], 'float32'\]"):
         restored(folder, {**state(0), "kernel": jnp.zeros(7)})
+    with pytest.raises(InputError, match=r"'kernel'.* is \[\[6\], 'float32'\], the run expects \[\[5\], 'float32'\]"):
+        restored(folder, {**state(0), "kernel": jnp.zeros(5)})
     assert restored(folder).step == 3
 
 
@@ -116,10 +127,10 @@ def test_each_is_sealed_once_it_is_finished_and_held_to_its_seal(folder, caplog)
 
 def test_what_is_before_or_after_a_step_is_dropped(folder):
     checkpoints = Checkpoints(folder, keep=None)
-    checkpoints.drop_before(2)
-    checkpoints.wait()
-    assert steps(folder) == [2, 3]
     checkpoints.drop_after(2)
+    checkpoints.wait()
+    assert steps(folder) == [1, 2]
+    checkpoints.drop_before(2)
     checkpoints.close()
     assert steps(folder) == [2]
 

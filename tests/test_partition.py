@@ -43,6 +43,7 @@ def test_tables_are_frozen_and_no_rule_sees_them():
             "host/encoder/layers/0/kernel, host/encoder/layers/1/kernel, host/head/bias$",
         ),
         ((("plugin", "train"), (".*", "train")), "rule 'plugin' matches no parameter"),  # not its whole path
+        ((("(plugins|maps)/.*", "train"), (".*", "train")), r"rule '\(plugins\|maps\)/\.\*' matches no parameter"),
     ],
 )
 def test_bad_rules_are_told(rules, said):
@@ -52,6 +53,8 @@ def test_bad_rules_are_told(rules, said):
 
 def test_likely_paths_are_told_first_and_no_more_than_four():
     paths = [f"host/{number}" for number in range(20)] + ["plugin/mapper/kernel", "plugin/mapper/bias"]
+    with pytest.raises(InputError, match=r"paths look like a/kernel, b$"):
+        label_parameters(("b", "a/kernel"), (("a/kernels", "train"), (".*", "freeze")))
     with pytest.raises(InputError) as error:
         label_parameters(paths, (("plugin/mapper/kernels", "train"), (".*", "freeze")))
     assert str(error.value).partition("paths look like ")[2] == (

@@ -62,11 +62,13 @@ def test_rates_rise_in_the_warmup_and_fall_as_the_schedule_says():
     assert rates(8, schedule="linear", warmup=0.5) == [0, 0.2, 0.4, 0.6, 0.8, 0.6, 0.4, 0.2, 0]
     assert rates(4, 3, warmup=1) == [0, 0.8, 0.8]  # one step, and not all of them
     assert rates(2, 5, schedule="linear", warmup=4) == [0, 0.2, 0.4, 0.6, 0.8]  # longer than the run
+    assert rates(2, schedule="cosine", warmup=2) == [0, 0.4, 0.8]  # as long as the run
     assert rates(0, 2, schedule="linear") == [0.8, 0]
 
 
 def test_rates_count_updates_and_not_the_steps_whose_gradients_are_gathered():
     assert rates(8, 5, schedule="linear", accumulate=2) == [0.8, 0.6, 0.4, 0.2, 0]
+    assert rates(5, 3, schedule="linear", accumulate=2) == [0.8, 0.4, 0]  # the fifth step's gradients move nothing
     assert rates(8, 5, schedule="linear", accumulate=2, warmup=0.5) == [0, 0.4, 0.8, 0.4, 0]
     assert rates(1, 2, schedule="linear", accumulate=2) == [0.8, 0]
 
