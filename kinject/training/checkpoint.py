@@ -6,8 +6,7 @@ holds, and process 0 what all hold; each reads for itself the checkpoint that pr
 
 Loading is strict both ways: the names, shapes and dtypes on disk must be exactly those that the run expects, leaves and
 JSON must hash to what was saved, and the files must be those that were sealed; a checkpoint that is damaged, or whose
-best one is, is skipped with a warning and the one before it is taken. Numbers that are not finite stop a training
-before they reach a checkpoint (`check_losses`, `check_arrays`).
+best one is, is skipped with a warning and the one before it is taken.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kinject.data.pipeline import Feed
 from kinject.errors import InputError, first_line
 from kinject.inference.mesh import fetch, is_split, put
 from kinject.inference.processes import first, on_first
 from kinject.integrity import SEAL, read_seal, refuse_special, write_seal
 from kinject.plugins.store import processes_apart
+from kinject.training.metrics import check_arrays
 from kinject.tree import digest
 
 log = logging.getLogger("kinject")
@@ -229,53 +227,3 @@ def _check_seal(folder: Path) -> None:
     except InputError as error:
         where = str(error.where).removeprefix(f"{folder}/")
         raise ValueError(f"{where}: {error.problem}") from None
-
-
-LARGEST = 1e18  # of a parameter: the square of a larger one is no number in float32
-SHOWN = 8  # examples named
-HINT = "lower the learning rate, or set a clip; the last checkpoint is whole"
-
-
-def check_losses(
-    name: str, step: int, losses: Sequence[Mapping[str, Any]], feed: Feed, batch_size: int, seed: int
-) -> None:
-    """Raises InputError, with the step and its examples, for the first loss that is not finite.
-
-    Args:
-      name: of the training.
-      step: the last one of `losses`.
-      losses: what the steps before it and it logged, `loss` among it: scalars, or one a domain.
-      feed: the training data.
-      batch_size: examples a step.
-      seed: of their order.
-    """
-    for number, one in enumerate(losses, step - len(losses) + 1):
-        if not np.isfinite(np.asarray(one["loss"])).all():
-            shown = _examples(feed, number, batch_size, seed)
-            problem = f"the loss is not finite ({float(np.asarray(one['loss']).ravel()[0])}), on {shown}"
-            raise InputError(f"{name}, step {number}", problem, HINT)
-
-
-def check_arrays(name: str, step: int, leaves: Mapping[str, Any], largest: float = math.inf) -> None:
-    """Raises InputError for an array that is not finite, or not below `largest`."""
-    for path, leaf in leaves.items():
-        array = np.asarray(leaf)
-        if array.size and not (array.dtype.kind in "iub" or float(np.abs(array.astype(np.float32)).max()) < largest):
-            what = "finite" if math.isinf(largest) else f"finite and below {largest:g}"
-            raise InputError(f"{name}, step {step}", f"{path} is not {what}", HINT)
-
-
-def check_metrics(name: str, step: int, metrics: Mapping[str, float]) -> None:
-    """Raises InputError for a loss of an evaluation that is not finite."""
-    if not math.isfinite(metrics.get("loss", 0.0)):
-        problem = f"the loss on the development data is not finite ({metrics['loss']})"
-        raise InputError(f"{name}, step {step}", problem, HINT)
-
-
-def _examples(feed: Feed, step: int, batch_size: int, seed: int) -> str:
-    """The examples of a step, by their numbers in the training data, counted from 0."""
-    index = np.asarray(feed.order(batch_size, seed)[step - 1]["index"]).ravel()
-    if feed.examples.record_index is not None:
-        index = feed.examples.record_index[index]
-    rest = f" and {len(index) - SHOWN} more" if len(index) > SHOWN else ""
-    return f"the training data's examples {', '.join(map(str, index[:SHOWN].tolist()))}{rest}"

@@ -21,9 +21,19 @@ from kinject.inference.processes import Preempted, alone, first, share, watched
 from kinject.inference.program import Program, evaluate, make_evaluation_step
 from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
-from kinject.training.checkpoint import LARGEST, Checkpoints, Restored, check_arrays, check_losses, check_metrics
+from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
-from kinject.training.metrics import MetricsFile, Profiler, Progress, Timing, compilations
+from kinject.training.metrics import (
+    LARGEST,
+    MetricsFile,
+    Profiler,
+    Progress,
+    Timing,
+    check_arrays,
+    check_losses,
+    check_metrics,
+    compilations,
+)
 from kinject.training.partition import label_parameters, split
 from kinject.training.prefix import attach_prefix, check_disk, plan_prefix
 from kinject.training.step import Logged, TrainState, initial_state, make_optimizer, make_refresh, make_train_step
