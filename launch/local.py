@@ -5,7 +5,7 @@ python launch/local.py --processes 2 --devices 2 -- --config configs/quickstart.
 What stands after `--` goes to `kinject.train` in every process. `--devices` are CPU devices; without it a process sees
 what JAX shows it, which is only right where each sees accelerators of its own. SIGTERM and Ctrl-C are passed on to all.
 When one process ends badly the others get SIGTERM, and after a grace SIGKILL; the exit code is the first bad one
-(128 + its number where it was a signal).
+(128 + its number where it was a signal). Where the launcher itself is killed, Linux kills them too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import sys
 import time
 from contextlib import suppress
 from types import FrameType
+from typing import Any
+
+from kinject.inference.processes import end_with_parent
 
 GRACE_SECONDS = 10.0  # for the others to notice by themselves, and again to end after SIGTERM
 
@@ -40,13 +43,13 @@ def start(processes: int, devices: int | None, arguments: list[str]) -> list[sub
         flags = [flag for flag in environment.get("XLA_FLAGS", "").split() if "device_count" not in flag]
         environment["XLA_FLAGS"] = " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"])
         environment["JAX_PLATFORMS"] = "cpu"
+    options: dict[str, Any] = {"env": environment, "start_new_session": True, "preexec_fn": end_with_parent}
     command = [sys.executable, "-m", "kinject.train", *arguments]
     if processes == 1:
-        return [subprocess.Popen(command, env=environment, start_new_session=True)]
+        return [subprocess.Popen(command, **options)]
     cluster = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes)]
     return [
-        subprocess.Popen([*command, *cluster, "--process-id", str(number)], env=environment, start_new_session=True)
-        for number in range(processes)
+        subprocess.Popen([*command, *cluster, "--process-id", str(number)], **options) for number in range(processes)
     ]
 
 

@@ -2,10 +2,13 @@
 
 import json
 import signal
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cluster import disturbed, launch, metrics_of, plugin_of, resumed_at, write_config
+from cluster import Launched, disturbed, launch, metrics_of, plugin_of, resumed_at, write_config
 
 from kinject.errors import InputError
 from kinject.inference.processes import EXIT_AGAIN, Cluster, lost_peer
@@ -77,6 +80,20 @@ def test_ctrl_c_and_sigterm_of_one_process(world, tmp_path):
     assert "kinject: preempted" in output and "Traceback" not in output
     steps = [line["step"] for line in metrics_of(workdir)]
     assert seen < steps[-1] < 1000 and steps == list(range(1, steps[-1] + 1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_launcher_leaves_no_process_behind(world, tmp_path):
+    config = write_config(world, tmp_path / "config.py", fit={**SGD, "steps": 100_000})
+    launched = Launched(2, 1, config, tmp_path / "cut")
+    launched.wait_for_step(2)
+    processes = launched.children()
+    launched.signal(signal.SIGKILL)
+    assert launched.process.wait() == -signal.SIGKILL and len(processes) == 2
+    deadline = time.monotonic() + 120
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes):
+        assert time.monotonic() < deadline, "they are at work"
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

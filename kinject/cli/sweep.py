@@ -6,7 +6,6 @@ python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir r
 from __future__ import annotations
 
 import argparse
-import ctypes
 import itertools
 import json
 import shlex
@@ -22,11 +21,11 @@ from typing import Any
 
 from kinject.cli.parser import Parser, exit_code, typed
 from kinject.errors import InputError
+from kinject.inference.processes import EXIT_AGAIN, end_with_parent
 from kinject.reports import plots
 from kinject.reports.html import write_report
 from kinject.reports.results import run_folder
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 EXAMPLES = """\
 examples:
   python -m kinject.sweep --config configs/quickstart.py --seeds 0,1,2 --workdir runs/seeds
@@ -187,22 +186,14 @@ def train(commands: Iterable[Sequence[str]]) -> tuple[int, bool]:
         for command in commands:
             if told:
                 break
-            running[:] = [subprocess.Popen(command, preexec_fn=_end_with_parent)]
+            running[:] = [subprocess.Popen(command, preexec_fn=end_with_parent)]
             if told:  # meanwhile
                 running[0].send_signal(signal.SIGTERM)
             codes.append(running[0].wait())
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    from kinject.inference.processes import EXIT_AGAIN  # imports JAX
-
     return next((code for code in codes if code), EXIT_AGAIN if told else 0), bool(told)
-
-
-def _end_with_parent() -> None:
-    """What Linux does for a child whose parent is killed, if it is asked to."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def gather(runs: Sequence[SweepRun], folder: Path) -> str:

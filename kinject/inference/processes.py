@@ -12,6 +12,7 @@ nothing is half kept then.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
@@ -33,6 +34,7 @@ HEARTBEAT_SECONDS = 20  # after so long without a sign a process is dead to JAX
 START_SECONDS = 300  # how long processes wait for each other at the start: clusters start them one by one
 END_SECONDS = 20  # how long one that ends with the others waits for them
 POLL_SECONDS = 10
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 LOST_PEER = ("gloo", "connection closed", "connection reset", "unavailable:", "coordination service", "nccl")
 
 Result = TypeVar("Result")
@@ -134,6 +136,12 @@ class Cluster:
         except (ValueError, RuntimeError) as error:
             where = "--distributed auto" if self.automatic else f"--coordinator {self.coordinator}"
             raise InputError(where, f"the processes did not find each other: {first_line(error)}") from None
+
+
+def end_with_parent() -> None:
+    """Called in a child before it runs (`preexec_fn`): where Linux kills its parent, it ends too."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def joined() -> bool:
