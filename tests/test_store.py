@@ -232,6 +232,13 @@ def test_leaves_that_the_method_does_not_have_are_refused(copied, change, messag
         load_plugin(with_params(copied, change))
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_parameters_that_are_not_finite_are_refused(copied, number):
+    folder = with_params(copied, lambda leaves: leaves.update({"up/bias": np.array([0, 1, number, 2], np.float32)}))
+    with pytest.raises(InputError, match="parameter up/bias holds a number that is not finite; its training"):
+        load_plugin(folder)
+
+
 def test_no_cut_or_lost_file_goes_unnoticed(saved, tmp_path):
     names = [path.relative_to(saved) for path in (saved / "params").rglob("*") if path.is_file()]
     assert len(names) >= 4
