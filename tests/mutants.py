@@ -29,8 +29,8 @@ NEAREST = {
     "training/step.py": ["test_step.py"],
     "training/checkpoint.py": ["test_checkpoint.py"],
     "data/encode.py": ["test_encode.py"],
-    "plugins/store.py": ["test_store.py", "test_plugin_copies.py", "test_plugin_fits.py"],
-    "knowledge/stored.py": ["test_knowledge.py", "test_knowledge_files.py"],
+    "plugins/store.py": ["test_plugin_fits.py", "test_plugin_copies.py", "test_store.py"],
+    "knowledge/stored.py": ["test_knowledge_files.py", "test_knowledge.py"],
 }
 FURTHER = {
     "training/checkpoint.py": ["test_resume.py", "test_fault_training.py"],
