@@ -13,6 +13,7 @@ from kinject.data.kept import read_examples, write_examples
 from kinject.data.pipeline import Examples
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
+from kinject.stages.encoded import _hash_of, _named_files
 
 CONFIG = "import json\ndef get_config():\n    return json.loads({text!r})\n"
 
@@ -107,6 +108,34 @@ def test_examples_of_anything_else_are_made_anew(world, copied, tmp_path, monkey
     assert code == 0 and "plugin.data" not in "".join(line for line in told.splitlines() if "are those of" in line)
     after = json.loads((copied / "encoded" / "plugin.data" / "examples.json").read_text())
     assert after["made_of"] != before["made_of"]
+
+
+def test_rows_that_compaction_renumbers_are_not_taken_for_those_before(world, tmp_path, capsys):
+    shutil.copytree(world / "knowledge", tmp_path / "knowledge")
+    base = KnowledgeBase.open(tmp_path / "knowledge")
+    base.remove([base.ids([0])[0]])
+    stage = kept(world, knowledge=str(tmp_path / "knowledge"))
+    assert run(tmp_path / "w", stage) == 0
+    first = trained(tmp_path / "w")
+    KnowledgeBase.open(tmp_path / "knowledge").compact()
+    begin_again(tmp_path / "w")
+    code, told = run(tmp_path / "w", stage, capsys)
+    assert code == 0 and "are those of" not in told and trained(tmp_path / "w")[0] == first[0]
+
+
+def test_two_splits_of_a_data_set_are_two_sources(monkeypatch, tmp_path):
+    (tmp_path / "shard").write_text("both splits' records")
+    monkeypatch.setattr("kinject.stages.encoded.find_dataset", lambda *given: tmp_path)
+    one, other = (_hash_of(f"tfds:few@{tmp_path}?split={split}") for split in ("train", "test"))
+    assert one != other and one == _hash_of(f"tfds:few@{tmp_path}?split=train")
+
+
+def test_files_that_options_name_count_with_their_content(tmp_path):
+    (tmp_path / "labels.txt").write_text("a")
+    options = {"labels": str(tmp_path / "labels.txt"), "more": [{"words": "\0", "n": 3}, tmp_path / "none"]}
+    (before,) = _named_files(options)
+    (tmp_path / "labels.txt").write_text("b")
+    assert _named_files(options) != [before]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose", "add"])

@@ -8,6 +8,7 @@ is another, the examples are made anew.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -101,33 +102,40 @@ class Kept:
 
     def _made_of(self) -> dict[str, Any]:
         """What decides what the examples are, as JSON-like values and hashes."""
-        identity, plugin, made_as = knowledge_identity(self.knowledge), self.plugin, self.task.made_as
+        base, plugin, made_as = self.knowledge, self.plugin, self.task.made_as
+        code = [path for name in CODE for path in _files(Path(__file__).parents[1] / name)]
         return {
             "kinject": __version__,
-            "code": _hash(path for name in CODE for path in _files(Path(__file__).parents[1] / name)),
-            "records": [[str(source), _hash(_content(source))] for source in self.sources],
+            "code": _hash([*code, Path(inspect.getfile(type(self.task)))]),
+            "records": [_hash_of(source) for source in self.sources],
             "task": [type(self.task).__qualname__, repr(made_as), list(self.task.labels or ())],
             "named": _named_files(made_as[1]),
             "slots": None if plugin is None or not plugin.reads_slots else plugin.slot_form,
             "tokenizer": _tokenizer_hash(self.host.tokenizer),
-            "knowledge": [identity["fingerprint"], identity.get("revision")],
+            # of a revision, and of the files whose rows it counts: compaction gives them other numbers
+            "knowledge": None
+            if base is None
+            else [knowledge_identity(base)["fingerprint"], base.manifest["fingerprint"]],
             "max_length": self.max_length,
             "buckets": self.buckets,
         }
 
 
-def _content(source: str | Path) -> list[Path]:
-    """The files that a source of records consists of."""
-    if is_dataset(str(source)):
-        name, data_dir, _ = parse_reference(str(source))
-        return _files(find_dataset(name, data_dir, str(source)))
-    return [Path(source)]
+def _hash_of(source: str | Path) -> str:
+    """The hash of what a source of records consists of; of a prepared data set with the split that is asked for."""
+    if not is_dataset(str(source)):
+        return _hash([Path(source)])
+    name, data_dir, split = parse_reference(str(source))
+    return f"{_hash(_files(find_dataset(name, data_dir, str(source))))} {split}"
 
 
 def _named_files(options: Any) -> list[str]:
     """The hash of every file that a task's options name."""
     if isinstance(options, str | Path):
-        return [_hash(_files(Path(options)))] if options and len(str(options)) < 256 and Path(options).exists() else []
+        try:
+            return [_hash([Path(options)])] if Path(options).is_file() else []
+        except (OSError, ValueError):  # a text that is no name of a file
+            return []
     if isinstance(options, Mapping):
         options = options.values()
     return [one for each in options for one in _named_files(each)] if isinstance(options, Iterable) else []
