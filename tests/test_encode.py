@@ -25,7 +25,7 @@ from encoding_cases import (
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kinject.data.encode import EntityEncoder, Mention, Passage, rows_with_vector
+from kinject.data.encode import EntityEncoder, Mention, Passage, origins_of, rows_with_vector
 from kinject.data.tokenizer import load_tokenizer
 from kinject.errors import InputError
 from kinject.knowledge import KnowledgeBase, write_knowledge
@@ -110,6 +110,54 @@ def test_slots(family, passage, limit):
 
 @both
 @steady
+@given(passage=passages(), second=passages(), form=st.sampled_from(["before", "instead", "behind"]))
+def test_slots_stand_where_their_form_says(family, passage, second, form):
+    """All else is as without slots; a masked mention is asked for and therefore never replaced."""
+    encoder = EntityEncoder(host(family), form=form)
+    plain, encoded = encoder.encode(*passage, *second), encoder.encode(*passage, *second, rows=rows)
+    slash, left, right = (encoder.tokenizer.word(word) for word in "/()")
+    unk, mentions = encoder.tokenizer.unk_id, [*passage[1], *second[1]]
+    expected = [(piece, -1) for piece in plain.token_ids.tolist()]
+    for index in np.argsort(-plain.spans[:, 0]):  # the last one first, so that earlier places stay
+        mention, (start, end) = mentions[index], plain.spans[index]
+        pieces = plain.token_ids[start:end].tolist()
+        if mention.slot and mention.entity in KNOWN:
+            slot = (unk, encoded.entities.index(mention.entity))
+            if form == "before":
+                expected[start:start] = [slot, *((piece, -1) for piece in slash)]
+            elif form == "behind":
+                expected[end:end] = [*((piece, -1) for piece in left), slot, *((piece, -1) for piece in right)]
+            else:
+                expected[start : start if mention.masked else end] = [slot]
+                pieces = pieces if mention.masked else [unk]
+        assert encoded.token_ids[slice(*encoded.spans[index])].tolist() == pieces
+    assert list(zip(encoded.token_ids.tolist(), encoded.entity_slot.tolist(), strict=True)) == expected
+    assert encoded.entity_rows.tolist() == [KNOWN[entity] for entity in encoded.entities]
+
+
+@both
+@steady
+@given(passage=passages(), second=passages(), length=st.integers(10, 40))
+def test_origins_are_the_characters_of_each_piece(family, passage, second, length):
+    tokenizer = host(family)
+    one = Passage(*passage, *second, further=["Lonham [MASK]", "mo"])
+    (whole,) = EntityEncoder(tokenizer).encode_batch([one], rows, origins=True)
+    ids, numbers = whole.token_ids.copy(), whole.origins[:, 0]
+    ids[whole.mask_positions] = whole.label_ids
+    for number, found in enumerate(tokenizer.pieces([" ".join(passage[0]), " ".join(second[0]), *one.further])):
+        assert ids[numbers == number].tolist() == found.ids
+        assert list(map(tuple, whole.origins[numbers == number, 1:].tolist())) == found.offsets
+    assert (whole.origins[numbers < 0] == -1).all()
+    assert not whole.type_ids[numbers == 0].any() and (whole.type_ids[numbers > 0] == tokenizer.pair_type).all()
+    (short,) = EntityEncoder(tokenizer, length).encode_batch([one], rows, skip_overlong=True, origins=True)
+    if short is not None:
+        assert len(short) == min(length, len(whole))
+        rest = iter(np.c_[whole.token_ids, whole.origins].tolist())
+        assert all(each in rest for each in np.c_[short.token_ids, short.origins].tolist())  # in the same order
+
+
+@both
+@steady
 @given(passage=passages())
 def test_masked_mentions(family, passage):
     encoder = EntityEncoder(host(family))
@@ -132,12 +180,13 @@ def test_masked_mentions(family, passage):
 @given(batch=st.lists(passages(max_words=6), min_size=1, max_size=4), extra=st.integers(0, 2))
 def test_batches_hold_what_was_encoded_one_by_one(family, batch, extra):
     encoder = EntityEncoder(host(family))
-    together = encoder.encode_batch([Passage(*passage) for passage in batch], rows)
-    alone = [encoder.encode(*passage, rows=rows) for passage in batch]
+    together = encoder.encode_batch([Passage(*passage, *batch[0]) for passage in batch], rows)
+    alone = [encoder.encode(*passage, *batch[0], rows=rows) for passage in batch]
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
     length = max(map(len, alone)) + extra
-    padded = encoder.pad(together, length, 3, rows=len(batch) + extra)
+    most = max(len(one.entities) for one in alone) + extra
+    padded = encoder.pad(together, length, most, rows=len(batch) + extra if extra else None)
     assert {name: value.dtype.name for name, value in padded.items()} == dict.fromkeys(padded, "int32")
     for row in range(len(batch) + extra):
         real = padded["segment_ids"][row] == 1
@@ -146,13 +195,13 @@ def test_batches_hold_what_was_encoded_one_by_one(family, batch, extra):
         assert padded["position_ids"][row, :size].tolist() == list(range(size))
         assert (padded["token_ids"][row, size:] == encoder.tokenizer.pad_id).all()
         assert (padded["entity_slot"][row, size:] == -1).all()
+        assert size or (padded["entity_ids"][row] == -1).all()
         if size:
             one = alone[row]
             assert padded["token_ids"][row, :size].tolist() == one.token_ids.tolist()
             assert padded["entity_slot"][row, :size].tolist() == one.entity_slot.tolist()
-            linked = padded["entity_ids"][row][padded["entity_slot"][row][one.entity_slot.nonzero()[0]]]
-            assert set(linked[linked >= 0]) <= set(one.entity_rows)
-            assert padded["entity_ids"][row].tolist() == one.entity_rows.tolist() + [-1] * (3 - len(one.entities))
+            assert padded["type_ids"][row].tolist() == one.type_ids.tolist() + [0] * (length - size)
+            assert padded["entity_ids"][row].tolist() == one.entity_rows.tolist() + [-1] * (most - len(one.entities))
 
 
 @both
@@ -172,6 +221,54 @@ def test_the_map_tuning_form(family):
     assert encoded.token_ids.tolist() == expected
     assert encoded.entities == ("Q1", "Q2")
     assert encoded.entity_rows.tolist() == [7, 3]
+
+
+def test_one_may_choose_which_pieces_go():
+    asked = []
+
+    def first(sides, excess, mask):
+        asked.append((excess, mask, [runs for _, runs in sides]))
+        return None if excess > 2 else [list(range(excess)), []]
+
+    encoder = EntityEncoder(host("wordpiece"), max_length=8, truncate=first)
+    tight = encoder.like(max_length=7)
+    passage = Passage("ka mo ri te", pair="lan", pair_mentions=[Mention(0, 3)], where="file:3")
+    fits, cut = (each.encode_batch([passage])[0] for each in (encoder, tight))
+    assert encoder.tokenizer.decode(fits.token_ids) == "[CLS] ka mo ri te [SEP] lan [SEP]"
+    assert encoder.tokenizer.decode(cut.token_ids) == "[CLS] mo ri te [SEP] lan [SEP]"
+    assert asked == [(1, encoder.tokenizer.mask_id, [[], [(0, 1)]])]
+    assert encoder.shortened == tight.shortened == {"file:3"}
+    assert encoder.like(max_length=5).encode_batch([passage], skip_overlong=True) == [None]
+    with pytest.raises(InputError, match="file:3: its mentions alone do not fit into 5 positions"):
+        encoder.like(max_length=5).encode_batch([passage])
+    with pytest.raises(ValueError, match="zip"):  # it must answer for each of the texts
+        tight.like(truncate=lambda sides, excess, mask: [[0]]).encode_batch([passage])
+
+
+def test_origins_and_slots_without_a_vector_are_there_when_asked_for():
+    encoder = EntityEncoder(host("wordpiece"))
+    passages = [Passage("ka mo", [Mention(0, 2, "Q9"), Mention(3, 5)])]
+    (plain,), (asked,) = encoder.encode_batch(passages, rows), encoder.encode_batch(passages, rows, bare_slots=True)
+    assert plain.entities == () and encoder.tokenizer.decode(plain.token_ids) == "[CLS] ka mo [SEP]"
+    assert asked.entities == ("Q9",) and asked.entity_rows.tolist() == [-1]
+    assert asked.entity_slot.tolist() == [-1, 0, -1, -1, -1, -1]
+    with pytest.raises(ValueError, match="without its origins"):
+        origins_of(plain)
+    (told,) = encoder.encode_batch(passages, rows, origins=True)
+    assert origins_of(told).tolist() == [[-1] * 3, [0, 0, 2], [0, 3, 5], [-1] * 3]
+    assert plain != told and len({plain, told}) == 2  # passages are told apart as objects, not by their arrays
+
+
+def test_joined_spelling_is_that_of_one_string():
+    """The markers' own, and as `<unk>` in the string that of a slot, which takes the space behind it."""
+    encoder = EntityEncoder(host("bpe"), joined=True)
+    assert encoder.like(max_length=20).spelling.joined
+    encode = encoder.tokenizer.backend.encode
+    mentions = [Mention(0, 6, "Q1", "#", "#"), Mention(10, 16, "Q9")]
+    assert encoder.encode("Lonham mo Bergen", mentions).token_ids.tolist() == encode("# Lonham # mo Bergen").ids
+    slots = encoder.encode("Lonham mo", [Mention(0, 6, "Q1")], rows=rows).token_ids.tolist()
+    assert slots == encode("<unk>/ Lonham mo").ids
+    assert encoder.encode("Lonham mo", [Mention(0, 6, "Q9")], rows=rows).token_ids.tolist() == encode("Lonham mo").ids
 
 
 def test_an_unspaced_word_of_a_rare_script_keeps_its_space_behind_the_slot():
@@ -223,6 +320,7 @@ def test_bad_encoder_arguments():
     ]:
         with pytest.raises(InputError, match=message):
             EntityEncoder(tokenizer, **arguments)
+    assert [EntityEncoder(tokenizer, length).max_length for length in (4, 1024)] == [4, 1024]
     with pytest.raises(InputError, match="marker '☃'"):  # as soon as there is a slot
         EntityEncoder(tokenizer, separator="☃").encode("ka morite", [Mention(0, 2, "Q1")], rows=rows)
     encoder = EntityEncoder(tokenizer)
