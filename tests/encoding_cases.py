@@ -79,7 +79,7 @@ def stripped(encoded, encoder, mentions):
         gone[position : position + 1 + len(encoder.tokenizer.word("/"))] = True
     for mention, places in zip(mentions, encoded.markers, strict=True):
         for word, position in zip((mention.opening, mention.closing), places, strict=True):
-            assert (position >= 0) == bool(word)
+            assert position >= 0 if word else position == -1
             if word:
                 piece = encoder.tokenizer.word(word)
                 assert tuple(ids[position : position + len(piece)]) == piece
