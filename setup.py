@@ -16,7 +16,7 @@ CORE = [
     "tokenizers>=0.23.3,<0.24",  # before, an odd piece of a pair that is cut went to the other text
     "transformers>=5.20,<6",  # reads configs and tokenizers; its models need torch, and are not imported
     "safetensors>=0.8,<1",
-    "huggingface_hub>=1.31,<3",
+    "huggingface_hub>=2.2,<3",
     "tensorflow-datasets>=4.9.10,<5",
     "importlib_resources>=6,<8",  # tensorflow-datasets imports it and does not declare it
     "array_record>=0.8.1,<1",
@@ -63,7 +63,7 @@ TEST = [
     "hypothesis>=6.100,<7",
     "import-linter>=2.5,<3",  # which room may import which
     "mypy>=2.0,<3",
-    "pytest>=8,<10",
+    "pytest>=8.4,<10",
     "pytest-xdist>=3.6.1,<4",
     "pyyaml>=6,<7",
     "ruff==0.17.6",

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import transformers.utils.hub  # noqa: F401 (some versions name HfApi in a type as they are imported)
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 from served import Served

@@ -97,7 +97,7 @@ def write_living(folder: Path, base: Path) -> None:
 
 def run_config(world: Path, of: str) -> dict:
     data = {"data": (str(world / "train.jsonl"),), "dev_data": (str(world / "dev.jsonl"),)}
-    stage = plugin_stage(world, fit=FIT, **data)
+    stage = plugin_stage(world, fit=FIT, keep_encoded=True, **data)
     stage |= {"host": str(world / f"{of}host"), "knowledge": str(world / f"{of}knowledge")}
     return {"seed": 0, "stages": {"plugin": stage}}
 
