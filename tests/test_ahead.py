@@ -60,6 +60,7 @@ ON_THE_CHIP = """
 ENTRY %main (a: f32[8,128], b: f32[8,128]) -> f32[8,128] {
   %a = f32[8,128]{1,0:T(8,128)} parameter(0)
   %b = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %t = token[] after-all()
   %slice-start = ((f32[8,128]{1,0:T(8,128)}), f32[2,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:2], [0:128]}
   %slice-done = f32[2,128]{1,0:T(8,128)S(1)} slice-done(%slice-start)
   %copy-start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%b)

@@ -125,6 +125,27 @@ def test_what_was_logged_is_held_to_what_the_checkpoint_knows_of_it(config, whol
     assert content(run / "metrics.jsonl") == before
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            lambda path: path.write_text(path.read_text().replace('"seconds"', '"seconds', 1)),
+            r"provenance.jsonl:1: it is not JSON",
+        ),
+        (lambda path: path.write_bytes(b"\xff" + path.read_bytes()), r"provenance.jsonl:1: it is not JSON"),
+        (lambda path: path.write_text("[]\n" + path.read_text()), r"provenance.jsonl:1: it has no stage"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "provenance.jsonl: it is no plain file"),
+    ],
+)
+def test_a_damaged_record_of_how_stages_were_made_is_told_before_any_runs(config, whole, tmp_path, damage, says):
+    run = cut_short(whole, tmp_path)
+    damage(run / "provenance.jsonl")
+    before = content(run / "provenance.jsonl")
+    with pytest.raises(InputError, match=says):
+        run_experiment(config, run)
+    assert content(run / "provenance.jsonl") == before and not (run / "plugin").exists()
+
+
 def test_lines_of_other_stages_and_checkpoints_that_know_nothing_of_them_are_left_as_they_are(config, whole, tmp_path):
     run = cut_short(whole, tmp_path)
     path, other = run / "metrics.jsonl", '{"stage": "other", "step": 9, "loss": 1.0}\n'

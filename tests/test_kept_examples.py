@@ -13,7 +13,8 @@ from kinject.data.kept import read_examples, write_examples
 from kinject.data.pipeline import Examples
 from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
-from kinject.stages.encoded import _hash_of, _named_files
+from kinject.stages.encoded import _hash_of, _modules, _named_files
+from kinject.tasks.base import make_task
 
 CONFIG = "import json\ndef get_config():\n    return json.loads({text!r})\n"
 
@@ -130,12 +131,14 @@ def test_two_splits_of_a_data_set_are_two_sources(monkeypatch, tmp_path):
     assert one != other and one == _hash_of(f"tfds:few@{tmp_path}?split=train")
 
 
-def test_files_that_options_name_count_with_their_content(tmp_path):
+def test_files_that_options_name_count_with_their_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "labels.txt").write_text("a")
     options = {"labels": str(tmp_path / "labels.txt"), "more": [{"words": "\0", "n": 3}, tmp_path / "none"]}
     (before,) = _named_files(options)
     (tmp_path / "labels.txt").write_text("b")
-    assert _named_files(options) != [before]
+    (after,) = _named_files(options)
+    assert after != before and _named_files({"labels": "~/labels.txt"}) == [after]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lose", "add"])
@@ -157,11 +160,22 @@ def test_damaged_examples_are_told_and_made_anew(world, done, copied, damage, ca
     assert trained(copied) == trained(done)
 
 
-def test_what_no_file_can_keep_is_refused(world, tmp_path, capsys):
+def test_what_no_file_can_keep_is_refused(world, tmp_path, capsys, monkeypatch):
     drawn = kept(world, task="masked_lm", method={"name": "map_tuning"})
     code, told = run(tmp_path / "w", drawn, capsys)
     assert code == 2 and "stages.plugin.keep_encoded: this task draws or joins its examples" in told
+    monkeypatch.setattr("kinject.stages.encoded.PROBED", 0)  # as where none of the first is an example
+    code, told = run(tmp_path / "w", drawn, capsys)
+    assert code == 2 and "stages.plugin.keep_encoded: this task draws or joins its examples" in told
     assert not (tmp_path / "w" / "encoded").exists()
+
+
+def test_a_task_of_no_file_is_refused(world):
+    (module, *_) = _modules(make_task("cloze"))
+    assert module.name == "cloze.py"
+    nowhere = type("Nowhere", (type(make_task("cloze")),), {"__module__": "__nowhere__"})
+    with pytest.raises(InputError, match="Nowhere stands in no file"):
+        _modules(nowhere.__new__(nowhere))
 
 
 def examples(rows=200_000):
@@ -183,6 +197,8 @@ def test_large_arrays_stay_on_the_disk_and_are_checked_as_they_are_read(tmp_path
     with path.open("r+b") as file:
         file.seek(-3, 2)
         file.write(b"x")
+    with pytest.raises(InputError, match="not what was sealed"):  # what decides whether they are made again
+        read_examples(tmp_path / "kept", {"made": "here"}, whole=True)
     found = read_examples(tmp_path / "kept", {"made": "here"})
     found.buckets[0]["token_ids"][rows[:1]]
     with pytest.raises(InputError, match="not what was sealed"):

@@ -10,6 +10,7 @@ It is a cache: whoever deletes it loses the time that encoding takes.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def write_examples(folder: Path, examples: Examples, made_of: Mapping[str, Any])
         partial.mkdir(parents=True)
         for number, bucket in enumerate(examples.buckets):
             for name, values in bucket.items():
-                np.save(partial / f"{number}.{name}.npy", values, allow_pickle=False)
+                np.save(partial / f"{number}.{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
         if examples.record_index is not None:
             np.save(partial / "record_index.npy", examples.record_index, allow_pickle=False)
         write_object(partial / FACTS, facts)
@@ -69,11 +70,14 @@ def write_examples(folder: Path, examples: Examples, made_of: Mapping[str, Any])
         partial.replace(folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(folder, f"it cannot be written: {error.strerror or error}", "free some room") from None
+        hint = "free some room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "look at the folder"
+        raise InputError(folder, f"it cannot be written: {error.strerror or error}", hint) from None
 
 
-def read_examples(folder: Path, made_of: Mapping[str, Any]) -> Examples | None:
+def read_examples(folder: Path, made_of: Mapping[str, Any], whole: bool = False) -> Examples | None:
     """The examples of a folder; arrays of more than a megabyte stay on the disk and are checked as they are read.
+
+    With `whole`, every byte is checked now.
 
     Returns None where there are none, or others: of what they were made stands in the folder.
 
@@ -88,6 +92,8 @@ def read_examples(folder: Path, made_of: Mapping[str, Any]) -> Examples | None:
     seal = open_sealed(folder, "its arrays")
     if seal is None:
         raise InputError(folder, "it has no seal.json", AGAIN)
+    if whole:
+        seal.verify()
 
     def array(name: str) -> Any:
         path = folder / f"{name}.npy"

@@ -1,7 +1,7 @@
 """The names of a knowledge base's entities as a trie that is opened and never loaded: `<knowledge base>.names/`.
 
 Made once from labels and aliases, beside the knowledge base, and memory-mapped: a million names open in milliseconds.
-What revisions of the base changed since is held beside it in memory (`Changes`).
+What revisions of the base changed since is held beside it in memory (`NameChanges`).
 A name (folded, see surface.py) is a key of a marisa trie; its entities are a stretch of flat arrays, the likeliest
 first.
 

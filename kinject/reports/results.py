@@ -5,7 +5,6 @@ The files are described in docs/formats.md. Reading is strict: what is not as ki
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kinject.errors import InputError, did_you_mean, first_line
-from kinject.json_file import read_object
+from kinject.json_file import parse, read_object
 
 ROWS = {
     "majority": "most frequent answer",
@@ -52,7 +51,7 @@ ORDER = (
 NOT_ROWS = ("n", "metric", "coverage", "examples", "kinds", "settings")
 TABLES = ("evaluate", "memory_evaluate", "typing_rivals", "folds")  # kinds of stages that report rows by domain
 NOT_FRACTIONS = ("negative_loss",)
-PROVENANCE = "provenance.jsonl"
+PROVENANCE, NOTED = "provenance.jsonl", ("stage", "command")  # and what each of its lines says
 
 Domains = Mapping[str, Mapping[str, Any]]
 """What an `evaluate` stage reports: {domain: {"n", "metric", row: value, …}}."""
@@ -93,8 +92,8 @@ class FinishedRun:
         config, results = (read_object(folder / name, mend) for name in ("config.json", "results.json"))
         if not isinstance(config.get("stages"), dict):
             raise InputError(folder / "config.json", "it names no stages", "name a --workdir of kinject")
-        metrics = tuple(_lines(folder / "metrics.jsonl", ("stage", "step")))
-        return cls(folder, config, results, metrics, tuple(_lines(folder / PROVENANCE, ("stage", "command"))))
+        metrics = tuple(read_log(folder / "metrics.jsonl", ("stage", "step")))
+        return cls(folder, config, results, metrics, tuple(read_log(folder / PROVENANCE, NOTED)))
 
     @property
     def name(self) -> str:
@@ -254,16 +253,22 @@ def _runs_of(folder: Path, config: str) -> Iterator[tuple[int, FinishedRun]]:
             yield int(seed), FinishedRun.open(path)
 
 
-def _lines(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines, if there is one; a last line that was torn by a kill is left out."""
+def read_log(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, if there is one; a last line that was torn by a kill is left out.
+
+    Raises:
+      InputError: no plain file, a line that is no JSON object, or one without one of the fields.
+    """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    if not path.is_file():
+        raise InputError(path, "it is no plain file", "take it away")
+    lines = path.read_bytes().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         try:
-            found = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) and not line.endswith("\n"):
+            found = parse(line.decode())
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
                 return
             raise InputError(f"{path}:{number}", f"it is not JSON: {first_line(error)}", "mend the line") from None
         for field in fields:

@@ -105,6 +105,7 @@ def described(one: AbstractModel, where: Target, cost: Cost) -> str:
         f"{kind} {total['count']} x, {sized(total['bytes'])}" for kind, total in total_by_kind(cost.collectives).items()
     ]
     share, table = (100 * size / row["device_memory"] for size in (cost.peak, cost.table))
+    portioned = isinstance(one.fit.micro_batch, int)
     vectors = f"on the devices: {one.table}, {sized(cost.table)} of the arguments, {table:.1f} % of memory"
     return "\n".join(
         [
@@ -115,6 +116,7 @@ def described(one: AbstractModel, where: Target, cost: Cost) -> str:
             f"  work         {cost.flops / 1e9:,.1f} GFLOP, {sized(cost.accessed)} read and written, "
             f"{sized(cost.traffic)} of it in device memory",
             f"  at best      {row['arithmetic_ms']:,.2f} ms to compute, {row['traffic_ms']:,.2f} ms to read and write",
+            *(["  note         fit.micro_batch makes a loop: work and bytes are of one turn"] if portioned else []),
             f"  collectives  {'; '.join(moved) or 'none'} (trained parameters: {sized(cost.trained)})",
             f"  compiled in  {cost.seconds:.0f} s",
         ]

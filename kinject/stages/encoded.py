@@ -11,6 +11,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from kinject.version import __version__
 
 FOLDER = "encoded"
 PROBED = 32  # records of which it is seen whether the task makes arrays of them
-CODE = ("data", "tasks", "inference/host.py", "datasets/records.py", "text_files.py")  # which texts pass through
+CODE = ("data", "datasets", "knowledge", "tasks", "inference/host.py", "json_file.py", "hf_folder.py", "text_files.py")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Kept:
         """Makes them unless they are there, and returns what they are made of."""
         made_of = self._made_of()
         try:
-            if read_examples(self.folder, made_of) is not None:
+            if read_examples(self.folder, made_of, whole=True) is not None:
                 reporter.say(f"{where}: the examples are those of {self.folder}")
                 return made_of
         except InputError as error:
@@ -94,10 +95,13 @@ class Kept:
             probe = make(list(islice(read_datasets(self.sources, required), PROBED)))
         except InputError:  # none of so few is an example, or one is bad: the whole tells
             probe = None
-        if probe is not None and not is_plain(probe):
-            problem = "this task draws or joins its examples when they are dealt, which no file can keep"
+        examples = probe
+        if probe is None or is_plain(probe):
+            examples = make(list(read_datasets(self.sources, required)))
+        if examples is None or not is_plain(examples):
+            problem = "this task draws or joins its examples as they are dealt, or reads their texts again"
             raise InputError(where, problem, "leave it out")
-        write_examples(self.folder, make(list(read_datasets(self.sources, required))), made_of)
+        write_examples(self.folder, examples, made_of)
         return made_of
 
     def _made_of(self) -> dict[str, Any]:
@@ -106,7 +110,8 @@ class Kept:
         code = [path for name in CODE for path in _files(Path(__file__).parents[1] / name)]
         return {
             "kinject": __version__,
-            "code": _hash([*code, Path(inspect.getfile(type(self.task)))]),
+            "code": _hash([*(path for path in code if path.suffix == ".py"), *_modules(self.task)]),
+            "libraries": [version(name) for name in ("tokenizers", "transformers")],
             "records": [_hash_of(source) for source in self.sources],
             "task": [type(self.task).__qualname__, repr(made_as), list(self.task.labels or ())],
             "named": _named_files(made_as[1]),
@@ -129,12 +134,33 @@ def _hash_of(source: str | Path) -> str:
     return f"{_hash(_files(find_dataset(name, data_dir, str(source))))} {split}"
 
 
+def _modules(task: Task) -> list[Path]:
+    """The files of a task's classes, its own and those that it inherits from.
+
+    Raises:
+      InputError: it was made where there is no file, as in a notebook: nobody could say whether it is still the same.
+    """
+    found = []
+    for cls in type(task).__mro__:
+        if cls.__module__ in ("builtins", "abc", "typing"):
+            continue
+        try:
+            found.append(Path(inspect.getfile(cls)))
+        except (OSError, TypeError):
+            found.append(Path())
+        if not found[-1].is_file():
+            problem = f"the class {cls.__qualname__} stands in no file that could be compared"
+            raise InputError("keep_encoded", problem, "leave it out, or put the task into a module")
+    return found
+
+
 def _named_files(options: Any) -> list[str]:
     """The hash of every file that a task's options name."""
     if isinstance(options, str | Path):
         try:
-            return [_hash([Path(options)])] if Path(options).is_file() else []
-        except (OSError, ValueError):  # a text that is no name of a file
+            path = Path(options).expanduser()
+            return [_hash([path])] if path.is_file() else []
+        except (OSError, RuntimeError, ValueError):  # a text that is no name of a file
             return []
     if isinstance(options, Mapping):
         options = options.values()
@@ -146,10 +172,10 @@ def _files(path: Path) -> list[Path]:
 
 
 def _hash(paths: Iterable[Path]) -> str:
-    """SHA-256 of the names and contents of some files; folders and byte code among them are passed over."""
+    """SHA-256 of the names and contents of some files; folders among them are passed over."""
     digest = hashlib.sha256()
     for path in paths:
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.is_file():
             with path.open("rb") as file:
                 digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()

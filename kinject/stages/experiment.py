@@ -20,10 +20,10 @@ from kinject.errors import InputError, did_you_mean
 from kinject.inference.mesh import MeshConfig, Placement
 from kinject.inference.processes import alone, first, on_first
 from kinject.inference.xla import cores
-from kinject.json_file import open_lock, read_object, write_object
+from kinject.json_file import open_lock, read_object, to_line, write_object
 from kinject.plugins.store import library_versions
 from kinject.reports.console import Reporter
-from kinject.reports.results import PROVENANCE
+from kinject.reports.results import NOTED, PROVENANCE, read_log
 from kinject.stages.abstract import check_rules
 from kinject.stages.base import Run, Stage, StageConfig, TrainingConfig
 from kinject.stages.compare import CompareStage
@@ -157,6 +157,7 @@ class Experiment:
         try:
             held = check_workdir(self.run.workdir, self.config)  # again: another run may have ended since `open`
             read_results(self.run.workdir)
+            list(read_log(self.run.workdir / PROVENANCE, NOTED))  # a damaged line is told now, not after hours
             if not held:
                 write_object(self.run.workdir / "config.json", self.config)
         except BaseException:
@@ -342,13 +343,9 @@ def read_results(workdir: Path) -> dict[str, Any]:
 
 
 def note_provenance(workdir: Path, stage: str, command: str, seconds: float) -> None:
-    """Adds a stage's line to `provenance.jsonl`, which holds a clock, unlike most files.
-
-    A stage that was resumed is noted by the call that finished it. One line a stage, in a file that is always whole.
-    """
+    """Sets a stage's line in `provenance.jsonl`: of the call that finished it, in a file that is always whole."""
     path = workdir / PROVENANCE
-    kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [one for one in kept if one.endswith("}") and json.loads(one).get("stage") != stage]
+    kept = [one for one in read_log(path, NOTED) if one["stage"] != stage]
     line = {
         "stage": stage,
         "command": command,
@@ -358,7 +355,7 @@ def note_provenance(workdir: Path, stage: str, command: str, seconds: float) -> 
         "versions": {"python": platform.python_version(), **library_versions()},
     }
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("\n".join([*kept, json.dumps(line, ensure_ascii=False)]) + "\n", encoding="utf-8")
+    partial.write_text("".join(to_line(one) + "\n" for one in (*kept, line)), encoding="utf-8")
     partial.replace(path)
 
 

@@ -19,7 +19,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^}]*\})?")
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _COUNTED = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
-_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4}
+_BITS = {"pred": 8, "bf16": 16, "s4": 4, "u4": 4, "token": 0, "opaque": 0}
 _OPERATION = re.compile(
     r"  (?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shape>\(.*?\)|\S+) (?P<kind>[a-z][\w-]*)\((?P<given>.*)"
 )
@@ -45,7 +45,7 @@ class Collective:
 def find_collectives(text: str) -> list[Collective]:
     """Every collective in the text of a compiled module (`compiled.as_text()`), asynchronous ones once.
 
-    One inside a loop is counted once, however often the loop runs; a training step here has no such loop.
+    One inside a loop is counted once, however often the loop runs; a training step has one only with `fit.micro_batch`.
     """
     found = []
     for line in text.splitlines():
@@ -99,7 +99,8 @@ def device_traffic(text: str) -> int:
 
     Unlike the compiler's "bytes accessed" it leaves out what lies in on-chip memory, by the layouts of a program for
     TPUs (`S(1)`), and counts a copy into it once. What an operation is given counts whole, even where it reads a part;
-    what a cache holds counts too. Programs for GPUs and CPUs name no on-chip memory. A loop is counted once.
+    what a cache holds counts too. Programs for GPUs and CPUs name no on-chip memory. What a loop does inside is not
+    counted: a training step has one only with `fit.micro_batch`.
     """
     sizes: dict[str, int] = {}
     total = 0
@@ -132,7 +133,7 @@ def _arrays(shape: str) -> list[tuple[int, bool]]:
 
 
 def _size(dtype: str, shape: str) -> int:
-    bits = _BITS.get(dtype) or int(re.findall(r"\d+", dtype)[0])
+    bits = _BITS[dtype] if dtype in _BITS else int(re.findall(r"\d+", dtype)[0])
     return math.ceil(bits * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64)) / 8)
 
 
