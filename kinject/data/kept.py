@@ -22,7 +22,7 @@ import numpy as np
 from kinject.data.pipeline import Examples
 from kinject.errors import NO_ARRAY, InputError
 from kinject.integrity import BLOCK, open_sealed, write_seal
-from kinject.json_file import read_object, write_object
+from kinject.json_file import parse, read_object, write_object
 
 FACTS = "examples.json"
 FORMAT = 1
@@ -87,7 +87,7 @@ def read_examples(folder: Path, made_of: Mapping[str, Any], whole: bool = False)
     if not folder.exists():
         return None
     facts = read_object(folder / FACTS, AGAIN)
-    if facts.get("format") != FORMAT or facts.get("made_of") != json.loads(json.dumps(made_of)):
+    if facts.get("format") != FORMAT or facts.get("made_of") != parse(json.dumps(made_of)):
         return None
     seal = open_sealed(folder, "its arrays")
     if seal is None:
