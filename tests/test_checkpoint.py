@@ -1,6 +1,7 @@
 """Checkpoints: only whole ones are chosen, and what is skipped is named."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,21 @@ def test_json_that_was_changed_is_no_checkpoints(folder, field, value):
     path.write_text(json.dumps({**told, field: value}))
     (folder / "3" / "seal.json").unlink()  # as those of earlier versions have none
     assert restored(folder).step == 2
+
+
+def test_what_changes_after_a_save_is_not_saved(tmp_path):
+    """Writing is asynchronous, and an iterator's state is its own dictionary, which goes on."""
+    told, data = {"unlogged": [1.0]}, {"row": 1}
+    iterator = types.SimpleNamespace(get_state=lambda: data)
+    for step in range(1, 9):
+        checkpoints = Checkpoints(tmp_path / str(step))
+        data["row"] = step
+        checkpoints.save(step, state(step), told, iterator)
+        data["row"] = -1
+        told["unlogged"].append(float(step))
+        checkpoints.close()
+        found = restored(tmp_path / str(step))
+        assert found.meta["data"] == {"row": step} and len(found.meta["unlogged"]) == step
 
 
 def test_where_the_data_was_goes_along(folder):

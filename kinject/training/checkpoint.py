@@ -96,6 +96,7 @@ class Checkpoints:
         described = {**meta, "step": step, "digest": digest(fetched), "leaves": specification(fetched)}
         if iterator is not None:
             described["data"] = iterator.get_state()
+        described = json.loads(json.dumps(described))  # a copy: it is written later, when the iterator has gone on
         described[META_DIGEST] = meta_digest(described)
         split = {name: leaf for name, leaf in leaves.items() if is_split(leaf)}
         items = {"state": ocp.args.StandardSave({**fetched, **split}), "meta": ocp.args.JsonSave(described)}
