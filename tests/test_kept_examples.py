@@ -171,11 +171,11 @@ def test_what_no_file_can_keep_is_refused(world, tmp_path, capsys, monkeypatch):
 
 
 def test_a_task_of_no_file_is_refused(world):
-    (module, *_) = _modules(make_task("cloze"))
+    (module, *_) = _modules(make_task("cloze"), "stages.p.keep_encoded")
     assert module.name == "cloze.py"
     nowhere = type("Nowhere", (type(make_task("cloze")),), {"__module__": "__nowhere__"})
-    with pytest.raises(InputError, match="Nowhere stands in no file"):
-        _modules(nowhere.__new__(nowhere))
+    with pytest.raises(InputError, match=r"stages\.p\.keep_encoded: the class Nowhere stands in no file"):
+        _modules(nowhere.__new__(nowhere), "stages.p.keep_encoded")
 
 
 def examples(rows=200_000):

@@ -288,7 +288,7 @@ class TrainingConfig(StageConfig):
 
     `data` and `dev_data` are JSON-lines files of records. `train` are (regex, "train" | "freeze") rules over parameter
     paths, first match wins; `.*` is matched against the whole path. `max_length` is in tokens, special ones included.
-    `keep_encoded` keeps the encoded examples in the workdir: a run that goes on reads no text, and several processes
+    `keep_encoded` keeps the encoded examples in the workdir: a run that goes on encodes nothing, and several processes
     share one encoding. It changes no result, and a workdir's run may go on with and without it.
     """
 

@@ -1,4 +1,4 @@
-"""Encoded examples that a run keeps in its workdir (`keep_encoded`), so that one that goes on reads no text.
+"""Encoded examples that a run keeps in its workdir (`keep_encoded`), so that one that goes on encodes nothing.
 
 <workdir>/encoded/<stage>.<field>/ (kinject/data/kept.py) is made by process 0 and mapped by all. It says of what it was
 made: the content of every file, the task, the tokenizer, the knowledge base and kinject's own code. Where any of these
@@ -32,6 +32,7 @@ from kinject.version import __version__
 
 FOLDER = "encoded"
 PROBED = 32  # records of which it is seen whether the task makes arrays of them
+# through which texts become examples
 CODE = ("data", "datasets", "knowledge", "tasks", "inference/host.py", "json_file.py", "hf_folder.py", "text_files.py")
 
 
@@ -83,7 +84,7 @@ class Kept:
 
     def _prepare(self, make: Callable[[Sequence[Record]], Examples], reporter: Reporter, where: str) -> dict[str, Any]:
         """Makes them unless they are there, and returns what they are made of."""
-        made_of = self._made_of()
+        made_of = self._made_of(where)
         try:
             if read_examples(self.folder, made_of, whole=True) is not None:
                 reporter.say(f"{where}: the examples are those of {self.folder}")
@@ -104,13 +105,13 @@ class Kept:
         write_examples(self.folder, examples, made_of)
         return made_of
 
-    def _made_of(self) -> dict[str, Any]:
+    def _made_of(self, where: str) -> dict[str, Any]:
         """What decides what the examples are, as JSON-like values and hashes."""
         base, plugin, made_as = self.knowledge, self.plugin, self.task.made_as
         code = [path for name in CODE for path in _files(Path(__file__).parents[1] / name)]
         return {
             "kinject": __version__,
-            "code": _hash([*(path for path in code if path.suffix == ".py"), *_modules(self.task)]),
+            "code": _hash([*(path for path in code if path.suffix == ".py"), *_modules(self.task, where)]),
             "libraries": [version(name) for name in ("tokenizers", "transformers")],
             "records": [_hash_of(source) for source in self.sources],
             "task": [type(self.task).__qualname__, repr(made_as), list(self.task.labels or ())],
@@ -134,7 +135,7 @@ def _hash_of(source: str | Path) -> str:
     return f"{_hash(_files(find_dataset(name, data_dir, str(source))))} {split}"
 
 
-def _modules(task: Task) -> list[Path]:
+def _modules(task: Task, where: str) -> list[Path]:
     """The files of a task's classes, its own and those that it inherits from.
 
     Raises:
@@ -150,7 +151,7 @@ def _modules(task: Task) -> list[Path]:
             found.append(Path())
         if not found[-1].is_file():
             problem = f"the class {cls.__qualname__} stands in no file that could be compared"
-            raise InputError("keep_encoded", problem, "leave it out, or put the task into a module")
+            raise InputError(where, problem, "leave it out, or put the task into a module")
     return found
 
 
