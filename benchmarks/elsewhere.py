@@ -55,7 +55,10 @@ class ArmsElsewhere:
     def vectorised(self, *arguments: Any, **options: Any) -> Run:
         return self._made("vectorised", arguments, options)
 
-    def _made(self, method: str, arguments: tuple, options: dict[str, Any]) -> Run:
+    def product(self, half: bool) -> Callable[[], float]:
+        return self._made("product", (half,), {})
+
+    def _made(self, method: str, arguments: tuple, options: dict[str, Any]) -> Callable[[], Any]:
         number = self._asked(method, arguments, options)
         return lambda: self._asked("run", number)
 

@@ -283,11 +283,13 @@ def main() -> None:
             theirs = arms_of(elsewhere, arguments)
             arms = {name: ours(world, name, arguments.batch) for name in mine}
             rates, losses = interleaved({**arms, **{name: arm for name, (arm, _) in theirs.items()}}, arguments.rounds)
+            their_peaks = {"float32": elsewhere.product(False)(), "bfloat16": elsewhere.product(True)()}
         per_sentence, filled = world.useful_flops().mean(), world.fill()
         check_losses(losses)
     peaks = {name: roofline(dtype) for name, dtype in mine.items()}
     print(f"{100 * filled:.0f}% of the tokens in our batches are real; products reach", end=" ")
-    print(", ".join(f"{most / 1e9:.0f} GFLOP/s in {peak}" for peak, most in peaks.items()))
+    print(", ".join(f"{most / 1e9:.0f} GFLOP/s in {peak}" for peak, most in peaks.items()), end="; torch's ")
+    print(", ".join(f"{most / 1e9:.0f} in {peak}" for peak, most in their_peaks.items()))
     rows, named = [], f"{arguments.shape or 'bert'}, {arguments.layers} x {config.hidden_size}"
     for name in mine:
         reached = rates[name] * per_sentence
@@ -309,6 +311,7 @@ def main() -> None:
                     "shape": f"{named}, batches of {arguments.batch}, theirs {size}",
                     "loss": {"ours": losses[name], "theirs": losses[other]},
                     **share,
+                    "products": {"ours": peaks, "torch": their_peaks},
                 }
             )
             told = f"{rates[other]:.1f}/s in batches of {size}; loss {losses[other]:.4f}"

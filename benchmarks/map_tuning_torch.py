@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,21 @@ class TorchArms:
             return torch.nn.functional.cross_entropy(logits[batch["at"]], batch["labels"])
 
         return self._pass(self.rows[:limit], batch_size, loss_of, mapper, least=AUTHORS_MAX_LEN)
+
+    def product(self, half: bool, seconds: float = 2.0) -> Callable[[], float]:
+        """FLOP/s of a large matrix product, the best of some; `half` in bfloat16."""
+
+        def run() -> float:
+            size, best = 8192 if self.device == "cuda" else 2048, float("inf")
+            left = torch.ones((size, size), device=self.device, dtype=torch.bfloat16 if half else torch.float32)
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                started = time.perf_counter()
+                (left @ left)[0, 0].item()  # waits for it
+                best = min(best, time.perf_counter() - started)
+            return 2 * size**3 / best
+
+        return run
 
     def vectorised(self, batch_size: int, *, order: str, gathered: bool, half: bool, compiled: bool = False) -> Run:
         """One gather and one mapper call a batch, SDPA, no gradients of frozen parameters.

@@ -49,6 +49,14 @@ def lived():
     }
 
 
+def lived_as_in_training():
+    """The same cities, asked about in the wordings that host and plugin were trained with: only the cities are new.
+
+    Sentences would tell them in the very words of the questions, and are left out.
+    """
+    return lived() | {"wordings": "training", "read_data": ()}
+
+
 def edited(**methods):
     """Methods before and after."""
     return {
@@ -104,6 +112,7 @@ def get_config(arg=""):
         "without": without(),
         "without_plugin": plugin(DOMAIN, "plugin", epochs=2) | {"knowledge": "@without/knowledge"},
         "living": lived(),
+        "living_as_in_training": lived_as_in_training(),
         **{name: others[name] for name in OTHERS},
         "edit_others": edited(
             kformer={"plugin": f"@{DOMAIN}_kformer"},

@@ -7,7 +7,8 @@ import pytest
 from tiny_world import CITIES, LANDS, plugin_stage, question, run_experiment, vectors, write_records
 
 from kinject.data.sources.domain import ClozeQuestion, Domain
-from kinject.data.sources.withheld import sentences, withhold
+from kinject.data.sources.edits import WORDINGS
+from kinject.data.sources.withheld import as_in_training, sentences, withhold
 from kinject.errors import InputError
 from kinject.knowledge import KnowledgeBase, write_knowledge
 
@@ -65,7 +66,10 @@ def found(world, tmp_path_factory):
         "whole": tuned | {"knowledge": str(folder / "all")},
         "living": stage,
     }
+    stages["as_in_training"] = stage | {"wordings": "training"}
     results = run_experiment({"seed": 0, "stages": stages}, folder / "run")
+    assert results["as_in_training"]["n"] == 6 * results["living"]["n"], "each in the six wordings of training"
+    assert results["as_in_training"]["kinds"]["country"]["removed_same_as_host"] == 1.0
     return folder, stage, results["living"]
 
 
@@ -125,3 +129,14 @@ def test_sentences_tell_facts_in_wordings_of_training():
     assert json.dumps(made) == json.dumps(
         list(sentences("geography", {"a": "ayton"}, iter(triples), {"P": "Peru", "S": "small"}, 3, seed=0))
     )
+
+
+def test_questions_in_the_wordings_of_training_keep_their_answers():
+    made = list(as_in_training("geography", [("Q7", "kassel", "part", "middle")]))
+    assert [one["wording"] for one in made] == list(WORDINGS["geography"]["part"].train)
+    for one in made:
+        (mention,) = one["mentions"]
+        assert one["text"][mention["start"] : mention["end"]] == "kassel" and mention["entity"] == "Q7"
+        assert (one["label"], one["kind"]) == ("middle", "part") and "[MASK]" in one["text"]
+    with pytest.raises(InputError, match="geography has no wordings of it"):
+        list(as_in_training("geography", [("Q7", "kassel", "mayor", "x")]))

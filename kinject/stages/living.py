@@ -22,7 +22,7 @@ from pydantic import Field
 
 from kinject.config import Section
 from kinject.data.records import Record, parse_record
-from kinject.data.sources.withheld import sentences
+from kinject.data.sources.withheld import as_in_training, sentences
 from kinject.errors import InputError
 from kinject.inference.comparison import Comparison
 from kinject.inference.host import HostBundle, derangement
@@ -53,7 +53,8 @@ class LivingConfig(AskingConfig):
 
     `withheld` are the entities, `data` questions of several kinds, of which those about them are asked. `answers` maps
     a kind to the relations whose triples hold its answer. About the entities of `read_data`, known ones, `sentences`
-    sentences each are read, beside those about the new ones; `domain` words them.
+    sentences each are read, beside those about the new ones; `domain` words them. `wordings="training"` asks each
+    question in every wording that `domain` trains its kind with, so that what is new is the entity alone.
     """
 
     kind: Literal["living"] = "living"
@@ -68,6 +69,7 @@ class LivingConfig(AskingConfig):
     domain: str = "geography"
     read_data: tuple[str, ...] = ()
     sentences: int = Field(3, ge=1)
+    wordings: Literal["own", "training"] = "own"
 
 
 @dataclass
@@ -114,6 +116,8 @@ class LivingStage(Stage[LivingConfig]):
         records = [one for one in every if one.mentions and one.mentions[0].entity in told]
         if not records:
             raise InputError(f"{self.where}.data", "none of them asks about an entity that is withheld", "name others")
+        if config.wordings == "training":
+            records = self._reworded(records)
         self.asked = WithheldQuestions(comparison, plugin, base, records, folder)
         before = self._hashes(comparison.host, plugin)
         rows, grown = self._rows(told)
@@ -129,6 +133,13 @@ class LivingStage(Stage[LivingConfig]):
         means = ", ".join(f"{row} {100 * values['mean']:.1f}" for row, values in found["rows"].items())
         self.run.reporter.say(f"{self.name}: {len(records)} questions about {len(told)} entities: {means}")
         return {**about, **found, "ways": costs}
+
+    def _reworded(self, records: Sequence[Record]) -> list[Record]:
+        """The questions in the wordings of training."""
+        called = names_of(records)
+        asked = ((one.mentions[0].entity or "", one.fields["kind"], one.fields["label"]) for one in records)
+        made = as_in_training(self.config.domain, ((entity, called[entity], *rest) for entity, *rest in asked))
+        return [parse_record(one, f"{self.name}: wordings") for one in made]
 
     def _rows(self, told: Mapping[str, Withheld]) -> tuple[dict[str, np.ndarray], dict[str, Grown]]:
         """How right each row answers, float [n] (not a number where it says nothing), and the ways of adding."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from kinject.data.sources.domain import SLOT, Domain
 from kinject.data.sources.edits import FACTS, WORDINGS
+from kinject.data.sources.kinds import KindQuestion, record
 from kinject.errors import InputError
 
 
@@ -105,3 +106,21 @@ def sentences(
             before, after = choice[draw.integers(len(choice))].replace("[MASK]", told[kind]).split(SLOT)
             mention = {"start": len(before), "end": len(before) + len(named[one]), "entity": one}
             yield {"text": f"{before}{named[one]}{after}", "mentions": [mention]}
+
+
+def as_in_training(domain: str, asked: Iterable[tuple[str, str, str, str]]) -> Iterator[dict[str, Any]]:
+    """Questions in each of the wordings that train a kind, as records: what is new in them is the entity alone.
+
+    Args:
+      domain: see `edits.WORDINGS`.
+      asked: of each question the entity's id, what the text calls it, the kind and the answer.
+
+    Raises:
+      InputError: a kind that the domain has no wordings of.
+    """
+    for entity, name, kind, answer in asked:
+        if kind not in WORDINGS[domain]:
+            known = ", ".join(WORDINGS[domain])
+            raise InputError(f"kind {kind!r}", f"{domain} has no wordings of it", f"there are {known}")
+        for wording in WORDINGS[domain][kind].train:
+            yield record(KindQuestion(0, name, answer, kind, wording), entity)
