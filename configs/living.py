@@ -44,6 +44,7 @@ def lived():
         "withheld": "@without/withheld.jsonl",
         "data": (f"@{DOMAIN}/records/test.jsonl",),
         "trained": {"knowledge": f"@{DOMAIN}/knowledge", "plugin": f"@{DOMAIN}_plugin"},
+        "graph": without()["graph"],
         "answers": ANSWERS,
         "read_data": (f"@{DOMAIN}/records/plugin.jsonl",),
     }

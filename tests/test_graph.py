@@ -9,7 +9,16 @@ import pytest
 
 from kinject.errors import InputError
 from kinject.knowledge import KnowledgeBase, write_knowledge
-from kinject.knowledge.graph import METHODS, GraphConfig, GraphResult, _table, _update_rows, train_graph, triple_loss
+from kinject.knowledge.graph import (
+    METHODS,
+    GraphConfig,
+    GraphResult,
+    _table,
+    _update_rows,
+    train_graph,
+    train_rows,
+    triple_loss,
+)
 from kinject.knowledge.ranking import filtered_ranking, filtered_ranks
 
 METHOD_NAMES = sorted(METHODS)
@@ -110,6 +119,27 @@ def test_training_learns_a_graph_it_saw(method):
     assert figures["hits@10"] > 0.9
     shuffled = result._replace(vectors=np.random.default_rng(0).permutation(result.vectors))
     assert filtered_ranking(shuffled, triples, triples)["hits@10"] < 0.4
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_rows_that_come_are_trained_into_a_graph_that_stays(method):
+    size, triples = 60, pairs() if method == "distmult" else ring()
+    config = GraphConfig(method=method, dim=16, epochs=EPOCHS, batch=64, negatives=32, learning_rate=0.05)
+    result = train_graph(triples, size, 2, config, seed=0)
+    new = np.array([7, 22, 41])
+    row = np.concatenate([np.arange(size), [size, size + 1, size + 2]])
+    row[new] = [size, size + 1, size + 2]
+    told = triples[np.isin(triples[:, [0, 2]], new).any(axis=1)]
+    named = np.stack([row[told[:, 0]], told[:, 1], row[told[:, 2]]], axis=1)
+    made = train_rows(result.vectors, result.relations, named, len(new), config, seed=1)
+    assert made.shape == (3, 16) and made.dtype == np.float32
+    again = train_rows(result.vectors, result.relations, named, len(new), config, seed=1)
+    assert np.array_equal(made, again)
+    vectors = np.array(result.vectors)
+    vectors[new] = made
+    assert filtered_ranking(result._replace(vectors=vectors), told, triples)["hits@10"] > 0.8
+    vectors[new] = np.random.default_rng(0).permuted(made, axis=1)
+    assert filtered_ranking(result._replace(vectors=vectors), told, triples)["hits@10"] < 0.6
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kinject.knowledge import KnowledgeBase, readings
-from kinject.knowledge.space import graph_part
+from kinject.knowledge.space import graph_part, votes
 from kinject.knowledge.vectors import Vectors
 from kinject.knowledge.write import Entries, write_entries
 
@@ -76,3 +76,44 @@ def test_where_nothing_can_be_written_beside_the_base_it_is_learned_each_time(ma
     base.add([{"id": "N1", "triples": [("in", "P2"), ("size", "S1")]}])
     np.testing.assert_allclose(vector(base, "N1"), places[2] + sizes[1], atol=0.15)
     assert base.add([{"id": "N2", "description": "words"}]).placed[0].by == ""
+
+
+@pytest.fixture
+def repeated():
+    """Towns of two numbers, the second by half the place's and half the size's; five relations repeat the place."""
+    rng = np.random.default_rng(1)
+    places, sizes = rng.normal(size=(40, 2)), np.array([[0.0, -1.0], [0.0, 1.0]])
+    place, size = rng.integers(40, size=TOWNS), rng.integers(2, size=TOWNS)
+    towns = places[place] * (1, 0.5) + sizes[size] * 0.5 + 0.1 * rng.normal(size=(TOWNS, 2))
+    stored = np.concatenate([places, sizes, towns]).astype(np.float32)
+    triples = [[42 + i, relation, place[i]] for i in range(TOWNS) for relation in range(5)]
+    triples = np.array(triples + [[42 + i, 5, 40 + size[i]] for i in range(TOWNS)], np.int32)
+    return graph_part("transe", np.zeros((6, 2)), stored, triples), stored, triples
+
+
+def placed(part, stored, triples, reading):
+    """Every town made of its triples."""
+    made = votes(part, triples[:, 1], stored[triples[:, 2]], True)
+    return readings.read_votes(reading, TOWNS, triples[:, 0] - 42, triples[:, 1], made, np.ones(len(triples), bool))
+
+
+def test_what_several_relations_repeat_counts_once(repeated, monkeypatch):
+    weighed = readings.learn(*repeated)
+    monkeypatch.setattr(readings, "_weighed", lambda part, reading, vectors, triples: reading)
+    plain = readings.learn(*repeated)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = np.nanmedian(weighed.gain / plain.gain, axis=(2, 3))
+    assert (weights[1, :5] < 0.7).all() and weights[1, 5] > 2 * weights[1, :5].max(), weights[1]
+    errors = [((placed(*repeated, one) - repeated[1][42:]) ** 2).mean() for one in (weighed, plain)]
+    assert errors[0] < 0.9 * errors[1], errors
+
+
+def test_what_an_earlier_rule_learned_is_learned_anew(made, monkeypatch):
+    base, *_ = made
+    monkeypatch.setattr(readings, "VERSION", readings.VERSION - 1)
+    base.add([{"id": "N1", "triples": [("in", "P2")]}])
+    kept = base.folder.with_name("kb.readings") / "space.npz"
+    before = kept.stat().st_mtime_ns
+    monkeypatch.undo()
+    KnowledgeBase.open(base.folder).add([{"id": "N2", "triples": [("in", "P2")]}])
+    assert kept.stat().st_mtime_ns != before

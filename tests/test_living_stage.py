@@ -66,10 +66,14 @@ def found(world, tmp_path_factory):
         "whole": tuned | {"knowledge": str(folder / "all")},
         "living": stage,
     }
-    stages["as_in_training"] = stage | {"wordings": "training"}
+    stages["as_in_training"] = stage | {"wordings": "training", "graph": {"learning_rate": 0.05}}
     results = run_experiment({"seed": 0, "stages": stages}, folder / "run")
     assert results["as_in_training"]["n"] == 6 * results["living"]["n"], "each in the six wordings of training"
-    assert results["as_in_training"]["kinds"]["country"]["removed_same_as_host"] == 1.0
+    row = results["as_in_training"]["kinds"]["country"]
+    assert row["removed_same_as_host"] == 1.0
+    assert row["trained_alone"] > row["host"] + 0.3, "its triples say where each lies"
+    told = results["as_in_training"]["rows"]["triples"]["least_share_of_trained_alone"]
+    assert told == pytest.approx(row["triples"] / row["trained_alone"])
     return folder, stage, results["living"]
 
 

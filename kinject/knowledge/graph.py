@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from kinject.errors import InputError, did_you_mean
 from kinject.knowledge.triples import check_triples
@@ -218,6 +219,58 @@ def train_graph(
     seen[triples[:, 0]] = seen[triples[:, 2]] = True
     entities, relations = (np.asarray(table.values) for table in tables)
     return GraphResult(entities, relations, losses, seen, config)
+
+
+def train_rows(
+    known: np.ndarray,
+    relations: np.ndarray,
+    triples: np.ndarray,
+    count: int,
+    config: GraphConfig,
+    seed: int,
+    steps: int = 300,
+) -> np.ndarray:
+    """Trains the vectors of entities that come to a trained graph, with its loss; all others stay as they are.
+
+    Args:
+      known: float32 [N, d], as they were trained.
+      relations: float32 [R, w], likewise.
+      triples: integer [T, 3], in which rows from N on are the new entities.
+      count: n, how many come.
+      config: what the graph was trained with; `batch` and `epochs` do not count.
+      seed: decides initial vectors and negatives.
+      steps: of Adam, on all triples at once.
+
+    Returns:
+      float32 [n, d].
+
+    Raises:
+      InputError: see `train_graph`.
+    """
+    triples = check_triples("train_rows", triples, len(known) + count, len(relations))
+    init_key, sample_key = jax.random.split(jax.random.key(seed))
+    optimizer = optax.adam(optax.linear_schedule(config.learning_rate, 0.0, steps))
+    rows = uniform(init_key, (count, known.shape[1]), (config.gamma + 2) / config.dim)
+
+    @jax.jit
+    def run(rows: jax.Array, known: jax.Array, relations: jax.Array, triples: jax.Array) -> jax.Array:
+        def loss_of(rows: jax.Array, others: jax.Array) -> jax.Array:
+            def at(ids: jax.Array) -> jax.Array:
+                new = ids >= len(known)
+                return jnp.where(new[:, None], rows[jnp.where(new, ids - len(known), 0)], known[jnp.where(new, 0, ids)])
+
+            heads, which, tails = triples.T
+            return triple_loss(at(heads), relations[which], at(tails), others, config)
+
+        def step(carry: tuple[jax.Array, Any], number: jax.Array) -> tuple[Any, None]:
+            (rows, state), key = carry, jax.random.fold_in(sample_key, number)
+            others = known[jax.random.randint(key, (config.negatives,), 0, len(known))]
+            updates, state = optimizer.update(jax.grad(loss_of)(rows, others), state)
+            return (optax.apply_updates(rows, updates), state), None
+
+        return jax.lax.scan(step, (rows, optimizer.init(rows)), jnp.arange(steps))[0][0]
+
+    return np.asarray(run(rows, jnp.asarray(known), jnp.asarray(relations), jnp.asarray(triples)))
 
 
 def _start(key: jax.Array, num_entities: int, num_relations: int, config: GraphConfig) -> tuple[_Table, _Table]:

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from pydantic import Field
 
-from kinject.config import Section
+from kinject.config import Section, build_dataclass
 from kinject.data.records import Record, parse_record
 from kinject.data.sources.withheld import as_in_training, sentences
 from kinject.errors import InputError
@@ -29,7 +29,9 @@ from kinject.inference.host import HostBundle, derangement
 from kinject.inference.mentions import read_mentions
 from kinject.json_file import parse
 from kinject.knowledge.base import KnowledgeBase
+from kinject.knowledge.graph import GraphConfig, train_rows
 from kinject.knowledge.growth import Change
+from kinject.knowledge.placement import parts_of
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.stages.base import Stage, open_plugin
@@ -54,7 +56,8 @@ class LivingConfig(AskingConfig):
     `withheld` are the entities, `data` questions of several kinds, of which those about them are asked. `answers` maps
     a kind to the relations whose triples hold its answer. About the entities of `read_data`, known ones, `sentences`
     sentences each are read, beside those about the new ones; `domain` words them. `wordings="training"` asks each
-    question in every wording that `domain` trains its kind with, so that what is new is the entity alone.
+    question in every wording that `domain` trains its kind with, so that what is new is the entity alone. With `graph`,
+    the settings of the graph's training, a row `trained_alone` has vectors that its loss made, all else held.
     """
 
     kind: Literal["living"] = "living"
@@ -70,6 +73,7 @@ class LivingConfig(AskingConfig):
     read_data: tuple[str, ...] = ()
     sentences: int = Field(3, ge=1)
     wordings: Literal["own", "training"] = "own"
+    graph: dict[str, Any] = {}
 
 
 @dataclass
@@ -151,6 +155,9 @@ class LivingStage(Stage[LivingConfig]):
             reference, where = config.trained.plugin, f"{self.where}.trained.plugin"
             plugin = open_plugin(self.run, reference, asked.comparison.host, base, where)
             rows["trained"] = asked.right(asked.answered(base, plugin))
+        if config.graph:
+            graph = build_dataclass(GraphConfig, config.graph, f"{self.where}.graph")
+            rows["trained_alone"] = asked.after(lambda grows: added_by_training(grows, told, graph, self.seed)).right
         others = dict(
             zip(told, np.array(list(told))[derangement(np.arange(len(told)), self.seed)].tolist(), strict=True)
         )
@@ -289,7 +296,7 @@ class WithheldQuestions:
         return found
 
     def table(self, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """`kinds` {kind: {"n", row: mean}}, and `rows` {row: {"mean" over the kinds, "of_trained" the least share}}."""
+        """`kinds` {kind: {"n", row: mean}}; `rows` {row: {"mean" over the kinds, "least_share_of_…" a trained row}}."""
         kinds: dict[str, dict[str, Any]] = {}
         for kind in dict.fromkeys(self.kinds.tolist()):
             here = self.kinds == kind
@@ -299,9 +306,10 @@ class WithheldQuestions:
         for row in rows:
             means_of_row = [one[row] for one in kinds.values() if row in one]
             found[row] = {"mean": float(np.mean(means_of_row)) if means_of_row else float("nan")}
-            shares = [one[row] / one["trained"] for one in kinds.values() if row in one and one.get("trained")]
-            if shares and row != "trained":
-                found[row]["least_share_of_trained"] = float(min(shares))
+            for name in ("trained", "trained_alone"):
+                shares = [one[row] / one[name] for one in kinds.values() if row in one and one.get(name)]
+                if shares and row != name:
+                    found[row][f"least_share_of_{name}"] = float(min(shares))
         return {"kinds": kinds, "rows": found}
 
 
@@ -313,6 +321,25 @@ def added_by_triples(base: KnowledgeBase, told: Mapping[str, Withheld]) -> Chang
     """Adds entities from their triples alone."""
     words = [{"id": one, "label": facts["label"], "aliases": facts["aliases"]} for one, facts in told.items()]
     return base.add(words, triples=[triple for one in told for triple in _own(one, told[one])])
+
+
+def added_by_training(base: KnowledgeBase, told: Mapping[str, Withheld], config: GraphConfig, seed: int) -> Change:
+    """Adds entities with vectors that are trained on their triples by the graph's loss; nothing else moves."""
+    (part,), relations = parts_of(base), {one["id"]: index for index, one in enumerate(base.relations)}
+    scale, mean = np.float32(part.arrays["deviation"]), part.arrays["mean"]
+    named = [triple for one in told for triple in _own(one, told[one])]
+    new = {one: base.size + number for number, one in enumerate(told)}
+    ends = [new.get(end, row) for end, row in zip(*_rows_of(base, named), strict=True)]
+    triples = np.array([(ends[2 * i], relations[one[1]], ends[2 * i + 1]) for i, one in enumerate(named)], np.int32)
+    known = np.asarray(base.stored.vectors, np.float32) * scale + mean
+    made = (train_rows(known, part.arrays["relations"], triples, len(told), config, seed) - mean) / scale
+    return base.add({"id": one, "label": told[one]["label"], "vector": made[i]} for i, one in enumerate(told))
+
+
+def _rows_of(base: KnowledgeBase, named: Sequence[tuple[str, str, str]]) -> tuple[list[str], list[int]]:
+    """The ends of triples, head and tail in turns, and their rows."""
+    ends = [end for head, _, tail in named for end in (head, tail)]
+    return ends, base.rows(ends).tolist()
 
 
 def added_by_descriptions(base: KnowledgeBase, told: Mapping[str, Withheld]) -> Change:
