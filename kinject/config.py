@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import json
 import re
 import sys
 import traceback
@@ -196,13 +197,20 @@ def _nearest(error: Mapping[str, Any]) -> str:
 
 
 def build_dataclass(cls: type[AnyConfig], values: Mapping[str, Any], where: str) -> AnyConfig:
-    """Makes a plain dataclass (a method's own Config, which need not know this file) from a dict, strictly."""
+    """Makes a plain dataclass (a method's own Config, which need not know this file) from a dict, strictly.
+
+    Values are checked as JSON's: a list is a tuple, and an int is a float, but "4", 4.0 and True are no int.
+    """
     fields = [field.name for field in dataclasses.fields(cls)]
     for key in values:
         if key not in fields:
             raise InputError(f"{where}.{key}", f"unknown key {key}", did_you_mean(key, fields))
     try:
-        return TypeAdapter(cls).validate_python(dict(values))
+        text = json.dumps(dict(values))
+    except (TypeError, ValueError) as error:
+        raise InputError(where, first_line(error), "give numbers, words, and lists of them") from None
+    try:
+        return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(".".join([where, *map(str, first["loc"])]), _problem(first)) from None

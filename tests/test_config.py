@@ -35,6 +35,8 @@ class Outer(Section):
 class Plain:
     mapper: Literal["affine", "mlp"] = "affine"
     width: int = 4
+    rate: float = 0.0
+    layers: tuple[int, ...] = ()
 
 
 def test_a_config_with_its_argument_and_overrides(tmp_path):
@@ -124,6 +126,12 @@ def test_a_section_is_what_was_given_and_cannot_be_changed():
         ({"maper": "affine"}, "m.maper: unknown key maper; did you mean mapper?"),
         ({"mapper": "cubic"}, "m.mapper: input should be 'affine' or 'mlp', got 'cubic'"),
         ({"width": "wide"}, "m.width: input should be a valid integer"),
+        ({"width": "4"}, "m.width: input should be a valid integer, got '4'"),
+        ({"width": 4.0}, "m.width: input should be a valid integer, got 4.0"),
+        ({"width": True}, "m.width: input should be a valid integer, got True"),
+        ({"rate": "0.5"}, "m.rate: input should be a valid number, got '0.5'"),
+        ({"layers": 3}, "m.layers: input should be a valid array, got 3"),
+        ({"width": object()}, "m: Object of type object is not JSON serializable; give numbers"),
     ],
 )
 def test_a_plain_dataclass_is_as_strict(values, message):
@@ -131,6 +139,10 @@ def test_a_plain_dataclass_is_as_strict(values, message):
     with pytest.raises(InputError) as refusal:
         build_dataclass(Plain, values, "m")
     assert message in str(refusal.value)
+
+
+def test_a_plain_dataclass_takes_what_json_holds():
+    assert build_dataclass(Plain, {"rate": 1, "layers": [1, 2]}, "m") == Plain(rate=1.0, layers=(1, 2))
 
 
 def test_an_option_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):

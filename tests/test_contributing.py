@@ -40,7 +40,9 @@ def test_the_config_of_a_new_method_is_read():
     names = {}
     exec(re.sub(r"(?m)^   ", "", block).replace('"NAME"', '"kformer"'), names)
     stages = read_stages(names["get_config"]())
-    assert list(stages) == ["mine", "compare"]
+    assert list(stages) == ["mine", "control", "compare"]
+    mine, control = (stages[name].model_dump(exclude={"method"}) for name in ("mine", "control"))
+    assert mine == control, "a control is trained alike"
 
 
 def test_the_changelog_tells_of_this_version():

@@ -55,6 +55,18 @@ def test_your_own_method(installed, world, tmp_path):
     assert rows["gated"] > rows["host"] + 0.2 and rows["shuffled"] < rows["gated"], "it learns, and from the vectors"
     stored = load_plugin(tmp_path / "run/gated")
     assert stored.plugin.name == "gated_map" and bool(np.any(np.asarray(stored.plugin.gate[...])))
+    sizes = {"hidden_size": 16, "knowledge_dim": DIM, "embedding_size": 24}
+    assert base.make_plugin({"name": "gated_map"}, **sizes).gate.shape == (24,), "for any host"
+
+
+def test_your_own_method_has_types():
+    """A copy of it in the package passes mypy, which asks for all of them there."""
+    nodes = ast.walk(ast.parse(block(OWN, "file: gated_map.py")))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert len(functions) == 2
+    for function in functions:
+        taken = (*function.args.args[1:], *function.args.kwonlyargs, *filter(None, [function.args.kwarg]))
+        assert all(one.annotation for one in taken), function.name
 
 
 def test_the_released_weights_of_thunlp(world, tmp_path, monkeypatch):

@@ -10,11 +10,10 @@ import pytest
 from flax import nnx
 from sklearn.linear_model import Ridge
 from tiny import fast_jit
-from tiny_world import CITIES, DIM, VOCABULARY, question, sentence, vectors
+from tiny_world import CITIES, DIM, VOCABULARY, batch_of, question, records, sentence, vectors
 
 from kinject.data.encode import Mention, Passage
 from kinject.data.pipeline import Feed
-from kinject.data.records import parse_record
 from kinject.errors import InputError
 from kinject.inference.comparison import Comparison
 from kinject.inference.mesh import Placement
@@ -30,16 +29,6 @@ HIDDEN = 16
 
 def map_tuning(seed=1, **settings):
     return make_plugin({"name": "map_tuning", **settings}, hidden_size=HIDDEN, knowledge_dim=DIM, seed=seed)
-
-
-def records(*values):
-    return [parse_record(value, f"test:{number}") for number, value in enumerate(values, 1)]
-
-
-def batch_of(host, knowledge, values, task="cloze"):
-    encoder = host.encoder(None)
-    examples = make_task(task).examples(records(*values), encoder, knowledge, buckets=1)
-    return Feed(examples, knowledge.gather).batch(0, np.arange(examples.size))
 
 
 def test_affine_is_the_formula():

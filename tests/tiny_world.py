@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from tiny import random_host
 
+from kinject.data.pipeline import Feed
+from kinject.data.records import Record, parse_record
 from kinject.knowledge.base import write_knowledge
 from kinject.models.config import EncoderConfig
 from kinject.models.saving import save_host
 from kinject.stages.experiment import Experiment
+from kinject.tasks.base import make_task
 
 LANDS, CITIES, DIM = 5, 60, 8
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "is", "in", ".", "#", "$", "a", "place", "of"]
@@ -99,6 +102,17 @@ def write_records(path: Path, records) -> Path:
     return path
 
 
+def records(*values: dict) -> list[Record]:
+    """Such questions or sentences as records, without a file."""
+    return [parse_record(value, f"test:{number}") for number, value in enumerate(values, 1)]
+
+
+def batch_of(host, knowledge, values, task="cloze") -> dict:
+    """The one batch that a task makes of them, as a seam gets it; `host` and `knowledge` are the fixtures."""
+    examples = make_task(task).examples(records(*values), host.encoder(None), knowledge, buckets=1)
+    return Feed(examples, knowledge.gather).batch(0, np.arange(examples.size))
+
+
 def copying(i: int, land: int) -> dict:
     text = question(i)["text"].replace(f"city{i}", f"land{land} / city{i}")
     return {"text": text, "mentions": [], "label": f"land{land}"}
@@ -128,9 +142,9 @@ def write_world(folder: Path) -> Path:
     return folder
 
 
-def run_experiment(config: dict, workdir: Path) -> dict:
+def run_experiment(config: dict, workdir: Path, *, quiet=True) -> dict:
     """Runs all stages of a config and returns the results."""
-    with Experiment.open(config, workdir, devices=1, quiet=True) as experiment:
+    with Experiment.open(config, workdir, devices=1, quiet=quiet) as experiment:
         for stage in experiment.choose(None):
             experiment.execute(stage)
     return experiment.run.results

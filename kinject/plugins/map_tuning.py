@@ -25,7 +25,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.heads import HostModel
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.seams import Plugin, PluginSizes
-from kinject.plugins.base import register
+from kinject.plugins.base import fill_slots, register
 
 
 class Affine(nnx.Module):
@@ -100,7 +100,7 @@ class MapTuning(Plugin):
         """Puts the mapped entities in their slots.
 
         Args:
-          embeddings: word embeddings [B, L, D].
+          embeddings: word embeddings [B, L, E].
           batch: reads `entity_slot` int32 [B, L] and `entity_vectors` float32 [B, M, k]. A batch without entities
             (no `entity_vectors`) passes unchanged.
           key: dropout key or None.
@@ -108,9 +108,7 @@ class MapTuning(Plugin):
         if "entity_vectors" not in batch:
             return embeddings
         mapped = self.dropout(self.map(batch["entity_vectors"]), key)
-        slot = batch["entity_slot"]
-        here = jnp.take_along_axis(mapped, jnp.maximum(slot, 0)[:, :, None], axis=1)
-        return jnp.where((slot >= 0)[:, :, None], here.astype(embeddings.dtype), embeddings)
+        return fill_slots(embeddings, batch, mapped)
 
 
 def fit_ridge(vectors: np.ndarray, targets: np.ndarray, penalty: float = 0.1) -> tuple[jnp.ndarray, jnp.ndarray]:

@@ -105,6 +105,7 @@ class CompareStage(Stage[CompareConfig]):
         asked = alone.host_alone(records, knowledge)
         rows: dict[str, Any] = {HOST_ROW: {**score(asked), "parameters": 0}}
         timers = {HOST_ROW: alone.timer(None, knowledge, timed)}
+        self._say(name, HOST_ROW, score.metric, rows[HOST_ROW])
         for row, method in domain.methods.items():
             at = f"{where}.methods.{row}"
             comparison = self._comparison(method.host or self.config.host, f"{at}.host")
@@ -119,6 +120,8 @@ class CompareStage(Stage[CompareConfig]):
                 rows[row] |= score(comparison.with_plugin(plugin, base, records), CONTROL)
             elif plugin.reads_examples():
                 rows[row] |= score(comparison.shuffled(plugin, base, records, seed)[:2], CONTROL)
+            self._say(name, row, score.metric, rows[row])
+        self.run.reporter.say(f"{self.name}: {name}: timing, {self.config.repeats} turns of {len(timed)} examples")
         for row, cost in costs(timers, len(timed), self.config.repeats).items():
             rows[row] |= cost
         return {
@@ -128,6 +131,11 @@ class CompareStage(Stage[CompareConfig]):
             **score.counts(),
             "methods": rows,
         }
+
+    def _say(self, domain: str, row: str, metric: str, values: Mapping[str, Any]) -> None:
+        """Tells a row's scores as soon as they are there: all rows take minutes."""
+        control = f", with others' knowledge {100 * values[CONTROL]:.1f}%" if CONTROL in values else ""
+        self.run.reporter.say(f"{self.name}: {domain}: {row}: {metric} {100 * values['score']:.1f}%{control}")
 
     def _plugin(self, method: MethodConfig, comparison: Comparison, knowledge: KnowledgeBase, where: str) -> Plugin:
         """A row's plugin, with its memory where it has one."""
@@ -143,11 +151,15 @@ class CompareStage(Stage[CompareConfig]):
         return plugin
 
     def _seconds(self, method: MethodConfig) -> dict[str, float]:
-        """Seconds of the stages of this run that made the plugin and, where it has one, its host."""
-        taken = self.run.results.get("seconds", {})
-        made_in = [one for one in (method.plugin, method.host) if isinstance(one, str) and one.startswith(OUTPUT_MARK)]
-        stages = [one.removeprefix(OUTPUT_MARK).partition("/")[0] for one in made_in]
-        return {"training_seconds": sum(taken.get(stage, 0.0) for stage in stages)}
+        """Seconds of the stages of this run that made the plugin and, where it has one, its host.
+
+        Nothing where one of them was made elsewhere; 0 of a method that is given by its settings, as none trains it.
+        """
+        taken = {f"{OUTPUT_MARK}{stage}": seconds for stage, seconds in self.run.results.get("seconds", {}).items()}
+        made_in = [one.partition("/")[0] for one in (method.plugin, method.host) if isinstance(one, str)]
+        if not taken.keys() >= set(made_in):
+            return {}
+        return {"training_seconds": sum(taken[stage] for stage in made_in)}
 
 
 @dataclass(frozen=True)
