@@ -205,15 +205,29 @@ def build_dataclass(cls: type[AnyConfig], values: Mapping[str, Any], where: str)
     for key in values:
         if key not in fields:
             raise InputError(f"{where}.{key}", f"unknown key {key}", did_you_mean(key, fields))
+    text = ", ".join(f"{json.dumps(key)}: {_as_json(value, f'{where}.{key}')}" for key, value in values.items())
     try:
-        text = json.dumps(dict(values))
-    except (TypeError, ValueError) as error:
-        raise InputError(where, first_line(error), "give numbers, words, and lists of them") from None
-    try:
-        return TypeAdapter(cls).validate_json(text, strict=True)
+        return TypeAdapter(cls).validate_json(f"{{{text}}}", strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(".".join([where, *map(str, first["loc"])]), _problem(first)) from None
+        mend = "write True or False" if first["type"] == "bool_type" else ""
+        raise InputError(".".join([where, *map(str, first["loc"])]), _problem(first), mend) from None
+
+
+def _as_json(value: Any, where: str) -> str:
+    """A value as JSON, also one of numpy's; raises InputError for anything else that JSON does not have."""
+
+    def plain(one: Any) -> Any:
+        if hasattr(one, "tolist"):
+            return one.tolist()
+        if dataclasses.is_dataclass(one) and not isinstance(one, type):
+            return dataclasses.asdict(one)
+        raise TypeError(f"it is of type {type(one).__name__}")
+
+    try:
+        return json.dumps(value, default=plain)
+    except (TypeError, ValueError) as error:
+        raise InputError(where, first_line(error), "give numbers, words, and lists of them") from None
 
 
 def known_keys(section: type[BaseModel], location: Sequence[Any]) -> list[str]:

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ class Plain:
     width: int = 4
     rate: float = 0.0
     layers: tuple[int, ...] = ()
+    tied: bool = False
 
 
 def test_a_config_with_its_argument_and_overrides(tmp_path):
@@ -131,7 +133,8 @@ def test_a_section_is_what_was_given_and_cannot_be_changed():
         ({"width": True}, "m.width: input should be a valid integer, got True"),
         ({"rate": "0.5"}, "m.rate: input should be a valid number, got '0.5'"),
         ({"layers": 3}, "m.layers: input should be a valid array, got 3"),
-        ({"width": object()}, "m: Object of type object is not JSON serializable; give numbers"),
+        ({"tied": "false"}, "m.tied: input should be a valid boolean, got 'false'; write True or False"),
+        ({"width": object()}, "m.width: it is of type object; give numbers"),
     ],
 )
 def test_a_plain_dataclass_is_as_strict(values, message):
@@ -143,6 +146,8 @@ def test_a_plain_dataclass_is_as_strict(values, message):
 
 def test_a_plain_dataclass_takes_what_json_holds():
     assert build_dataclass(Plain, {"rate": 1, "layers": [1, 2]}, "m") == Plain(rate=1.0, layers=(1, 2))
+    numbers = {"width": np.int64(3), "rate": np.float32(0.5), "layers": np.arange(2)}
+    assert build_dataclass(Plain, numbers, "m") == Plain(width=3, rate=0.5, layers=(0, 1))
 
 
 def test_an_option_that_an_earlier_version_did_not_have_is_at_its_default(tmp_path):

@@ -117,3 +117,27 @@ def test_what_an_earlier_rule_learned_is_learned_anew(made, monkeypatch):
     monkeypatch.undo()
     KnowledgeBase.open(base.folder).add([{"id": "N2", "triples": [("in", "P2")]}])
     assert kept.stat().st_mtime_ns != before
+
+
+def test_a_relation_that_came_later_is_no_evidence_after_compaction_either(made):
+    base, places, sizes = made
+    base.add([{"id": "N1", "triples": [("in", "P2"), ("mayor", "P3")]}])
+    base.compact()
+    again = KnowledgeBase.open(base.folder)
+    again.add([{"id": "N2", "triples": [("in", "P2"), ("size", "S1"), ("mayor", "P3")]}])
+    np.testing.assert_allclose(vector(again, "N2"), places[2] + sizes[1], atol=0.15)
+
+
+def test_few_entities_teach_the_weights_of_wide_vectors(repeated, monkeypatch):
+    whole = readings.learn(*repeated)
+    monkeypatch.setattr(readings, "WORK", 6 * 4 * 100)  # numbers of a hundred towns
+    some = readings.learn(*repeated)
+    assert not np.array_equal(some.gain, whole.gain)
+    np.testing.assert_allclose(some.gain, whole.gain, rtol=0.5, atol=0.05)
+
+
+def test_vectors_that_are_all_alike_teach_nothing_and_break_nothing():
+    triples = np.array([(2, 0, 0), (3, 0, 1), (4, 0, 0), (2, 1, 1)], np.int32)
+    stored = np.ones((5, 2), np.float32)
+    learned = readings.learn(graph_part("transe", np.zeros((2, 2)), stored, triples), stored, triples)
+    assert all(np.isfinite(one).all() for one in learned)

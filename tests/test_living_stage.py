@@ -144,3 +144,15 @@ def test_questions_in_the_wordings_of_training_keep_their_answers():
         assert (one["label"], one["kind"]) == ("middle", "part") and "[MASK]" in one["text"]
     with pytest.raises(InputError, match="geography has no wordings of it"):
         list(as_in_training("geography", [("Q7", "kassel", "mayor", "x")]))
+
+
+def test_what_a_graph_of_its_own_cannot_train_is_one_line(found, tmp_path):
+    folder, stage, _ = found
+    tuned = {**stage, "plugin": str(folder / "run" / "tuned"), "trained": None}
+    with pytest.raises(InputError, match="it is not made by distmult alone"):
+        run_experiment({"seed": 0, "stages": {"living": {**tuned, "graph": {"method": "distmult"}}}}, tmp_path / "a")
+    with pytest.raises(InputError, match=r"graph\.gama: unknown key gama; did you mean gamma"):
+        run_experiment({"seed": 0, "stages": {"living": {**tuned, "graph": {"gama": 3}}}}, tmp_path / "b")
+    with pytest.raises(InputError, match="there are no wordings of it"):
+        bad = {**tuned, "wordings": "training", "domain": "nowhere"}
+        run_experiment({"seed": 0, "stages": {"living": bad}}, tmp_path / "c")

@@ -245,7 +245,7 @@ def train_rows(
       float32 [n, d].
 
     Raises:
-      InputError: see `train_graph`.
+      InputError: triples of another shape or pointing outside, or none; vectors that are not finite.
     """
     triples = check_triples("train_rows", triples, len(known) + count, len(relations))
     init_key, sample_key = jax.random.split(jax.random.key(seed))
@@ -270,7 +270,10 @@ def train_rows(
 
         return jax.lax.scan(step, (rows, optimizer.init(rows)), jnp.arange(steps))[0][0]
 
-    return np.asarray(run(rows, jnp.asarray(known), jnp.asarray(relations), jnp.asarray(triples)))
+    made = np.asarray(run(rows, jnp.asarray(known), jnp.asarray(relations), jnp.asarray(triples)))
+    if not np.isfinite(made).all():
+        raise InputError("train_rows", "the vectors are not finite", "lower learning_rate")
+    return made
 
 
 def _start(key: jax.Array, num_entities: int, num_relations: int, config: GraphConfig) -> tuple[_Table, _Table]:

@@ -34,6 +34,7 @@ TOGETHER = 256  # entities whose equations are solved at once
 LEAST = 1e-3  # of a standard deviation: what noise is never taken to be below
 VERSION = 2  # of how they are learned; those of another are learned anew
 KNOWN, MOST_VOTES = 512, 1 << 17  # entities that weights are learned from, and votes about them at the most
+LEAST_KNOWN, WORK = 32, 1 << 25  # fewer where a step would take more numbers than that, but no fewer than these
 STEPS, RATE = 25, 0.3  # of Adam, on the logarithms of the weights
 HELD = 0.03  # strength of a decay of these logarithms, beside the error of entities relative to the variance
 
@@ -105,6 +106,7 @@ def learn(part: Part, vectors: np.ndarray, triples: np.ndarray) -> VoteReading |
       triples: int [T, 3] whose ends both have a vector.
     """
     kinds, size = part.arrays["spread"].shape[1], part.stop - part.start
+    triples = triples[triples[:, 1] < kinds]  # relations that came later tell the space nothing
     if size > WIDEST or 4 * kinds * size * size * 4 > LARGEST or not len(triples):
         return None
     pull, gain = (np.zeros((2, kinds, size, size), np.float32) for _ in range(2))
@@ -133,11 +135,20 @@ def _weighed(part: Part, reading: VoteReading, vectors: np.ndarray, triples: np.
     true = np.asarray(vectors[some], np.float64)[:, part.start : part.stop]
     votes_of = _votes_about(part, some, vectors, triples, draw)
     of, sides, which, mean = _grouped(reading.pull.shape[1], *votes_of)
+    most = max(LEAST_KNOWN, len(some) * (WORK // true.shape[1] ** 2) // len(of))
+    if most < len(some):
+        kept = np.sort(draw.permutation(len(some))[:most])
+        here = np.isin(of, kept)
+        of, sides, which, mean = np.searchsorted(kept, of[here]), sides[here], which[here], mean[here]
+        some, true = some[kept], true[kept]
     keys, key = np.unique(np.stack([sides, which]), axis=1, return_inverse=True)
     members = [np.flatnonzero(key.ravel() == number) for number in range(keys.shape[1])]
     pulls = reading.pull[keys[0], keys[1]].astype(np.float64)
-    shift = np.einsum("gij,gj->gi", reading.gain[sides, which], mean - reading.offset[sides, which])
-    prior, scale = reading.prior.astype(np.float64), max(float(true.var(axis=0).sum()), 1e-12)
+    shift = np.empty_like(mean)
+    for (side, kind), rows in zip(keys.T, members, strict=True):
+        shift[rows] = (mean[rows] - reading.offset[side, kind]) @ reading.gain[side, kind].T
+    prior = reading.prior.astype(np.float64)
+    scale = float(np.trace(np.linalg.inv(prior)))  # what known vectors vary
     logs, first, second = (np.zeros(len(members)) for _ in range(3))
     for step in range(1, STEPS + 1):
         left, right = np.repeat(prior[None], len(some), 0), np.repeat((prior @ reading.centre)[None], len(some), 0)
@@ -181,7 +192,7 @@ def _likelihood(true: np.ndarray, made: np.ndarray, floor: float) -> tuple[np.nd
     size, count = true.shape[1], len(true)
     mean, middle = true.mean(axis=0), (made - true).mean(axis=0)
     x, beyond = true - mean, made - true - middle
-    penalty = size * max(float((x**2).mean()), floor)
+    penalty = size * max(float((x**2).mean()), floor, 1e-12)
     slope = np.linalg.solve(x.T @ x + penalty * np.eye(size), x.T @ beyond)
     weights = np.eye(size) + slope.T
     missed = beyond - x @ slope

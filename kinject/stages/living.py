@@ -104,6 +104,8 @@ class LivingStage(Stage[LivingConfig]):
             given = getattr(self.config, field)
             for reference in (given,) if isinstance(given, str) else given:
                 self.run.check(reference, f"{self.where}.{field}")
+        if self.config.graph:
+            build_dataclass(GraphConfig, self.config.graph, f"{self.where}.graph")
         if self.config.trained is not None:
             for field, reference in self.config.trained.model_dump().items():
                 self.run.check(reference, f"{self.where}.trained.{field}")
@@ -325,21 +327,22 @@ def added_by_triples(base: KnowledgeBase, told: Mapping[str, Withheld]) -> Chang
 
 def added_by_training(base: KnowledgeBase, told: Mapping[str, Withheld], config: GraphConfig, seed: int) -> Change:
     """Adds entities with vectors that are trained on their triples by the graph's loss; nothing else moves."""
-    (part,), relations = parts_of(base), {one["id"]: index for index, one in enumerate(base.relations)}
-    scale, mean = np.float32(part.arrays["deviation"]), part.arrays["mean"]
+    parts, relations = parts_of(base), {one["id"]: index for index, one in enumerate(base.relations)}
+    if [part.kind for part in parts] != [config.method]:
+        problem = f"it is not made by {config.method} alone"
+        raise InputError(base.folder, problem, "leave `graph` out, or give what the graph was trained with")
+    arrays, count = parts[0].arrays, base.size
+    scale, mean = np.float32(arrays["deviation"]), arrays["mean"]
+    new = {one: count + number for number, one in enumerate(told)}
     named = [triple for one in told for triple in _own(one, told[one])]
-    new = {one: base.size + number for number, one in enumerate(told)}
-    ends = [new.get(end, row) for end, row in zip(*_rows_of(base, named), strict=True)]
-    triples = np.array([(ends[2 * i], relations[one[1]], ends[2 * i + 1]) for i, one in enumerate(named)], np.int32)
-    known = np.asarray(base.stored.vectors, np.float32) * scale + mean
-    made = (train_rows(known, part.arrays["relations"], triples, len(told), config, seed) - mean) / scale
-    return base.add({"id": one, "label": told[one]["label"], "vector": made[i]} for i, one in enumerate(told))
-
-
-def _rows_of(base: KnowledgeBase, named: Sequence[tuple[str, str, str]]) -> tuple[list[str], list[int]]:
-    """The ends of triples, head and tail in turns, and their rows."""
     ends = [end for head, _, tail in named for end in (head, tail)]
-    return ends, base.rows(ends).tolist()
+    rows = np.array([new.get(end, row) for end, row in zip(ends, base.rows(ends).tolist(), strict=True)], np.int64)
+    which = np.array([relations.get(relation, -1) for _, relation, _ in named], np.int64)
+    triples = np.stack([rows[::2], which, rows[1::2]], axis=1)
+    triples = triples[(triples >= 0).all(axis=1) & (which < len(arrays["relations"]))]
+    known, relations_there = base.gather(np.arange(count))[0] * scale + mean, arrays["relations"]
+    made = (train_rows(known, relations_there, triples, len(told), config, seed) - mean) / scale
+    return base.add({"id": one, "label": told[one]["label"], "vector": made[i]} for i, one in enumerate(told))
 
 
 def added_by_descriptions(base: KnowledgeBase, told: Mapping[str, Withheld]) -> Change:

@@ -116,8 +116,10 @@ def as_in_training(domain: str, asked: Iterable[tuple[str, str, str, str]]) -> I
       asked: of each question the entity's id, what the text calls it, the kind and the answer.
 
     Raises:
-      InputError: a kind that the domain has no wordings of.
+      InputError: no such domain, or a kind that it has no wordings of.
     """
+    if domain not in WORDINGS:
+        raise InputError(f"domain {domain!r}", "there are no wordings of it", f"there are {', '.join(WORDINGS)}")
     for entity, name, kind, answer in asked:
         if kind not in WORDINGS[domain]:
             known = ", ".join(WORDINGS[domain])
