@@ -148,7 +148,7 @@ def _weighed(part: Part, reading: VoteReading, vectors: np.ndarray, triples: np.
     for (side, kind), rows in zip(keys.T, members, strict=True):
         shift[rows] = (mean[rows] - reading.offset[side, kind]) @ reading.gain[side, kind].T
     prior = reading.prior.astype(np.float64)
-    scale = float(np.trace(np.linalg.inv(prior)))  # what known vectors vary
+    scale = max(float(true.var(axis=0).sum()), 0.1 * float(np.trace(np.linalg.inv(prior))))  # heads may be all alike
     logs, first, second = (np.zeros(len(members)) for _ in range(3))
     for step in range(1, STEPS + 1):
         left, right = np.repeat(prior[None], len(some), 0), np.repeat((prior @ reading.centre)[None], len(some), 0)
