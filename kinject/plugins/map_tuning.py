@@ -25,7 +25,7 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.heads import HostModel
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.seams import Plugin, PluginSizes
-from kinject.plugins.base import fill_slots, register
+from kinject.plugins.base import register
 
 
 class Affine(nnx.Module):
@@ -108,7 +108,9 @@ class MapTuning(Plugin):
         if "entity_vectors" not in batch:
             return embeddings
         mapped = self.dropout(self.map(batch["entity_vectors"]), key)
-        return fill_slots(embeddings, batch, mapped)
+        slot = batch["entity_slot"]
+        here = jnp.take_along_axis(mapped, jnp.maximum(slot, 0)[:, :, None], axis=1)
+        return jnp.where((slot >= 0)[:, :, None], here.astype(embeddings.dtype), embeddings)
 
 
 def fit_ridge(vectors: np.ndarray, targets: np.ndarray, penalty: float = 0.1) -> tuple[jnp.ndarray, jnp.ndarray]:
