@@ -1,18 +1,22 @@
 """A host's layers run by ONNX Runtime: the answers of XLA, swapped and revised as ever, and refusals in one line."""
 
 import io
+import json
 import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from served import Served
+from tiny import random_host
 from tiny_families import family_folder
+from tiny_world import tiny_bert
 
 import kinject
 from kinject.cli.predict import parse, run
 from kinject.errors import InputError
 from kinject.inference.host import open_host
+from kinject.integrity import write_seal
 from kinject.knowledge.base import KnowledgeBase
 from kinject.serving import runtime
 from kinject.serving.layer_graph import eighth
@@ -102,6 +106,43 @@ def test_other_heads(served, task, head, labels, text):
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
+def test_numpy_does_the_ends_of_one_bare_text_and_scores_classes(tmp_path, family):
+    folder = family_folder(tmp_path / "host", family, "classification", 5)
+    options = {"task": "sequence_classification", "task_options": {"labels": list("abcde")}}
+    ours, theirs = (kinject.Host.load(folder, engine=one, **options) for one in ("jax", "onnxruntime"))
+    texts = ["a longer text than the next", "text", {"text": "one text", "pair": "and another"}]
+    for given in (*texts, texts):
+        made = [host.predict(given, top=3) for host in (ours, theirs)]
+        close(*[one if isinstance(one, list) else [one] for one in made])
+    assert theirs.engine.layers.scores
+    narrow = family == "electra"  # its words are narrower than the layers here, and widened by a product
+    assert theirs.engine.programs.compiled == 0 and (theirs.engine.layers.embeddings is None) == narrow
+    small = kinject.Host.load(folder, engine="onnxruntime", precision="int8", **options)
+    np.testing.assert_allclose(small.predict(texts[0]).score, ours.predict(texts[0]).score, atol=0.05)
+
+
+def test_an_id_outside_of_its_table_is_left_to_xla():
+    host = random_host(tiny_bert(20, layers=1, positions=8), "classification", 2)
+    embeddings = runtime.BareEmbeddings(host.encoder)
+    batch = {name: np.ones((1, 3), np.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")}
+    read = embeddings(batch, np.zeros((1, 1), np.int32))
+    np.testing.assert_allclose(read.hidden, host.encoder.embed(batch), atol=1e-6)
+    for name, size in (("token_ids", 20), ("position_ids", 8)):
+        assert embeddings({**batch, name: np.full((1, 3), size, np.int32)}, read.positions) is None
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])
+def test_scores_of_hosts_of_other_problems(tmp_path, kind):
+    folder = family_folder(tmp_path / "host", "bert", "classification", 3)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"problem_type": kind}))
+    write_seal(folder)
+    options = {"task": "sequence_classification", "task_options": {"labels": list("abc")}}
+    made = [kinject.Host.load(folder, engine=one, **options).predict(["a text"]) for one in ("jax", "onnxruntime")]
+    close(*made)
+
+
 def test_int8_products_are_near(served, hosts):
     small = kinject.Host.load(served.host(), precision="int8", engine="onnxruntime")
     ours, theirs = hosts[0].predict(TEXTS), small.predict(TEXTS)
@@ -153,8 +194,8 @@ def test_what_it_cannot_run_is_refused_in_one_line_and_left_to_xla_by_auto(serve
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
 def test_layers_of_families_with_several_texts_a_row(tmp_path, family):
-    encoder = open_host(family_folder(tmp_path / "host", family, "masked_lm"), head="masked_lm").loaded.host.encoder
-    layers = runtime.Layers(encoder, int8=False, where=family)
+    host = open_host(family_folder(tmp_path / "host", family, "masked_lm"), head="masked_lm").loaded.host
+    encoder, layers = host.encoder, runtime.Layers(host, int8=False, where=family)
     hidden = np.random.default_rng(0).normal(size=(3, 9, encoder.config.hidden_size)).astype(np.float32)
     segments = np.array([[1] * 8 + [0], [1] * 5 + [0] * 4, [1] * 4 + [2] * 3 + [0] * 2], np.int32)
     positions = np.array([[0, 3], [4, 1], [5, 6]], np.int32)

@@ -115,7 +115,7 @@ class Engine:
         self.place = place or Placement.single()
         self.rows, self._hosts = rows, {"": host}  # by the tag that stands before texts
         self._placed = PlacedHost(host.loaded.host, task, precision, self.place)
-        self.layers, self.told = choose(engine, host.loaded.host.encoder, self._placed, precision, host.loaded.folder)
+        self.layers, self.told = choose(engine, host.loaded.host, self._placed, precision, host.loaded.folder)
         self.programs = Programs(self.layers)
         self._shapes: dict[bool, Shapes] = {}
         self._encoders: dict[tuple[str, SlotForm], EntityEncoder] = {}

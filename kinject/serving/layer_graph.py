@@ -2,8 +2,9 @@
 
 Nodes are ONNX Runtime's own fused ones (`com.microsoft`), which its optimizer would look for in a graph of single
 operations: attention with its projection, a LayerNorm with what is added before it, GELU with its bias. The last layer
-is computed only where the head reads. Weights are constants, so that the runtime packs them once; what a plugin changes
-comes in as hidden state 0. In int8 a matrix has a scale an output channel, and activations get one a product (dynamic).
+is computed only where the head reads, and the head itself where it is a classifier's. Weights are constants, so that
+the runtime packs them once; what a plugin changes comes in as hidden state 0. In int8 a matrix has a scale an output
+channel, and activations get one a product (dynamic).
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from kinject.errors import InputError
 from kinject.models.encoder import Encoder
+from kinject.models.heads import Head, PooledHead
 from kinject.models.layers import Attention, Dense, FeedForward
 
 FUSED = "com.microsoft"
 OPSETS, IR = {"": 18, FUSED: 1}, 10  # what the nodes below are of; a runtime reads all older ones
 GELU = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_fast": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+HEAD = {"tanh": ("Tanh", ""), "relu": ("Relu", ""), "gelu": ("Gelu", FUSED)}
 UNSEEN = -1e9  # added to scores between segments: their probability is 0 in float32, as the lowest number's is
 
 
@@ -42,6 +46,16 @@ def check_layers(encoder: Encoder, where: object) -> None:
             raise InputError(where, f"there is no {feed_forward.activation} in the exported graph", mend)
 
 
+def scores_classes(head: Head | None) -> bool:
+    """Whether the graph computes this head: a classifier's, of what stands at the positions."""
+    return (
+        type(head) is PooledHead
+        and head.pooling != "mean"
+        and head.norm is None
+        and (head.pooler is None or head.activation in HEAD)
+    )
+
+
 def _computes_as(half: Any, plain: type) -> bool:
     """Whether half a layer computes what BERT's does: a family may give it another dropout, and nothing else."""
     names = ("__call__", "scores", "narrowed", "inner", "close", "enter", "leave", "widening")
@@ -52,18 +66,19 @@ class LayerGraph:
     """Writes the graph.
 
     Inputs `hidden` float32 [B, L, D], `segments` int32 [B, L], `positions` int64 [B, P]; output `last` float32
-    [B, P, D], what the last layer yields there.
+    [B, P, D], what the last layer yields there, and `logits` float32 [B, P, C] where a head is given.
 
     Args:
       encoder: whose layers `check_layers` lets pass.
+      head: one that `scores_classes`, in float32 whatever the layers are in; None = the graph ends before it.
       int8: whether matrices are int8, and products with them int8 x int8.
     """
 
-    def __init__(self, encoder: Encoder, *, int8: bool = False):
+    def __init__(self, encoder: Encoder, head: PooledHead | None = None, *, int8: bool = False):
         from onnx import TensorProto, helper, numpy_helper
 
         self._onnx, self._types, self._store = helper, TensorProto, numpy_helper.from_array
-        self.encoder, self.int8 = encoder, int8
+        self.encoder, self.head, self.int8 = encoder, head, int8
         self.size, self.heads = encoder.config.hidden_size, encoder.config.num_attention_heads
         self.epsilon = encoder.config.layer_norm_eps
         self._nodes: list[Any] = []
@@ -82,10 +97,29 @@ class LayerGraph:
             value("segments", types.INT32, ["B", "L"]),
             value("positions", types.INT64, ["B", "P"]),
         ]
-        output = value("last", types.FLOAT, ["B", "P", self.size])
-        graph = self._onnx.make_graph(self._nodes, "layers", inputs, [output], self._constants)
+        outputs = [value("last", types.FLOAT, ["B", "P", self.size])]
+        if self.head is not None:
+            self._scores(self.head)
+            outputs.append(value("logits", types.FLOAT, ["B", "P", self.head.num_labels]))
+        graph = self._onnx.make_graph(self._nodes, "layers", inputs, outputs, self._constants)
         opsets = [self._onnx.make_opsetid(domain, version) for domain, version in OPSETS.items()]
         return self._onnx.make_model(graph, opset_imports=opsets, ir_version=IR).SerializeToString()
+
+    def _scores(self, head: PooledHead) -> None:
+        """The head, of what the last layer yields."""
+        read = "last"
+        if head.pooler is not None:
+            self._linear("pooled", head.pooler, read)
+            kind, domain = HEAD[head.activation]
+            self._node(kind, ["pooled"], ["pooled_active"], domain)
+            read = "pooled_active"
+        self._linear("logits", head.output, read)
+
+    def _linear(self, made: str, linear: nnx.Linear, read: str) -> None:
+        kernel = np.asarray(linear.kernel[...], np.float32)
+        bias = self._constant(f"{made}_bias", _vector(linear.bias, kernel.shape[1]))
+        self._node("MatMul", [read, self._constant(f"{made}_kernel", kernel)], [f"{made}_product"])
+        self._node("Add", [f"{made}_product", bias], [made])
 
     def _masks(self) -> None:
         """Who may attend to whom: of all positions as 0 and 1, of those that are read as what is added to scores."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,15 @@ class Programs:
             possible = jnp.take_along_axis(raw, numbers, axis=-1) > POSSIBLE
             return {"scores": found, "numbers": numbers, "possible": possible}
 
-        return self._finished(("answer", program, top), program, of)
+        def scored(outputs: np.ndarray, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
+            raw = np.asarray(task.choices(cast(jax.Array, outputs), rows), np.float32)
+            scores = raw if task.scores == "raw" else _softmax(raw)
+            numbers = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
+            found, kept = (np.take_along_axis(one, numbers, axis=-1) for one in (scores, raw))
+            return {"scores": found, "numbers": numbers, "possible": kept > POSSIBLE}
+
+        ranked = task.answer == "labels" and not task.multi_label and task.scores != "sigmoid"
+        return self._finished(("answer", program, top), program, of, scored if ranked else None)
 
     def probability(self, program: Program) -> Step:
         """(params, batch) -> float32 [B]: the score of the answer that `batch["explained"]` names."""
@@ -98,8 +106,8 @@ class Programs:
             self._steps[name] = self._compiled(step)
         return self._steps[name]
 
-    def _finished(self, name: Any, program: Program, finish: Finish) -> Step:
-        """The step that yields what `finish` makes of the task's outputs and the batch."""
+    def _finished(self, name: Any, program: Program, finish: Finish, scored: Any = None) -> Step:
+        """The step that yields what `finish` makes of the task's outputs and the batch; `scored` does so in NumPy."""
         if name in self._steps:
             return self._steps[name]
 
@@ -111,7 +119,7 @@ class Programs:
 
         made = self._compiled(step)
         if self.layers is not None:
-            made = Either(self.layers, partial(self._halves, program, finish), made)
+            made = Either(self.layers, partial(self._halves, program, finish), made, program, scored)
         self._steps[name] = made
         return made
 
@@ -136,6 +144,11 @@ def probabilities(task: Task, raw: jax.Array) -> jax.Array:
     if task.scores == "raw":
         return raw
     return jax.nn.sigmoid(raw) if task.multi_label or task.scores == "sigmoid" else jax.nn.softmax(raw, axis=-1)
+
+
+def _softmax(raw: np.ndarray) -> np.ndarray:
+    powers = np.exp(raw - raw.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def _of(scores: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:

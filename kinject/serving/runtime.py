@@ -2,7 +2,9 @@
 
 Everything else stays the compiled program that it is: embeddings, the plugin's slots, the head, and what becomes of its
 outputs. It is cut in two where the encoder is asked: the first half says what the layers read, the second takes what
-they yield. So a plugin is swapped and a knowledge base revised as ever, and no graph knows of either.
+they yield. So a plugin is swapped and a knowledge base revised as ever, and no graph knows of either. Calling JAX takes
+longer than the work of these halves where a single text is answered, so NumPy does that where it is little: the
+embeddings of one text without a plugin, and what becomes of a classifier's logits, which the graph yields then.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from kinject.errors import InputError
 from kinject.inference.program import PlacedHost, Program
 from kinject.inference.xla import cores
 from kinject.models.encoder import Encoder, EncoderOutput
-from kinject.models.heads import HostModel
+from kinject.models.heads import HostModel, PooledHead
+from kinject.models.layers import Embeddings
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
-from kinject.serving.layer_graph import LayerGraph, check_layers
+from kinject.serving.layer_graph import LayerGraph, check_layers, scores_classes
+from kinject.tasks.base import Task
 from kinject.tree import Flat
 
 EngineName = Literal["jax", "onnxruntime", "auto"]
@@ -45,6 +49,48 @@ class LayerInput(NamedTuple):
     hidden: jax.Array
     segments: jax.Array
     positions: jax.Array | None
+
+
+class BareEmbeddings:
+    """Hidden state 0 of a few texts without a plugin, in NumPy: of embeddings as BERT has them.
+
+    Args:
+      encoder: the host's, in float32.
+    """
+
+    def __init__(self, encoder: Encoder):
+        made = encoder.embeddings
+        self._words = np.asarray(made.word.embedding[...])
+        self._types, self._positions = (
+            None if one is None else np.asarray(one.embedding[...]) for one in (made.type, made.position)
+        )
+        norm = made.norm
+        self._scale, self._bias = (None if one is None else np.asarray(one[...]) for one in (norm.scale, norm.bias))
+        self._offset, self._epsilon = made.offset, encoder.config.layer_norm_eps
+
+    @staticmethod
+    def computes(encoder: Encoder) -> bool:
+        """Whether an encoder's embeddings are such."""
+        names = ("__call__", "words", "_placed", "_rows")
+        return all(getattr(type(encoder.embeddings), one) is getattr(Embeddings, one) for one in names)
+
+    def __call__(self, batch: Mapping[str, np.ndarray], positions: np.ndarray) -> LayerInput | None:
+        """What the layers read of a batch [B, L]; None where an id is outside of its table."""
+        try:
+            total = self._words[batch["token_ids"]]
+            if self._types is not None:  # RoBERTa was pretrained with one type, whatever the text half counts
+                total += self._types[batch["type_ids"]] if len(self._types) > 1 else self._types[0]
+            if self._positions is not None:
+                total += self._positions[batch["position_ids"] + self._offset]
+        except IndexError:
+            return None
+        total -= total.mean(-1, keepdims=True)
+        total /= np.sqrt(np.square(total).mean(-1, keepdims=True) + np.float32(self._epsilon))
+        if self._scale is not None:
+            total *= self._scale
+        if self._bias is not None:
+            total += self._bias
+        return LayerInput(*(cast(jax.Array, one) for one in (total, batch["segment_ids"], positions)))
 
 
 class NotCut(Exception):
@@ -133,10 +179,22 @@ class Either:
       cut: paths of parameters that only the layers read -> the compiled halves of the program, without them: each
         argument costs time in each call.
       whole: the compiled program.
+      program: what the others are made of.
+      scored: (logits [B, P, C], batch) -> what the step yields, in NumPy; None = the task has no such end.
     """
 
-    def __init__(self, layers: Layers, cut: Callable[[Iterable[str]], tuple[Any, Any]], whole: Any):
+    def __init__(
+        self,
+        layers: Layers,
+        cut: Callable[[Iterable[str]], tuple[Any, Any]],
+        whole: Any,
+        program: Program,
+        scored: Callable[[np.ndarray, Mapping[str, Any]], Any] | None = None,
+    ):
         self.layers, self.cut, self.whole = layers, cut, whole
+        plain = type(program.task).outputs is Task.outputs and layers.scores
+        self._scored = scored if plain else None
+        self._embed = layers.embeddings if self._scored is not None and program.plugin is None else None
         self._halves: tuple[Any, Any] | None = None
         self._cut = True
         self._outer: tuple[Flat, Flat] = ({}, {})  # the parameters given last, and what the halves are given of them
@@ -169,18 +227,29 @@ class Either:
             self._halves = self.cut(params.keys() - given.keys())
         before, after = self._halves
         share = 1.0 if filled is None else filled / len(batch["weights"])  # an example may be several rows
-        return after(given, batch, self.layers.run(before(given, batch), share))
+        if self._scored is None:
+            return after(given, batch, self.layers.run(before(given, batch), share))
+        read = self._embedded(batch)
+        return self._scored(self.layers.run(before(given, batch) if read is None else read, share, "logits"), batch)
+
+    def _embedded(self, batch: Mapping[str, Any]) -> LayerInput | None:
+        """What the layers read of one row without a plugin, where NumPy tells it."""
+        if self._embed is None or len(batch["weights"]) > 1:
+            return None
+        return self._embed(batch, batch.get("positions", np.zeros((1, 1), np.int32)))
 
 
 class Layers:
     """A host's layers in a session of ONNX Runtime.
 
     Args:
-      encoder: the host's, in float32.
+      host: in float32.
       int8: whether products are taken in int8 with int8 (see layer_graph.py).
       where: what messages name.
 
     Attributes:
+      scores: whether the graph yields the head's logits, too.
+      embeddings: what it is given of bare texts, where NumPy tells it.
       one, many: whether a batch of one row, and any other, is its.
       strict: whether what it cannot run is refused; else XLA runs that.
 
@@ -188,23 +257,26 @@ class Layers:
       InputError: the extra is not installed, or the graph does not compute such layers.
     """
 
-    def __init__(self, encoder: Encoder, *, int8: bool, where: object):
+    def __init__(self, host: HostModel, *, int8: bool, where: object):
         missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
         if missing:
             problem = f"onnxruntime needs {' and '.join(missing)}"
             raise InputError("engine", problem, f"pip install 'kinject[onnx]', or {JAX}")
-        check_layers(encoder, where)
+        check_layers(host.encoder, where)
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = cores(), 1
         options.log_severity_level = 3  # errors
-        model = LayerGraph(encoder, int8=int8).model()
+        self.scores = scores_classes(host.head)
+        head = cast(PooledHead, host.head) if self.scores else None
+        self.embeddings = BareEmbeddings(host.encoder) if BareEmbeddings.computes(host.encoder) else None
+        model = LayerGraph(host.encoder, head, int8=int8).model()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.one = self.many = self.strict = True
 
-    def run(self, read: LayerInput, share: float = 1.0) -> np.ndarray:
-        """What the last layer yields where it is read, float32 [B, P, D].
+    def run(self, read: LayerInput, share: float = 1.0, output: str = "last") -> np.ndarray:
+        """What the last layer yields where it is read, float32 [B, P, D], or the head there: `logits` [B, P, C].
 
         What is padding in all rows is not computed, nor are rows behind the first `share` of them: zeros stand there.
         """
@@ -217,7 +289,7 @@ class Layers:
             "segments": np.ascontiguousarray(segments[:rows, :longest]),
             "positions": np.minimum(np.asarray(places, np.int64)[:rows], longest - 1),  # one beyond means nothing
         }
-        made = self._session.run(None, given)[0]
+        made = self._session.run([output], given)[0]
         missing = length - longest if read.positions is None else 0
         if rows == len(segments) and not missing:
             return made
@@ -234,13 +306,13 @@ def fills_slots(plugin: Plugin) -> bool:
 
 
 def choose(
-    asked: EngineName, encoder: Encoder, placed: PlacedHost, precision: Precision, where: object
+    asked: EngineName, host: HostModel, placed: PlacedHost, precision: Precision, where: object
 ) -> tuple[Layers | None, str]:
     """(what runs a host's layers: None = XLA, as everything else; that in one line).
 
     Args:
       asked: "auto" is timed here, on batches of made-up hidden states: of one short text, and of 32.
-      encoder: the host's.
+      host: as it was loaded.
       placed: the host on its devices.
       precision: "int8" runs in int8; with any other but "bfloat16" the graph computes in float32.
       where: the host's folder.
@@ -257,13 +329,13 @@ def choose(
             raise InputError("engine", "onnxruntime computes in float32 or int8", f"take such a precision, or {JAX}")
         if jax.default_backend() != "cpu" or placed.devices > 1:
             raise InputError("engine", "onnxruntime runs on the CPU, as one device with all cores", JAX)
-        layers = Layers(encoder, int8=precision == "int8", where=where)
+        layers = Layers(host, int8=precision == "int8", where=where)
     except InputError as error:
         if asked == "onnxruntime":
             raise
         return None, f"engine: jax, as {error}"
     if asked == "auto":
-        return layers, _time(layers, placed, encoder.config.hidden_size)
+        return layers, _time(layers, placed, host.encoder.config.hidden_size)
     return layers, f"engine: onnxruntime{' in int8' if precision == 'int8' else ''}"
 
 
