@@ -186,7 +186,7 @@ def swapping(host: Any, plugins: list[Any], base: Any, repeats: int) -> dict[str
     import jax
     from predict import questions
 
-    asked, answers, taken, cpu = questions(1), set(), [], []
+    (asked,), answers, taken, cpu = questions(1), set(), [], []
     for number in range(repeats + 2):  # the first of each plugin compiles whatever there is to compile
         compiled = host.engine.programs.compiled
         began, used = time.perf_counter(), time.process_time()
@@ -194,7 +194,7 @@ def swapping(host: Any, plugins: list[Any], base: Any, repeats: int) -> dict[str
         jax.block_until_ready(host.engine.model(host._arrangement.plugin)[1])
         taken.append(time.perf_counter() - began)
         cpu.append(time.process_time() - used)
-        answers.add(host.predict(asked).labels[0].score)
+        answers.add(host.predict(asked).score)
         if number > 1 and host.engine.programs.compiled != compiled:
             raise SystemExit("a swap compiled a program")
     if len(answers) != 2:
@@ -228,8 +228,7 @@ def on_one_batch(host: Any, records: list[Any], repeats: int) -> dict[str, Any]:
 
     arrangement, engine = host._arrangement, host.engine
     examples = engine.examples(records, arrangement)
-    shapes = engine._new_shapes()
-    (_, batch), *_ = shapes.batches(examples, arrangement.knowledge.gather, host.ready.tokenizer.pad_id)
+    (_, batch), *_ = engine._dealer(arrangement).batches(examples, arrangement.knowledge.gather, host.ready.tokenizer.pad_id)
     batch = engine.place.batch(batch, len(batch["weights"]))
     models = {"ours": engine.model(arrangement.plugin), "theirs": engine.model(None)}
 

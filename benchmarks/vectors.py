@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        base, bench = knowledge(Path(folder) / "base", arguments.entities), Bench("minilm-l6", 1)
+        base, bench = knowledge(Path(folder) / "base", arguments.entities), Bench("minilm-l6", 1, "float32")
         ways = {name: Way(bench, feed(bench, base), base, arguments.rows, name == "device") for name in WAYS}
         for way in ways.values():
             way.steps(2), way.batch(2)

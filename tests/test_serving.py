@@ -101,6 +101,11 @@ def test_unplugged_is_the_host_bit_for_bit(served, host):
     assert host.plugged == () and bits(host.predict(questions)) == alone
 
 
+def test_a_record_is_one_text(served, host):
+    record = parse_record(question(1), "test:1")
+    assert host.predict(record).labels == host.predict([record])[0].labels
+
+
 def test_answers_are_the_evaluations(served, host):
     """The same host and plugin through the evaluation's own path, which is given the answers."""
     records = [parse_record(question(i), f"test:{i}") for i in range(9)]

@@ -302,7 +302,7 @@ class Host:
         """
         if top < 1:
             raise InputError("top", f"it is {top}", "give 1 or more")
-        if not isinstance(inputs, Iterable):
+        if not isinstance(inputs, Iterable | Record):
             raise InputError("input", f"it is {inputs!r}", "give a text, a record, or several of them")
         some = [inputs] if isinstance(inputs, str | Mapping | Record) else inputs
         return self.answer(
