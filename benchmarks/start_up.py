@@ -228,7 +228,8 @@ def on_one_batch(host: Any, records: list[Any], repeats: int) -> dict[str, Any]:
 
     arrangement, engine = host._arrangement, host.engine
     examples = engine.examples(records, arrangement)
-    (_, batch), *_ = engine._dealer(arrangement).batches(examples, arrangement.knowledge.gather, host.ready.tokenizer.pad_id)
+    gather, pad = arrangement.knowledge.gather, host.ready.tokenizer.pad_id
+    (_, batch), *_ = engine._dealer(arrangement).batches(examples, gather, pad)
     batch = engine.place.batch(batch, len(batch["weights"]))
     models = {"ours": engine.model(arrangement.plugin), "theirs": engine.model(None)}
 
