@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from kinject.integrity import write_seal
 from kinject.knowledge.base import KnowledgeBase
 from kinject.serving import runtime
 from kinject.serving.layer_graph import eighth
+from kinject.serving.programs import rank
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -130,6 +132,14 @@ def test_an_id_outside_of_its_table_is_left_to_xla():
     np.testing.assert_allclose(read.hidden, host.encoder.embed(batch), atol=1e-6)
     for name, size in (("token_ids", 20), ("position_ids", 8)):
         assert embeddings({**batch, name: np.full((1, 3), size, np.int32)}, read.positions) is None
+
+
+def test_numpy_ranks_as_top_k_does():
+    scores = np.array([[0.1, 0.4, 0.4, 0.2], [0.1, np.nan, 0.3, np.inf]], np.float32)
+    found, numbers = jax.lax.top_k(scores, 3)
+    made = rank(scores, scores, 3)
+    np.testing.assert_array_equal(made["numbers"], numbers)
+    np.testing.assert_array_equal(made["scores"], found)
 
 
 @pytest.mark.parametrize("kind", ["regression", "multi_label_classification"])

@@ -66,10 +66,7 @@ class Programs:
 
         def scored(outputs: np.ndarray, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
             raw = np.asarray(task.choices(cast(jax.Array, outputs), rows), np.float32)
-            scores = raw if task.scores == "raw" else _softmax(raw)
-            numbers = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
-            found, kept = (np.take_along_axis(one, numbers, axis=-1) for one in (scores, raw))
-            return {"scores": found, "numbers": numbers, "possible": kept > POSSIBLE}
+            return rank(raw, raw if task.scores == "raw" else _softmax(raw), top)
 
         ranked = task.answer == "labels" and not task.multi_label and task.scores != "sigmoid"
         return self._finished(("answer", program, top), program, of, scored if ranked else None)
@@ -146,9 +143,18 @@ def probabilities(task: Task, raw: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(raw) if task.multi_label or task.scores == "sigmoid" else jax.nn.softmax(raw, axis=-1)
 
 
+def rank(raw: np.ndarray, scores: np.ndarray, top: int) -> dict[str, np.ndarray]:
+    """What `Programs.answer` yields, in NumPy, of raw scores and probabilities [B, C]: in the order of `lax.top_k`."""
+    order = np.where(np.isnan(scores), -np.inf, -scores)  # a NaN comes first, so that the answer is refused
+    numbers = np.argsort(order, axis=-1, kind="stable")[:, :top]
+    found, kept = (np.take_along_axis(one, numbers, axis=-1) for one in (scores, raw))
+    return {"scores": found, "numbers": numbers, "possible": kept > POSSIBLE}
+
+
 def _softmax(raw: np.ndarray) -> np.ndarray:
-    powers = np.exp(raw - raw.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of infinite scores: NaN, which is refused
+        powers = np.exp(raw - raw.max(-1, keepdims=True))
+        return powers / powers.sum(-1, keepdims=True)
 
 
 def _of(scores: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
