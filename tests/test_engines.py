@@ -3,18 +3,18 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from served import Served
-from tiny import random_host
 from tiny_families import family_folder
-from tiny_world import tiny_bert
 
 import kinject
 from kinject.cli.predict import parse, run
+from kinject.data.records import Record
 from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.integrity import write_seal
@@ -22,6 +22,7 @@ from kinject.knowledge.base import KnowledgeBase
 from kinject.serving import runtime
 from kinject.serving.layer_graph import eighth
 from kinject.serving.programs import rank
+from kinject.tasks.sequence_classification import SequenceClassification
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -109,29 +110,45 @@ def test_other_heads(served, task, head, labels, text):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra", "distilbert"])
-def test_numpy_does_the_ends_of_one_bare_text_and_scores_classes(tmp_path, family):
+def test_one_bare_text_calls_jax_nowhere(tmp_path, family):
     folder = family_folder(tmp_path / "host", family, "classification", 5)
     options = {"task": "sequence_classification", "task_options": {"labels": list("abcde")}}
     ours, theirs = (kinject.Host.load(folder, engine=one, **options) for one in ("jax", "onnxruntime"))
-    texts = ["a longer text than the next", "text", {"text": "one text", "pair": "and another"}]
-    for given in (*texts, texts):
+    texts = ["a longer text than the next", "", {"text": "one text", "pair": "and another", "id": 3}]
+    for given in texts:
+        close([ours.predict(given, top=3)], [theirs.predict(given, top=3)])
+        assert theirs.predict(given).id == ours.predict(given).id
+    step = theirs.engine.programs.answer(theirs.engine.model(None).program, 3)
+    narrow = family == "electra"  # its words are narrower than the layers here, and widened by a product
+    assert theirs.engine.layers.scores and (step._halves is None) != narrow
+    assert theirs.engine.programs.compiled == 0
+    others = [{"text": "one text", "mentions": [{"start": 0, "end": 3}]}, "long " * ours.ready.tokenizer.max_length]
+    for given in (*others, texts):
         made = [host.predict(given, top=3) for host in (ours, theirs)]
         close(*[one if isinstance(one, list) else [one] for one in made])
-    assert theirs.engine.layers.scores
-    narrow = family == "electra"  # its words are narrower than the layers here, and widened by a product
-    assert theirs.engine.programs.compiled == 0 and (theirs.engine.layers.embeddings is None) == narrow
+    assert theirs.predict(others[1]).truncated
+    for pair in (3, "\ud800"):
+        refused = [host.predict({"text": "one", "pair": pair}, errors="yield").error for host in (ours, theirs)]
+        assert refused[0] == refused[1]
     small = kinject.Host.load(folder, engine="onnxruntime", precision="int8", **options)
     np.testing.assert_allclose(small.predict(texts[0]).score, ours.predict(texts[0]).score, atol=0.05)
 
 
-def test_an_id_outside_of_its_table_is_left_to_xla():
-    host = random_host(tiny_bert(20, layers=1, positions=8), "classification", 2)
-    embeddings = runtime.BareEmbeddings(host.encoder)
-    batch = {name: np.ones((1, 3), np.int32) for name in ("token_ids", "segment_ids", "position_ids", "type_ids")}
-    read = embeddings(batch, np.zeros((1, 1), np.int32))
-    np.testing.assert_allclose(read.hidden, host.encoder.embed(batch), atol=1e-6)
-    for name, size in (("token_ids", 20), ("position_ids", 8)):
-        assert embeddings({**batch, name: np.full((1, 3), size, np.int32)}, read.positions) is None
+def test_a_task_with_examples_of_its_own_reads_no_bare_text(served):
+    class Shouted(SequenceClassification):
+        def examples(self, records, *rest, **options):
+            return super().examples([replace(one, source=one.source.upper()) for one in records], *rest, **options)
+
+    record = Record("a text", (), {}, "input:1")
+    assert SequenceClassification(["a", "b"]).bare_texts(record) == ["a text"]
+    assert Shouted(["a", "b"]).bare_texts(record) is None
+
+
+def test_ids_beyond_the_table_of_words_are_left_to_xla(tmp_path):
+    host = open_host(family_folder(tmp_path / "host", "bert", "classification", 5), head="classification").loaded.host
+    words = host.encoder.config.vocab_size
+    for vocabulary, embeds in ((words, True), (words + 1, False)):
+        assert runtime.Layers(host, int8=False, where="host", vocabulary=vocabulary).embeds == embeds
 
 
 def test_numpy_ranks_as_top_k_does():

@@ -93,6 +93,20 @@ class HostTokenizer:
             for ids, offsets in found
         ]
 
+    def passage(self, texts: Sequence[str]) -> tuple[list[int], int]:
+        """Returns the ids of one passage of texts, special tokens included, and where its second text begins.
+
+        Raises:
+          InputError: text that is no valid Unicode.
+        """
+        ids, second = list(self.before), 0
+        for number, found in enumerate(self.pieces(texts)):
+            if number:
+                ids += self.between
+                second = second or len(ids)
+            ids += found.ids
+        return [*ids, *self.after], second or len(ids) + len(self.after)
+
     def word(self, word: str, lone: bool = False) -> tuple[int, ...]:
         """Returns the ids of a word as it stands inside a text, after a space, or (`lone`) with nothing before it.
 

@@ -28,7 +28,7 @@ from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
 from kinject.serving.programs import EXPLAINED, Programs, Shapes, Step
 from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused
-from kinject.serving.runtime import JAX, Either, EngineName, choose, fills_slots
+from kinject.serving.runtime import JAX, Either, EngineName, bare_batch, choose, fills_slots
 from kinject.tasks.base import Task
 
 WINDOW_CHARACTERS = 1 << 20
@@ -115,7 +115,9 @@ class Engine:
         self.place = place or Placement.single()
         self.rows, self._hosts = rows, {"": host}  # by the tag that stands before texts
         self._placed = PlacedHost(host.loaded.host, task, precision, self.place)
-        self.layers, self.told = choose(engine, host.loaded.host, self._placed, precision, host.loaded.folder)
+        self.layers, self.told = choose(
+            engine, host.loaded.host, self._placed, precision, host.loaded.folder, host.tokenizer.vocab_size
+        )
         self.programs = Programs(self.layers)
         self._shapes: dict[bool, Shapes] = {}
         self._encoders: dict[tuple[str, SlotForm], EntityEncoder] = {}
@@ -173,6 +175,8 @@ class Engine:
         made_of = np.empty(0, np.int64)
         if not records:
             return Asked([], {}, made_of)
+        if len(records) == 1 and isinstance(step, Either) and (made := self._bare(records[0], active, step)):
+            return made
         encoder = self._encoder(active)
         examples, numbers, refused = sift(lambda some: self.examples(some, active, encoder), records)
         results: list[tuple[np.ndarray, Any]] = []
@@ -192,6 +196,18 @@ class Engine:
             unasked = set(numbers.tolist()) - set(made_of.tolist())
             refused |= {one: _no_example(records[one], examples) for one in unasked}
         return Asked(results, refused, made_of, known, frozenset(encoder.shortened))
+
+    def _bare(self, record: Record, active: ActivePlugins, step: Either) -> Asked | None:
+        """One text without mentions where neither a plugin nor JAX is asked; None where they are."""
+        tokenizer = self._hosts[""].tokenizer
+        try:
+            texts = None if active.plugin is not None else self.task.bare_texts(record)
+            batch = None if texts is None else bare_batch(tokenizer, texts, self.max_length or tokenizer.max_length)
+        except InputError:
+            return None  # it is refused where all are
+        made = None if batch is None else step.bare(batch)
+        one = np.zeros(1, np.int64)
+        return None if made is None else Asked([(one, made)], {}, one)
 
     def examples(
         self, records: Sequence[Record], active: ActivePlugins, encoder: EntityEncoder | None = None

@@ -3,8 +3,8 @@
 Nodes are ONNX Runtime's own fused ones (`com.microsoft`), which its optimizer would look for in a graph of single
 operations: attention with its projection, a LayerNorm with what is added before it, GELU with its bias. The last layer
 is computed only where the head reads, and the head itself where it is a classifier's. Weights are constants, so that
-the runtime packs them once; what a plugin changes comes in as hidden state 0. In int8 a matrix has a scale an output
-channel, and activations get one a product (dynamic).
+the runtime packs them once; what a plugin changes comes in as hidden state 0, and a text without one as its ids. In
+int8 a matrix has a scale an output channel, and activations get one a product (dynamic).
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from flax import nnx
 from kinject.errors import InputError
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, PooledHead
-from kinject.models.layers import Attention, Dense, FeedForward
+from kinject.models.layers import Attention, Dense, Embeddings, FeedForward
 
 FUSED = "com.microsoft"
 OPSETS, IR = {"": 18, FUSED: 1}, 10  # what the nodes below are of; a runtime reads all older ones
 GELU = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_fast": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+SCORES = ("logits", "probabilities")
+IDS = ("token_ids", "type_ids", "position_ids")
+EMBEDS = ("__call__", "words", "_placed", "_rows")  # what makes hidden state 0
 HEAD = {"tanh": ("Tanh", ""), "relu": ("Relu", ""), "gelu": ("Gelu", FUSED)}
 UNSEEN = -1e9  # added to scores between segments: their probability is 0 in float32, as the lowest number's is
 
@@ -56,6 +59,13 @@ def scores_classes(head: Head | None) -> bool:
     )
 
 
+def embeds_words(encoder: Encoder) -> bool:
+    """Whether the graph computes an encoder's embeddings: BERT's, as wide as its layers."""
+    made = encoder.embeddings
+    plain = all(getattr_static(type(made), one, None) is getattr_static(Embeddings, one) for one in EMBEDS)
+    return plain and made.word.features == encoder.config.hidden_size
+
+
 def _computes_as(half: Any, plain: type) -> bool:
     """Whether half a layer computes what BERT's does: a family may give it another dropout, and nothing else."""
     names = ("__call__", "scores", "narrowed", "inner", "close", "enter", "leave", "widening")
@@ -66,19 +76,23 @@ class LayerGraph:
     """Writes the graph.
 
     Inputs `hidden` float32 [B, L, D], `segments` int32 [B, L], `positions` int64 [B, P]; output `last` float32
-    [B, P, D], what the last layer yields there, and `logits` float32 [B, P, C] where a head is given.
+    [B, P, D], what the last layer yields there, and where a head is given `logits` and `probabilities` float32
+    [B, P, C]. With `embeds` also `words` float32 [V, D] and `token_ids`, `type_ids`, `position_ids` int32 [B, L], which
+    hidden state 0 is made of unless they are empty; otherwise `hidden` is. The table of words comes in so that memory
+    holds it once.
 
     Args:
       encoder: whose layers `check_layers` lets pass.
       head: one that `scores_classes`, in float32 whatever the layers are in; None = the graph ends before it.
+      embeds: whether it can begin at the ids; `embeds_words` says of which encoders.
       int8: whether matrices are int8, and products with them int8 x int8.
     """
 
-    def __init__(self, encoder: Encoder, head: PooledHead | None = None, *, int8: bool = False):
+    def __init__(self, encoder: Encoder, head: PooledHead | None = None, *, embeds: bool = False, int8: bool = False):
         from onnx import TensorProto, helper, numpy_helper
 
         self._onnx, self._types, self._store = helper, TensorProto, numpy_helper.from_array
-        self.encoder, self.head, self.int8 = encoder, head, int8
+        self.encoder, self.head, self.embeds, self.int8 = encoder, head, embeds, int8
         self.size, self.heads = encoder.config.hidden_size, encoder.config.num_attention_heads
         self.epsilon = encoder.config.layer_norm_eps
         self._nodes: list[Any] = []
@@ -87,23 +101,60 @@ class LayerGraph:
     def model(self) -> bytes:
         """The graph with its weights, as a file of ONNX holds it."""
         self._masks()
-        hidden, last = "hidden", len(self.encoder.layers) - 1
+        hidden, last = self._begin() if self.embeds else "hidden", len(self.encoder.layers) - 1
         for i, layer in enumerate(self.encoder.layers):
             hidden = self._layer(f"{i}/", layer, hidden, i == last)
         self._node("Identity", [hidden], ["last"])
         value, types = self._onnx.make_tensor_value_info, self._types
         inputs = [
-            value("hidden", types.FLOAT, ["B", "L", self.size]),
+            value("hidden", types.FLOAT, ["given", "states", self.size]),
             value("segments", types.INT32, ["B", "L"]),
             value("positions", types.INT64, ["B", "P"]),
         ]
+        if self.embeds:
+            inputs += [value(name, types.INT32, ["bare", "ids"]) for name in IDS]
+            inputs.append(value("words", types.FLOAT, ["V", self.size]))
         outputs = [value("last", types.FLOAT, ["B", "P", self.size])]
         if self.head is not None:
             self._scores(self.head)
-            outputs.append(value("logits", types.FLOAT, ["B", "P", self.head.num_labels]))
+            outputs += [value(name, types.FLOAT, ["B", "P", self.head.num_labels]) for name in SCORES]
         graph = self._onnx.make_graph(self._nodes, "layers", inputs, outputs, self._constants)
         opsets = [self._onnx.make_opsetid(domain, version) for domain, version in OPSETS.items()]
         return self._onnx.make_model(graph, opset_imports=opsets, ir_version=IR).SerializeToString()
+
+    def _begin(self) -> str:
+        """Hidden state 0: of the ids where there are any, else as it is given."""
+        value, types = self._onnx.make_tensor_value_info, self._types
+        self._node("Size", ["token_ids"], ["count"])
+        self._node("Greater", ["count", self._constant("nothing", np.array(0, np.int64))], ["bare"])
+        whole, self._nodes = self._nodes, []
+        self._embeddings()
+        ends = [[value(name, types.FLOAT, None)] for name in ("embedded", "given")]
+        branches = [
+            self._onnx.make_graph(self._nodes, "of_ids", [], ends[0]),
+            self._onnx.make_graph([self._onnx.make_node("Identity", ["hidden"], ["given"])], "as_given", [], ends[1]),
+        ]
+        self._nodes = whole
+        self._node("If", ["bare"], ["state0"], then_branch=branches[0], else_branch=branches[1])
+        return "state0"
+
+    def _embeddings(self) -> None:
+        made = self.encoder.embeddings
+        self._node("Gather", ["words", "token_ids"], ["words_of"])
+        total = "words_of"
+        for name, part, start in (("type", made.type, 0), ("position", made.position, made.offset)):
+            if part is None:
+                continue
+            table = self._constant(f"{name}_table", np.asarray(part.embedding[...], np.float32)[start:])
+            if name == "type" and len(part.embedding[...]) == 1:  # RoBERTa's, whatever the text half counts
+                self._node("Add", [total, table], [f"{name}_added"])
+            else:
+                self._node("Gather", [table, f"{name}_ids"], [f"{name}_of"])
+                self._node("Add", [total, f"{name}_of"], [f"{name}_added"])
+            total = f"{name}_added"
+        scale = np.ones(self.size, np.float32) if made.norm.scale is None else _vector(made.norm.scale, self.size)
+        names = [self._constant("norm_scale", scale), self._constant("norm_bias", _vector(made.norm.bias, self.size))]
+        self._node("LayerNormalization", [total, *names], ["embedded"], epsilon=self.epsilon)
 
     def _scores(self, head: PooledHead) -> None:
         """The head, of what the last layer yields."""
@@ -114,6 +165,7 @@ class LayerGraph:
             self._node(kind, ["pooled"], ["pooled_active"], domain)
             read = "pooled_active"
         self._linear("logits", head.output, read)
+        self._node("Softmax", ["logits"], ["probabilities"], axis=-1)
 
     def _linear(self, made: str, linear: nnx.Linear, read: str) -> None:
         kernel = np.asarray(linear.kernel[...], np.float32)

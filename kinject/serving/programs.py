@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,9 +64,11 @@ class Programs:
             possible = jnp.take_along_axis(raw, numbers, axis=-1) > POSSIBLE
             return {"scores": found, "numbers": numbers, "possible": possible}
 
-        def scored(outputs: np.ndarray, rows: Mapping[str, Any]) -> dict[str, np.ndarray]:
-            raw = np.asarray(task.choices(cast(jax.Array, outputs), rows), np.float32)
-            return rank(raw, raw if task.scores == "raw" else _softmax(raw), top)
+        def scored(outputs: Any, rows: Mapping[str, Any], softmax: Any = None) -> dict[str, np.ndarray]:
+            raw = np.asarray(task.choices(outputs, rows), np.float32)
+            if task.scores == "raw":
+                return rank(raw, raw, top)
+            return rank(raw, _softmax(raw) if softmax is None else np.asarray(task.choices(softmax, rows)), top)
 
         ranked = task.answer == "labels" and not task.multi_label and task.scores != "sigmoid"
         return self._finished(("answer", program, top), program, of, scored if ranked else None)
@@ -146,9 +148,9 @@ def probabilities(task: Task, raw: jax.Array) -> jax.Array:
 def rank(raw: np.ndarray, scores: np.ndarray, top: int) -> dict[str, np.ndarray]:
     """What `Programs.answer` yields, in NumPy, of raw scores and probabilities [B, C]: in the order of `lax.top_k`."""
     order = np.where(np.isnan(scores), -np.inf, -scores)  # a NaN comes first, so that the answer is refused
-    numbers = np.argsort(order, axis=-1, kind="stable")[:, :top]
-    found, kept = (np.take_along_axis(one, numbers, axis=-1) for one in (scores, raw))
-    return {"scores": found, "numbers": numbers, "possible": kept > POSSIBLE}
+    numbers = order.argsort(axis=-1, kind="stable")[:, :top]
+    rows = np.arange(len(raw))[:, None]
+    return {"scores": scores[rows, numbers], "numbers": numbers, "possible": raw[rows, numbers] > POSSIBLE}
 
 
 def _softmax(raw: np.ndarray) -> np.ndarray:

@@ -2,16 +2,16 @@
 
 Everything else stays the compiled program that it is: embeddings, the plugin's slots, the head, and what becomes of its
 outputs. It is cut in two where the encoder is asked: the first half says what the layers read, the second takes what
-they yield. So a plugin is swapped and a knowledge base revised as ever, and no graph knows of either. Calling JAX takes
-longer than the work of these halves where a single text is answered, so NumPy does that where it is little: the
-embeddings of one text without a plugin, and what becomes of a classifier's logits, which the graph yields then.
+they yield. So a plugin is swapped and a knowledge base revised as ever, and no graph knows of either. Records, buckets
+and calls of JAX would take a fifth of the time in which a single text is answered. So one text without a mention goes
+to a classifier as the ids of its passage, the graph begins at these and yields logits, and NumPy ranks them.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -22,15 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kinject.data.pipeline import Batch
+from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
 from kinject.inference.program import PlacedHost, Program
 from kinject.inference.xla import cores
 from kinject.models.encoder import Encoder, EncoderOutput
 from kinject.models.heads import HostModel, PooledHead
-from kinject.models.layers import Embeddings
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
-from kinject.serving.layer_graph import LayerGraph, check_layers, scores_classes
+from kinject.serving.layer_graph import IDS, SCORES, LayerGraph, check_layers, embeds_words, scores_classes
 from kinject.tasks.base import Task
 from kinject.tree import Flat
 
@@ -38,6 +39,7 @@ EngineName = Literal["jax", "onnxruntime", "auto"]
 ENGINES = ("jax", "onnxruntime", "auto")
 JAX = 'take engine "jax"'
 NAMES = {False: "jax", True: "onnxruntime"}
+FIRST, ONE_ROW = np.zeros((1, 1), np.int64), np.ones(1, np.float32)
 INNER = "host/encoder/layers/"
 TIMED = ((1, 24), (32, 32))  # rows and positions of the batches that "auto" is timed on
 ROUNDS, LONGEST = 7, 2.0
@@ -49,48 +51,6 @@ class LayerInput(NamedTuple):
     hidden: jax.Array
     segments: jax.Array
     positions: jax.Array | None
-
-
-class BareEmbeddings:
-    """Hidden state 0 of a few texts without a plugin, in NumPy: of embeddings as BERT has them.
-
-    Args:
-      encoder: the host's, in float32.
-    """
-
-    def __init__(self, encoder: Encoder):
-        made = encoder.embeddings
-        self._words = np.asarray(made.word.embedding[...])
-        self._types, self._positions = (
-            None if one is None else np.asarray(one.embedding[...]) for one in (made.type, made.position)
-        )
-        norm = made.norm
-        self._scale, self._bias = (None if one is None else np.asarray(one[...]) for one in (norm.scale, norm.bias))
-        self._offset, self._epsilon = made.offset, encoder.config.layer_norm_eps
-
-    @staticmethod
-    def computes(encoder: Encoder) -> bool:
-        """Whether an encoder's embeddings are such."""
-        names = ("__call__", "words", "_placed", "_rows")
-        return all(getattr(type(encoder.embeddings), one) is getattr(Embeddings, one) for one in names)
-
-    def __call__(self, batch: Mapping[str, np.ndarray], positions: np.ndarray) -> LayerInput | None:
-        """What the layers read of a batch [B, L]; None where an id is outside of its table."""
-        try:
-            total = self._words[batch["token_ids"]]
-            if self._types is not None:  # RoBERTa was pretrained with one type, whatever the text half counts
-                total += self._types[batch["type_ids"]] if len(self._types) > 1 else self._types[0]
-            if self._positions is not None:
-                total += self._positions[batch["position_ids"] + self._offset]
-        except IndexError:
-            return None
-        total -= total.mean(-1, keepdims=True)
-        total /= np.sqrt(np.square(total).mean(-1, keepdims=True) + np.float32(self._epsilon))
-        if self._scale is not None:
-            total *= self._scale
-        if self._bias is not None:
-            total += self._bias
-        return LayerInput(*(cast(jax.Array, one) for one in (total, batch["segment_ids"], positions)))
 
 
 class NotCut(Exception):
@@ -180,7 +140,8 @@ class Either:
         argument costs time in each call.
       whole: the compiled program.
       program: what the others are made of.
-      scored: (logits [B, P, C], batch) -> what the step yields, in NumPy; None = the task has no such end.
+      scored: (logits [B, P, C], batch, their softmax where it is known) -> what the step yields, in NumPy; None = the
+        task has no such end.
     """
 
     def __init__(
@@ -189,12 +150,12 @@ class Either:
         cut: Callable[[Iterable[str]], tuple[Any, Any]],
         whole: Any,
         program: Program,
-        scored: Callable[[np.ndarray, Mapping[str, Any]], Any] | None = None,
+        scored: Callable[..., Any] | None = None,
     ):
         self.layers, self.cut, self.whole = layers, cut, whole
         plain = type(program.task).outputs is Task.outputs and layers.scores
         self._scored = scored if plain else None
-        self._embed = layers.embeddings if self._scored is not None and program.plugin is None else None
+        self._bare = layers.embeds and self._scored is not None and program.plugin is None
         self._halves: tuple[Any, Any] | None = None
         self._cut = True
         self._outer: tuple[Flat, Flat] = ({}, {})  # the parameters given last, and what the halves are given of them
@@ -220,6 +181,9 @@ class Either:
         return self.whole(params, batch)
 
     def _run(self, params: Flat, batch: Mapping[str, Any], filled: int | None) -> Any:
+        made = self.bare(batch)
+        if made is not None:
+            return made
         if self._outer[0] is not params:
             self._outer = params, {path: leaf for path, leaf in params.items() if not path.startswith(INNER)}
         given = self._outer[1]
@@ -229,14 +193,14 @@ class Either:
         share = 1.0 if filled is None else filled / len(batch["weights"])  # an example may be several rows
         if self._scored is None:
             return after(given, batch, self.layers.run(before(given, batch), share))
-        read = self._embedded(batch)
-        return self._scored(self.layers.run(before(given, batch) if read is None else read, share, "logits"), batch)
+        return self._scored(self.layers.run(before(given, batch), share, "logits"), batch)
 
-    def _embedded(self, batch: Mapping[str, Any]) -> LayerInput | None:
-        """What the layers read of one row without a plugin, where NumPy tells it."""
-        if self._embed is None or len(batch["weights"]) > 1:
+    def bare(self, batch: Mapping[str, Any]) -> Any:
+        """What the step yields of one row without a plugin, without JAX; None where that is not to be had."""
+        if not self._bare or self._scored is None or len(batch["weights"]) > 1 or not self.layers.takes(1):
             return None
-        return self._embed(batch, batch.get("positions", np.zeros((1, 1), np.int32)))
+        logits, probabilities = self.layers.scores_of(batch)
+        return self._scored(logits, batch, probabilities)
 
 
 class Layers:
@@ -246,10 +210,11 @@ class Layers:
       host: in float32.
       int8: whether products are taken in int8 with int8 (see layer_graph.py).
       where: what messages name.
+      vocabulary: texts have ids below it.
 
     Attributes:
       scores: whether the graph yields the head's logits, too.
-      embeddings: what it is given of bare texts, where NumPy tells it.
+      embeds: whether it can begin at the ids of a text and end with its logits.
       one, many: whether a batch of one row, and any other, is its.
       strict: whether what it cannot run is refused; else XLA runs that.
 
@@ -257,7 +222,7 @@ class Layers:
       InputError: the extra is not installed, or the graph does not compute such layers.
     """
 
-    def __init__(self, host: HostModel, *, int8: bool, where: object):
+    def __init__(self, host: HostModel, *, int8: bool, where: object, vocabulary: int = 0):
         missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
         if missing:
             problem = f"onnxruntime needs {' and '.join(missing)}"
@@ -270,8 +235,13 @@ class Layers:
         options.log_severity_level = 3  # errors
         self.scores = scores_classes(host.head)
         head = cast(PooledHead, host.head) if self.scores else None
-        self.embeddings = BareEmbeddings(host.encoder) if BareEmbeddings.computes(host.encoder) else None
-        model = LayerGraph(host.encoder, head, int8=int8).model()
+        table = np.asarray(host.encoder.embeddings.word.embedding[...])
+        self.embeds = self.scores and embeds_words(host.encoder) and 0 < vocabulary <= len(table)
+        self._nothing: dict[str, np.ndarray] = {}
+        if self.embeds:
+            self._words = {"words": table, "hidden": np.zeros((0, 0, table.shape[1]), np.float32)}
+            self._nothing = {**dict.fromkeys(IDS, np.zeros((0, 0), np.int32)), "words": table[:0]}
+        model = LayerGraph(host.encoder, head, embeds=self.embeds, int8=int8).model()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.one = self.many = self.strict = True
 
@@ -288,6 +258,7 @@ class Layers:
             "hidden": np.ascontiguousarray(np.asarray(read.hidden)[:rows, :longest]),
             "segments": np.ascontiguousarray(segments[:rows, :longest]),
             "positions": np.minimum(np.asarray(places, np.int64)[:rows], longest - 1),  # one beyond means nothing
+            **self._nothing,
         }
         made = self._session.run([output], given)[0]
         missing = length - longest if read.positions is None else 0
@@ -295,9 +266,38 @@ class Layers:
             return made
         return np.pad(made, [(0, len(segments) - rows), (0, missing), (0, 0)])
 
+    def scores_of(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The head's logits of a batch [B, L] without a plugin, and their softmax, float32 [B, 1, C].
+
+        Call it only where the layers have `embeds`.
+        """
+        positions = np.asarray(batch.get("positions", FIRST), np.int64)
+        given = {**self._words, "segments": batch["segment_ids"], "positions": positions}
+        return self._session.run(SCORES, {**given, **{name: batch[name] for name in IDS}})
+
     def takes(self, rows: int) -> bool:
         """Whether it runs a batch of so many rows."""
         return self.one if rows == 1 else self.many
+
+
+def bare_batch(tokenizer: HostTokenizer, texts: Sequence[str], longest: int) -> Batch | None:
+    """The batch [1, L] of one passage of texts without mentions, as `EntityEncoder` makes it; None where L > `longest`.
+
+    Raises:
+      InputError: text that is no valid Unicode.
+    """
+    ids, second = tokenizer.passage(texts)
+    if len(ids) > longest:
+        return None
+    types = np.zeros((1, len(ids)), np.int32)
+    types[0, second:] = tokenizer.pair_type
+    return {
+        "token_ids": np.array([ids], np.int32),
+        "segment_ids": np.ones((1, len(ids)), np.int32),
+        "position_ids": np.arange(len(ids), dtype=np.int32)[None],
+        "type_ids": types,
+        "weights": ONE_ROW,
+    }
 
 
 def fills_slots(plugin: Plugin) -> bool:
@@ -306,7 +306,7 @@ def fills_slots(plugin: Plugin) -> bool:
 
 
 def choose(
-    asked: EngineName, host: HostModel, placed: PlacedHost, precision: Precision, where: object
+    asked: EngineName, host: HostModel, placed: PlacedHost, precision: Precision, where: object, vocabulary: int
 ) -> tuple[Layers | None, str]:
     """(what runs a host's layers: None = XLA, as everything else; that in one line).
 
@@ -316,6 +316,7 @@ def choose(
       placed: the host on its devices.
       precision: "int8" runs in int8; with any other but "bfloat16" the graph computes in float32.
       where: the host's folder.
+      vocabulary: of its tokenizer.
 
     Raises:
       InputError: ONNX Runtime was asked for and cannot run this host.
@@ -329,7 +330,7 @@ def choose(
             raise InputError("engine", "onnxruntime computes in float32 or int8", f"take such a precision, or {JAX}")
         if jax.default_backend() != "cpu" or placed.devices > 1:
             raise InputError("engine", "onnxruntime runs on the CPU, as one device with all cores", JAX)
-        layers = Layers(host, int8=precision == "int8", where=where)
+        layers = Layers(host, int8=precision == "int8", where=where, vocabulary=vocabulary)
     except InputError as error:
         if asked == "onnxruntime":
             raise

@@ -265,6 +265,15 @@ class Task(ABC):
         del record, tokenizer
         raise self.not_served()
 
+    def bare_texts(self, record: Record) -> Sequence[str] | None:
+        """The texts of a record's passage, where just that is read and each output is a choice; None where not.
+
+        Raises:
+          InputError: a field of the wrong type.
+        """
+        del record
+        return None
+
     def choices(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
         """The score of every possible answer before softmax: float32 [B, C].
 
