@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, models, normalizers, pre_tokenizers
 
 from kinject.errors import InputError
 from kinject.hf_folder import TOKENIZER, TOKENIZER_CONFIG, open_tokenizer
@@ -74,24 +74,7 @@ class HostTokenizer:
         Raises:
           InputError: a text that is no valid Unicode (half of a surrogate pair).
         """
-        try:
-            if len(texts) == 1:  # a batch is shared out to threads, which costs more than a short text
-                encodings = [self.backend.encode(texts[0], add_special_tokens=False)]
-            else:
-                encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        except (TypeError, UnicodeError) as error:
-            bad = next((text for text in texts if not _is_unicode(text)), None)
-            if bad is None:
-                raise
-            raise InputError("text", f"{bad[:40]!r} is no valid Unicode text", "give whole characters") from error
-        found = [Pieces(encoding.ids, encoding.offsets) for encoding in encodings]
-        alias = self.mask_alias
-        if alias is None:
-            return found
-        return [
-            Pieces([self.mask_id if i == alias else i for i in ids], offsets) if alias in ids else Pieces(ids, offsets)
-            for ids, offsets in found
-        ]
+        return [Pieces(self._ids(one), one.offsets) for one in self._encoded(texts)]
 
     def passage(self, texts: Sequence[str]) -> tuple[list[int], int]:
         """Returns the ids of one passage of texts, special tokens included, and where its second text begins.
@@ -100,12 +83,28 @@ class HostTokenizer:
           InputError: text that is no valid Unicode.
         """
         ids, second = list(self.before), 0
-        for number, found in enumerate(self.pieces(texts)):
+        for number, found in enumerate(self._encoded(texts)):
             if number:
                 ids += self.between
                 second = second or len(ids)
-            ids += found.ids
-        return [*ids, *self.after], second or len(ids) + len(self.after)
+            ids += self._ids(found)
+        ids += self.after
+        return ids, second or len(ids)
+
+    def _encoded(self, texts: Sequence[str]) -> list[Encoding]:
+        try:
+            if len(texts) == 1:  # a batch is shared out to threads, which costs more than a short text
+                return [self.backend.encode(texts[0], add_special_tokens=False)]
+            return self.backend.encode_batch(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeError) as error:
+            bad = next((text for text in texts if not _is_unicode(text)), None)
+            if bad is None:
+                raise
+            raise InputError("text", f"{bad[:40]!r} is no valid Unicode text", "give whole characters") from error
+
+    def _ids(self, encoding: Encoding) -> list[int]:
+        ids, alias = encoding.ids, self.mask_alias
+        return [self.mask_id if i == alias else i for i in ids] if alias is not None and alias in ids else ids
 
     def word(self, word: str, lone: bool = False) -> tuple[int, ...]:
         """Returns the ids of a word as it stands inside a text, after a space, or (`lone`) with nothing before it.

@@ -32,6 +32,7 @@ from kinject.serving.runtime import JAX, Either, EngineName, bare_batch, choose,
 from kinject.tasks.base import Task
 
 WINDOW_CHARACTERS = 1 << 20
+RANKED = ("numbers", "scores", "possible")  # what an answer step yields of labels
 MakeExamples = Callable[[Sequence[Record]], Examples]
 
 
@@ -244,8 +245,8 @@ class Engine:
                 Label(name(int(i), record, tokenizer), float(made["scores"][i])) for i in order if made["chosen"][i]
             )
         return tuple(
-            Label(name(int(number), record, tokenizer), float(score))
-            for number, score, keep in zip(made["numbers"], made["scores"], made["possible"], strict=True)
+            Label(name(number, record, tokenizer), score)
+            for number, score, keep in zip(*(made[of].tolist() for of in RANKED), strict=True)
             if keep
         )
 
