@@ -16,7 +16,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.layers import PLUGIN, built, gather_positions, layer_norm, site
+from kinject.models.layers import PLUGIN, Attention, Layer, built, gather_positions, layer_norm, site
+from kinject.models.packing import CELLS, Packed
 from kinject.models.seams import Plugin, check_batch, check_seam
 
 Batch = Mapping[str, jax.Array]
@@ -68,6 +69,12 @@ class Encoder(nnx.Module):
         self.relative = family.relative(config, **options)
         self.norm = layer_norm(config, dtype, param_dtype, rngs) if family.final_norm else None
 
+    @property
+    def packs(self) -> bool:
+        """Whether its layers can compute a batch without its padding: only attention may ask which row it is in."""
+        plain = (type(each.attention).__call__ is Attention.__call__ for each in self.layers)
+        return all(plain) and all(type(each).finish is Layer.finish for each in self.layers)
+
     def embed(self, batch: Batch, plugin: Plugin | None = None, key: jax.Array | None = None) -> jax.Array:
         """Returns hidden state 0, [B, L, D]: word (through the plugin), position and type embeddings, normed.
 
@@ -100,7 +107,8 @@ class Encoder(nnx.Module):
 
         Args:
           hidden: [B, L, D] hidden state number `start`; see `inner`.
-          batch: needs `segment_ids` int32 [B, L], and what the plugin reads.
+          batch: needs `segment_ids` int32 [B, L], and what the plugin reads; with `cells` int32 [T] (see `Packed`)
+            layers compute only those, where the family and the plugin let them (`packs`).
           plugin: who may change what a feed-forward yields.
           key: the same step's dropout key that `embed` got, None = no dropout.
           start: first layer, from 0.
@@ -121,13 +129,16 @@ class Encoder(nnx.Module):
             raise ValueError(f"layers {start} to {stop} of an encoder with {count}")
         if positions is not None and not start < stop == count:
             raise ValueError("positions are gathered in the last layer, which is not among those run")
-        states, relative = [], self._relative(hidden, batch)
+        states, relative, packed = [], self._relative(hidden, batch), None
+        if CELLS in batch:
+            packed = Packed.of(batch[CELLS], *hidden.shape[:2])
+            hidden = packed.gather(hidden)
         for i in range(start, stop):
             here = positions if i == count - 1 else None
             known = inner if i == start else None
-            step = self._step(i, batch, plugin, site(key, FIRST_LAYER + i), here, known, relative)
+            step = self._step(i, batch, plugin, site(key, FIRST_LAYER + i), here, known, relative, packed)
             hidden = (jax.checkpoint(step) if self.remat else step)(hidden)
-            states.append(hidden)
+            states.append(hidden if packed is None or here is not None else packed.spread(hidden))
         return states
 
     def to_seam(self, i: int, hidden: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -221,13 +232,14 @@ class Encoder(nnx.Module):
         positions: jax.Array | None,
         inner: jax.Array | None,
         relative: Any,
+        packed: Packed | None,
     ) -> Callable[[jax.Array], jax.Array]:
         layer, last = self.layers[i], i == len(self.layers) - 1
 
         def step(entered: jax.Array) -> jax.Array:
             hidden = entered
             if inner is None:
-                hidden = layer.attention(hidden, batch["segment_ids"], key, positions, relative)
+                hidden = layer.attention(hidden, batch["segment_ids"], key, positions, relative, packed)
                 read = layer.feed_forward.enter(hidden)
                 output = layer.feed_forward.inner(read, key)
             elif positions is None:

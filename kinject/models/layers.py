@@ -24,6 +24,7 @@ from kinject.models.kernels.products import (
     dot_general,
     promote,
 )
+from kinject.models.packing import Packed, as_it_is
 
 PROBABILITIES, ATTENTION, FEED_FORWARD, PLUGIN = range(4)  # sites of a layer's dropout key
 QKV, QUERIES, ATTENTION_OUTPUT, UP, DOWN = range(4, 9)  # and those of what is added to a dense layer
@@ -218,6 +219,7 @@ class Attention(PostNorm, nnx.Module):
         key: jax.Array | None,
         positions: jax.Array | None = None,
         relative: Any = None,
+        packed: Packed | None = None,
     ) -> jax.Array:
         """Attends from every position of [B, L, D], or from `positions` [B, P], to those of the same segment.
 
@@ -229,15 +231,17 @@ class Attention(PostNorm, nnx.Module):
           key: dropout key, None = no dropout.
           positions: int32 [B, P], None = everywhere.
           relative: what the encoder's `relative` made of the batch, None in a family without.
+          packed: where the stream [1, T, D] leaves padding out; None = [B, L, D] as it is.
         """
+        spread, at = (as_it_is, gather_positions) if packed is None else (packed.spread, packed.at)
         read = self.enter(hidden)
         if positions is None:
-            queries, keys, values = parts(self.qkv(read, site(key, QKV)))
+            queries, keys, values = parts(spread(self.qkv(read, site(key, QKV))))
             own_segment = segment_ids
         else:
-            keys, values = parts(self.qkv.part(read, 1, 3, site(key, QKV)))
-            here = gather_positions(hidden, positions)
-            read = here if read is hidden else gather_positions(read, positions)
+            keys, values = parts(spread(self.qkv.part(read, 1, 3, site(key, QKV))))
+            here = at(hidden, positions)
+            read = here if read is hidden else at(read, positions)
             hidden = here
             queries = self.qkv.part(read, 0, 1, site(key, QUERIES))[:, :, 0]
             own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
@@ -250,6 +254,7 @@ class Attention(PostNorm, nnx.Module):
         probabilities = attention_probabilities(scores, self.dtype)
         probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
         context = jnp.swapaxes(attention_context(probabilities, values), 1, 2)
+        context = context if packed is None or positions is not None else packed.gather(context)
         context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
         if self.adapter is not None:
             context = self.adapter(context)

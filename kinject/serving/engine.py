@@ -190,7 +190,8 @@ class Engine:
                     lambda bucket: {EXPLAINED: explained[made_of[bucket["index"]]].astype(np.int32)}
                 )
             gather = active.knowledge.gather if active.reads_slots else None
-            for index, batch in self._dealer(active).batches(examples, gather, self._hosts[""].tokenizer.pad_id):
+            pad = self._hosts[""].tokenizer.pad_id
+            for index, batch in self._dealer(active).batches(examples, gather, pad, self._packs(active.plugin)):
                 filled = (len(index),) if isinstance(step, Either) else ()
                 given = self.place.given(batch, len(batch["weights"]))
                 results.append((index, step(model.params, given, *filled)))
@@ -294,6 +295,13 @@ class Engine:
     def _answers(self, asked: Asked) -> dict[int, Any]:
         """By number of the record, its row; of a task with spans, its parts."""
         return asked.parts() if self.task.answer == "spans" else dict(asked.rows())
+
+    def _packs(self, plugin: Plugin | None) -> bool:
+        """Whether a batch is computed without its padding: on one CPU, by layers that XLA runs without a plugin."""
+        plain = type(self.task).outputs is Task.outputs and type(self.task).rows is Task.rows
+        ours = self._placed.devices == 1 and not (self.layers is not None and self.layers.many)
+        fits = self._hosts[""].loaded.host.encoder.packs and (plugin is None or fills_slots(plugin))
+        return jax.default_backend() == "cpu" and plain and ours and fits
 
     def _encoder(self, active: ActivePlugins) -> EntityEncoder:
         """What encodes the texts of one window: made once, but for the list of those that it shortens."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from kinject.data.pipeline import NOWHERE, PER_POSITION, Batch, Examples, Feed, Gather
 from kinject.inference.program import Program, map_microbatches
+from kinject.models.packing import CELLS
 from kinject.models.seams import DelegatingPlugin, Plugin
 from kinject.serving.runtime import Either, Layers, halves
 from kinject.tasks.base import Task
@@ -25,6 +26,7 @@ from kinject.tree import Flat
 
 EXPLAINED = "explained"  # int32 [B]: in a batch, the number of the answer that is explained
 POSSIBLE = -1e8  # an answer with a lower raw score is none
+PACKED = 2  # batches of texts from which on padding is left out: fewer would not be worth a program of their own
 LEAST_LENGTH, FULL_LENGTH, LEAST_ENTITIES = 16, 64, 8
 ENTITIES = ("entity_ids", "entity_vectors")
 
@@ -114,7 +116,8 @@ class Programs:
             return finish(program.outputs(params, rows, None), rows)
 
         def step(params: Flat, batch: Mapping[str, jax.Array]) -> Any:
-            return map_microbatches(partial(of, params), batch, program.micro_batch)
+            size = "whole" if CELLS in batch else program.micro_batch  # cells are told of the batch as it is
+            return map_microbatches(partial(of, params), batch, size)
 
         made = self._compiled(step)
         if self.layers is not None:
@@ -185,6 +188,26 @@ def ladder(longest: int) -> tuple[int, ...]:
     return (*rungs, longest)
 
 
+def filled(sizes: np.ndarray, length: int, positions: int) -> tuple[int, int, int]:
+    """How the longest of some examples fill a batch that is computed without its padding.
+
+    Args:
+      sizes: positions of each, int [n], ascending.
+      length: L of the batch.
+      positions: T that it computes; half of that, or a quarter, where the last of them need no more.
+
+    Returns:
+      (how many of the examples, B, T).
+    """
+    positions = max(positions, length)
+    most = max(1, 2 * positions // length)  # those that share a rung are little shorter than L
+    running = np.cumsum(sizes[::-1][:most])
+    taken = int(np.searchsorted(running, positions, side="right"))
+    while taken == len(sizes) and 2 * max(running[-1], length) <= positions and 2 * taken <= most:
+        positions, most = positions // 2, most // 2
+    return taken, most, positions
+
+
 def power_of_two(number: int) -> int:
     """The next power of two, 1 for 0."""
     return 1 << max(number - 1, 0).bit_length()
@@ -203,8 +226,14 @@ class Shapes:
         self.lengths, self.rows, self.parts = ladder(longest), rows, parts
         self._widths: dict[str, tuple[int, ...]] = {}
 
-    def batches(self, examples: Examples, gather: Gather | None, pad_id: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Yields (numbers of the examples int [n], batch of B >= n rows), longest examples first."""
+    def batches(
+        self, examples: Examples, gather: Gather | None, pad_id: int, packs: bool = False
+    ) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yields (numbers of the examples int [n], batch of B >= n rows), longest examples first.
+
+        Where the layers can leave padding out (`packs`) and there are many examples, a batch has as many as fill its
+        positions, and says which of its cells these are (`cells`).
+        """
         feed = Feed(examples.with_arrays(_with_entities), gather)
         for number, bucket in enumerate(feed.examples.buckets):
             real = (bucket["segment_ids"] > 0).sum(-1)
@@ -213,15 +242,23 @@ class Shapes:
             stop = len(order)
             while stop:
                 length = next(one for one in self.lengths if one >= sizes[order[stop - 1]])
-                rows = self.rows_of(length, len(order))
-                chosen = order[max(0, stop - rows) : stop]
+                rows, positions = self.rows_of(length, len(order)), 0
+                taken = min(rows, stop)
+                if packs and real.ndim == 1 and len(order) >= PACKED * self.rows:
+                    taken, rows, positions = filled(sizes[order[:stop]], length, self.rows * FULL_LENGTH // 2)
+                chosen = order[stop - taken : stop]
                 if rows == len(chosen):
                     batch = feed.batch(number, chosen)
                 else:
                     batch = feed.batch(number, np.pad(chosen, (0, rows - len(chosen)), mode="edge"))
                     batch["weights"] = np.copy(batch["weights"])
                     batch["weights"][len(chosen) :] = 0
-                yield bucket["index"][chosen], self._fit(batch, length, pad_id)
+                fitted = self._fit(batch, length, pad_id)
+                if positions:
+                    cells = np.flatnonzero(fitted["segment_ids"][:taken])
+                    beyond = np.full(positions - len(cells), rows * length)
+                    fitted[CELLS] = np.concatenate([cells, beyond]).astype(np.int32)
+                yield bucket["index"][chosen], fitted
                 stop -= len(chosen)
 
     def rows_of(self, length: int, count: int) -> int:

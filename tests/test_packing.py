@@ -1,0 +1,112 @@
+"""Batches whose padding is not computed: the numbers of those that are padded, and which batches they are."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from served import Served
+from tiny_families import FAMILIES, family_folder
+
+import kinject
+from kinject.inference.host import open_host
+from kinject.models.packing import CELLS
+from kinject.serving.programs import filled
+from kinject.tasks.sequence_classification import SequenceClassification
+
+COUNT = 70
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    return Served(tmp_path_factory.mktemp("served"))
+
+
+def cells_of(segments, positions):
+    found = np.flatnonzero(segments)
+    return np.concatenate([found, np.full(positions - len(found), segments.size)]).astype(np.int32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packed_batch_gives_what_a_padded_one_gives(tmp_path, family):
+    host = open_host(family_folder(tmp_path / "host", family, "masked_lm"), head="masked_lm").loaded.host
+    draw = np.random.default_rng(0)
+    segments = np.array([[1] * 9, [1] * 5 + [0] * 4, [1] * 4 + [2] * 3 + [0] * 2, [0] * 9], np.int32)
+    batch = {
+        "token_ids": draw.integers(5, 80, segments.shape).astype(np.int32),
+        "segment_ids": segments,
+        "position_ids": np.tile(np.arange(9, dtype=np.int32), (4, 1)),
+        "type_ids": np.zeros_like(segments),
+    }
+    batch = {name: jnp.asarray(one) for name, one in batch.items()}
+    positions = jnp.array([[0, 8], [4, 1], [5, 6], [0, 0]])
+    padded = host.encoder(batch), host.encoder(batch, positions=positions)
+    assert host.encoder.packs
+    for room in (0, 3):  # with nothing left over, and with positions that stand for nothing
+        packed = {**batch, CELLS: jnp.asarray(cells_of(segments, int((segments > 0).sum()) + room))}
+        everywhere, read = host.encoder(packed), host.encoder(packed, positions=positions)
+        real = np.asarray(segments > 0)[..., None]
+        for ours, theirs in zip(everywhere.hidden_states, padded[0].hidden_states, strict=True):
+            np.testing.assert_allclose(np.where(real, ours, 0), np.where(real, theirs, 0), atol=2e-5)
+        np.testing.assert_allclose(read.last[:3], padded[1].last[:3], atol=2e-5)
+        assert np.isfinite(everywhere.last).all()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "length", "positions", "expected"),
+    [
+        ([10] * 100, 16, 1024, (100, 128, 1024)),  # all of them fit
+        ([16] * 100, 16, 1024, (64, 128, 1024)),  # the positions are full
+        ([5] * 400, 16, 1024, (128, 128, 1024)),  # the rows are
+        ([5] * 20, 16, 1024, (20, 32, 256)),  # the last ones take a quarter
+        ([9] * 3 + [100], 128, 64, (3, 2, 128)),  # one that is longer than the positions has as many as it needs
+    ],
+)
+def test_how_texts_fill_a_batch(sizes, length, positions, expected):
+    if length > positions:
+        expected = (2, 2, 128)  # two rows at most
+    assert filled(np.array(sizes), length, positions) == expected
+
+
+def texts(count):
+    draw = np.random.default_rng(0)
+    made = [" ".join(["city1", *(f"land{i}" for i in draw.integers(1, 4, draw.integers(1, 40)))]) for _ in range(count)]
+    return [{"text": f"{one} .", "mentions": [{"start": 0, "end": 5, "entity": "Q1"}]} for one in made]
+
+
+def predicted(host, given, **options):
+    packed = [[one.score for one in answer.labels] for answer in host.predict(given, **options)]
+    shapes = host.engine.programs.compiled
+    host.engine._packs = lambda plugin: False
+    padded = [[one.score for one in answer.labels] for answer in host.predict(given, **options)]
+    assert host.engine.programs.compiled > shapes  # other programs: the first pass was a packed one
+    del host.engine._packs
+    return packed, padded
+
+
+def test_many_texts_are_answered_without_their_padding(served):
+    host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
+    assert type(host.task) is SequenceClassification
+    np.testing.assert_allclose(*predicted(host, texts(COUNT)), atol=1e-5)
+    alone = host.predict(texts(COUNT))
+    host.plug(served.plugin("map", method={"name": "map_tuning"}), knowledge=served.knowledge)
+    packed, padded = predicted(host, texts(COUNT), compare=True)
+    np.testing.assert_allclose(packed, padded, atol=1e-5)
+    assert max(abs(one.score - other[0]) for one, other in zip(alone, packed, strict=True)) > 1e-3
+    many, few = host.predict(texts(COUNT), explain=True), host.predict(texts(COUNT)[:3], explain=True)
+    told = [[one.explanation.contributions[0] for one in some] for some in (many, few)]
+    for name in ("without", "gradient"):
+        ours, theirs = ([getattr(one, name) for one in some] for some in told)
+        np.testing.assert_allclose(ours[:3], theirs, atol=1e-5)
+
+
+def test_what_is_padded_as_ever(served):
+    host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
+    assert host.engine._packs(None)
+    adapter = served.plugin("adapter", knowledge=None, method={"name": "k_adapter", "layers": [0], "heads": 2})
+    assert not host.engine._packs(host.plug(adapter)._arrangement.plugin)
+    shapes = host.unplug().engine._dealer(host._arrangement)
+    seen = []
+    deal = shapes.batches
+    shapes.batches = lambda *given: (seen.append(batch) or (index, batch) for index, batch in deal(*given))
+    host.predict(texts(8))
+    host.predict(texts(COUNT))
+    assert CELLS not in seen[0] and all(CELLS in batch for batch in seen[1:]) and len(seen) > 1
