@@ -230,13 +230,13 @@ def fit(
     memories: Sequence[PassageMemory],
     linker: Linker | None,
 ) -> Plugged:
-    """A copy of the plugin, checked against host and knowledge, and given its memories.
+    """The plugin, checked against host and knowledge; one that reads memories as a copy that is given them.
 
     Raises:
       InputError: it was trained through another host or on another knowledge base, or needs one; memories of another
         plugin, or for a method that reads none.
     """
-    stored, made = plugin.stored, nnx.merge(*nnx.split(plugin.stored.plugin))
+    stored, made = plugin.stored, plugin.stored.plugin
     identity = None if plugin.reads_memory and knowledge is None else knowledge_identity(knowledge)
     check_fits(stored.folder, stored.manifest, host.identity, identity)
     _tell_revision(plugin, knowledge)
@@ -244,6 +244,7 @@ def fit(
         if not memories:
             problem = "it answers from a memory of passages, and none is given"
             raise InputError(stored.folder, problem, "name the memory's folder (memory=…, --memory)")
+        made = nnx.merge(*nnx.split(made))
         attach(made, memories, host.identity)
     elif memories:
         raise InputError(stored.folder, f"{plugin.method} reads no memory of passages", "leave the memory out")

@@ -27,6 +27,7 @@ from kinject.tree import Flat
 EXPLAINED = "explained"  # int32 [B]: in a batch, the number of the answer that is explained
 POSSIBLE = -1e8  # an answer with a lower raw score is none
 PACKED = 2  # batches of texts from which on padding is left out: fewer would not be worth a program of their own
+MOST_POSITIONS = 1024  # of such a batch: temporaries of more leave a CPU's caches
 LEAST_LENGTH, FULL_LENGTH, LEAST_ENTITIES = 16, 64, 8
 ENTITIES = ("entity_ids", "entity_vectors")
 
@@ -245,7 +246,8 @@ class Shapes:
                 rows, positions = self.rows_of(length, len(order)), 0
                 taken = min(rows, stop)
                 if packs and real.ndim == 1 and len(order) >= PACKED * self.rows:
-                    taken, rows, positions = filled(sizes[order[:stop]], length, self.rows * FULL_LENGTH // 2)
+                    full = min(self.rows * FULL_LENGTH // 2, MOST_POSITIONS)
+                    taken, rows, positions = filled(sizes[order[:stop]], length, full)
                 chosen = order[stop - taken : stop]
                 if rows == len(chosen):
                     batch = feed.batch(number, chosen)
