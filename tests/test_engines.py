@@ -140,8 +140,8 @@ def test_a_task_with_examples_of_its_own_reads_no_bare_text(served):
             return super().examples([replace(one, source=one.source.upper()) for one in records], *rest, **options)
 
     record = Record("a text", (), {}, "input:1")
-    assert SequenceClassification(["a", "b"]).bare_texts(record) == ["a text"]
-    assert Shouted(["a", "b"]).bare_texts(record) is None
+    assert SequenceClassification(["a", "b"]).passage_texts(record) == ["a text"]
+    assert Shouted(["a", "b"]).passage_texts(record) is None
 
 
 def test_ids_beyond_the_table_of_words_are_left_to_xla(tmp_path):

@@ -91,6 +91,13 @@ class Program:
         host = nnx.merge(self.host, tree["host"])
         return host, None if self.plugin is None else nnx.merge(self.plugin, tree.get("plugin", {}))
 
+    def merge_plugin(self, params: Mapping[str, Any]) -> Plugin:
+        """Flat parameters `plugin/…` -> the plugin of a program that has one, as `merge` makes it."""
+        if self.plugin is None:
+            raise ValueError("the program has no plugin")
+        tree = unflatten({path: multiplied(self.precision, path, leaf) for path, leaf in params.items()})
+        return nnx.merge(self.plugin, tree.get("plugin", {}))
+
     def abstract(self, params: Mapping[str, Any]) -> tuple[HostModel, Plugin | None]:
         """As `merge`, with shapes in the place of arrays: for what modules say without computing."""
         return nnx.eval_shape(self.merge, dict(params))

@@ -34,6 +34,7 @@ class PluginSizes(TypedDict, total=False):
     embedding_size: int | None
 
 
+SEAMS = ("before", "embed", "feed_forward", "outputs", "prepare")  # where a method may read or change something
 BEYOND_THE_LAST_LAYER = sys.maxsize  # first_seam() of a plugin that changes no hidden state of the encoder
 
 
@@ -104,6 +105,8 @@ class Plugin(nnx.Module):
         overrides `feed_forward` or `outputs`.
       reads_slots: whether entities with a vector get a slot in its examples. Where a subclass does not say, it is True
         exactly when it overrides `embed`.
+      maps_entities: whether all that it does is to put at each slot what depends on that entity's vector alone, so that
+        it may be asked once an entity. A subclass that overrides a seam says so itself.
       slot_form: where the slots of its examples stand, see `kinject.data.passage.SlotForm`.
       refresh_every: training steps from one `refresh` to the next; 0 = its tables depend on nothing that is trained.
     """
@@ -115,6 +118,7 @@ class Plugin(nnx.Module):
     name: ClassVar[str] = "identity"
     reads_sequence: ClassVar[bool] = False
     reads_slots: ClassVar[bool] = False
+    maps_entities: bool = False
     slot_form: SlotForm = "before"
     refresh_every: int = 0
 
@@ -124,6 +128,8 @@ class Plugin(nnx.Module):
             cls.reads_sequence = _overrides(cls, "feed_forward") or _overrides(cls, "outputs")
         if "reads_slots" not in vars(cls):
             cls.reads_slots = _overrides(cls, "embed")
+        if "maps_entities" not in vars(cls) and not {*SEAMS}.isdisjoint(vars(cls)):
+            cls.maps_entities = False
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ FORMS: dict[str, SlotForm] = {"concat": "before", "replace": "instead"}
 class EBert(Plugin):
     """E-BERT: a matrix from the entities' space into the host's input space."""
 
+    maps_entities = True
+
     @dataclass(frozen=True)
     class Config:
         """Where the entity stands.

@@ -46,6 +46,8 @@ class Affine(nnx.Module):
 class MapTuning(Plugin):
     """Map-tuning: the map from entity vectors to the host's input space, and the slots that it fills."""
 
+    maps_entities = True
+
     @dataclass(frozen=True)
     class Config:
         """Which map.

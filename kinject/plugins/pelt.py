@@ -36,6 +36,8 @@ FORMS: dict[str, SlotForm] = {"parentheses": "behind", "concat": "before", "repl
 class Pelt(Plugin):
     """PELT: vectors that live in the host's input space already, scaled and put behind the mention."""
 
+    maps_entities = True
+
     @dataclass(frozen=True)
     class Config:
         """How they stand there.

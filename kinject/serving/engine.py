@@ -28,7 +28,8 @@ from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
 from kinject.serving.programs import EXPLAINED, Programs, Shapes, Step
 from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused
-from kinject.serving.runtime import JAX, Either, EngineName, bare_batch, choose, fills_slots
+from kinject.serving.runtime import JAX, Either, EngineName, choose, fills_slots
+from kinject.serving.single import SingleTexts
 from kinject.tasks.base import Task
 
 WINDOW_CHARACTERS = 1 << 20
@@ -121,6 +122,7 @@ class Engine:
         )
         self.programs = Programs(self.layers)
         self._shapes: dict[bool, Shapes] = {}
+        self._single_texts: dict[bool, SingleTexts] = {}
         self._encoders: dict[tuple[str, SlotForm], EntityEncoder] = {}
 
     def host(self, active: ActivePlugins) -> HostBundle:
@@ -176,7 +178,7 @@ class Engine:
         made_of = np.empty(0, np.int64)
         if not records:
             return Asked([], {}, made_of)
-        if len(records) == 1 and isinstance(step, Either) and (made := self._bare(records[0], active, step)):
+        if len(records) == 1 and isinstance(step, Either) and (made := self._single(records[0], active, model, step)):
             return made
         encoder = self._encoder(active)
         examples, numbers, refused = sift(lambda some: self.examples(some, active, encoder), records)
@@ -199,17 +201,22 @@ class Engine:
             refused |= {one: _no_example(records[one], examples) for one in unasked}
         return Asked(results, refused, made_of, known, frozenset(encoder.shortened))
 
-    def _bare(self, record: Record, active: ActivePlugins, step: Either) -> Asked | None:
-        """One text without mentions where neither a plugin nor JAX is asked; None where they are."""
-        tokenizer = self._hosts[""].tokenizer
+    def _single(self, record: Record, active: ActivePlugins, model: Model, step: Either) -> Asked | None:
+        """One text without batches of examples; None where it takes these."""
+        if not (step.embeds and SingleTexts.takes(active.plugin)):
+            return None
+        tokenizer, alone = self._hosts[""].tokenizer, active.plugin is None
+        single = self._single_texts.get(alone)
+        if single is None or single.active is not active:
+            single = SingleTexts(self.task, active, model, self.programs, tokenizer)
+            self._single_texts[alone] = single
         try:
-            texts = None if active.plugin is not None else self.task.bare_texts(record)
-            batch = None if texts is None else bare_batch(tokenizer, texts, self.max_length or tokenizer.max_length)
+            most = self.max_length or tokenizer.max_length
+            made = single(record, step, lambda: self._encoder(active), most)
         except InputError:
             return None  # it is refused where all are
-        made = None if batch is None else step.bare(batch)
         one = np.zeros(1, np.int64)
-        return None if made is None else Asked([(one, made)], {}, one)
+        return None if made is None else Asked([(one, made[0])], {}, one, (), frozenset([record.where] * made[1]))
 
     def examples(
         self, records: Sequence[Record], active: ActivePlugins, encoder: EntityEncoder | None = None

@@ -3,7 +3,7 @@
 Nodes are ONNX Runtime's own fused ones (`com.microsoft`), which its optimizer would look for in a graph of single
 operations: attention with its projection, a LayerNorm with what is added before it, GELU with its bias. The last layer
 is computed only where the head reads, and the head itself where it is a classifier's. Weights are constants, so that
-the runtime packs them once; what a plugin changes comes in as hidden state 0, and a text without one as its ids. In
+the runtime packs them once; what a plugin changes comes in as hidden state 0, or a single text as ids and slots. In
 int8 a matrix has a scale an output channel, and activations get one a product (dynamic).
 """
 
@@ -78,8 +78,9 @@ class LayerGraph:
     Inputs `hidden` float32 [B, L, D], `segments` int32 [B, L], `positions` int64 [B, P]; output `last` float32
     [B, P, D], what the last layer yields there, and where a head is given `logits` and `probabilities` float32
     [B, P, C]. With `embeds` also `words` float32 [V, D] and `token_ids`, `type_ids`, `position_ids` int32 [B, L], which
-    hidden state 0 is made of unless they are empty; otherwise `hidden` is. The table of words comes in so that memory
-    holds it once.
+    hidden state 0 is made of unless they are empty; otherwise `hidden` is. `slots` float32 [n, D] then stand in the
+    place of words at `slot_cells` int64 [n, 2], row and position. The table of words comes in so that memory holds it
+    once.
 
     Args:
       encoder: whose layers `check_layers` lets pass.
@@ -114,6 +115,8 @@ class LayerGraph:
         if self.embeds:
             inputs += [value(name, types.INT32, ["bare", "ids"]) for name in IDS]
             inputs.append(value("words", types.FLOAT, ["V", self.size]))
+            inputs.append(value("slots", types.FLOAT, ["n", self.size]))
+            inputs.append(value("slot_cells", types.INT64, ["n", 2]))
         outputs = [value("last", types.FLOAT, ["B", "P", self.size])]
         if self.head is not None:
             self._scores(self.head)
@@ -141,7 +144,8 @@ class LayerGraph:
     def _embeddings(self) -> None:
         made = self.encoder.embeddings
         self._node("Gather", ["words", "token_ids"], ["words_of"])
-        total = "words_of"
+        self._node("ScatterND", ["words_of", "slot_cells", "slots"], ["filled"])
+        total = "filled"
         for name, part, start in (("type", made.type, 0), ("position", made.position, made.offset)):
             if part is None:
                 continue

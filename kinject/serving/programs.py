@@ -44,7 +44,7 @@ class Programs:
 
     def __init__(self, layers: Layers | None = None) -> None:
         self.compiled, self.layers = 0, layers
-        self._steps: dict[Any, Step] = {}
+        self._steps: dict[Any, Any] = {}
 
     def answer(self, program: Program, top: int) -> Step:
         """(params, batch) -> {"scores", "numbers", "possible"}, each [B, top], best answers first.
@@ -104,6 +104,20 @@ class Programs:
             return jax.grad(total)(jnp.ones(batch["entity_ids"].shape, jnp.float32))
 
         name = ("gradient", program)
+        if name not in self._steps:
+            self._steps[name] = self._compiled(step)
+        return self._steps[name]
+
+    def slots(self, program: Program) -> Callable[[Flat, np.ndarray, np.ndarray], jax.Array]:
+        """(parameters `plugin/…`, rows int32 [1, M], vectors float32 [1, M, k]) -> what fills their slots, [M, E]."""
+
+        def step(params: Flat, rows: jax.Array, vectors: jax.Array) -> jax.Array:
+            plugin = program.merge_plugin(params)
+            slot = jnp.arange(rows.shape[1], dtype=jnp.int32)[None]
+            batch = {"entity_slot": slot, "entity_ids": rows, "entity_vectors": vectors}
+            return plugin.embed(jnp.zeros((*rows.shape, plugin.embedding_size), jnp.float32), batch)[0]
+
+        name = ("slots", program)
         if name not in self._steps:
             self._steps[name] = self._compiled(step)
         return self._steps[name]

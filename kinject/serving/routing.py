@@ -80,6 +80,7 @@ class Routed(Plugin):
         super().__init__(hidden_size=members[0].hidden_size, knowledge_dim=max(one.knowledge_dim for one in members))
         self.members = nnx.List(list(members))
         self.slot_form = members[0].slot_form  # all have the same
+        self.maps_entities = all(one.maps_entities for one in members)
         self.starts = Table(jnp.asarray(starts, jnp.int32))
 
     def embed(self, embeddings: jax.Array, batch: Mapping[str, Any], key: jax.Array | None = None) -> jax.Array:

@@ -3,15 +3,15 @@
 Everything else stays the compiled program that it is: embeddings, the plugin's slots, the head, and what becomes of its
 outputs. It is cut in two where the encoder is asked: the first half says what the layers read, the second takes what
 they yield. So a plugin is swapped and a knowledge base revised as ever, and no graph knows of either. Records, buckets
-and calls of JAX would take a fifth of the time in which a single text is answered. So one text without a mention goes
-to a classifier as the ids of its passage, the graph begins at these and yields logits, and NumPy ranks them.
+and calls of JAX would take a fifth of the time in which a single text is answered, or more. So one text goes to a
+classifier as ids and slots (single.py): the graph begins at these and yields logits, and NumPy ranks them.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -22,8 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinject.data.pipeline import Batch
-from kinject.data.tokenizer import HostTokenizer
 from kinject.errors import InputError
 from kinject.inference.program import PlacedHost, Program
 from kinject.inference.xla import cores
@@ -35,11 +33,12 @@ from kinject.serving.layer_graph import IDS, SCORES, LayerGraph, check_layers, e
 from kinject.tasks.base import Task
 from kinject.tree import Flat
 
+Slots = tuple[np.ndarray, np.ndarray]
 EngineName = Literal["jax", "onnxruntime", "auto"]
 ENGINES = ("jax", "onnxruntime", "auto")
 JAX = 'take engine "jax"'
 NAMES = {False: "jax", True: "onnxruntime"}
-FIRST, ONE_ROW = np.zeros((1, 1), np.int64), np.ones(1, np.float32)
+FIRST = np.zeros((1, 1), np.int64)
 INNER = "host/encoder/layers/"
 TIMED = ((1, 24), (32, 32))  # rows and positions of the batches that "auto" is timed on
 ROUNDS, LONGEST = 7, 2.0
@@ -155,7 +154,7 @@ class Either:
         self.layers, self.cut, self.whole = layers, cut, whole
         plain = type(program.task).outputs is Task.outputs and layers.scores
         self._scored = scored if plain else None
-        self._bare = layers.embeds and self._scored is not None and program.plugin is None
+        self._bare = program.plugin is None
         self._halves: tuple[Any, Any] | None = None
         self._cut = True
         self._outer: tuple[Flat, Flat] = ({}, {})  # the parameters given last, and what the halves are given of them
@@ -181,9 +180,8 @@ class Either:
         return self.whole(params, batch)
 
     def _run(self, params: Flat, batch: Mapping[str, Any], filled: int | None) -> Any:
-        made = self.bare(batch)
-        if made is not None:
-            return made
+        if self._bare and self.embeds and len(batch["weights"]) == 1:
+            return self.one(batch)
         if self._outer[0] is not params:
             self._outer = params, {path: leaf for path, leaf in params.items() if not path.startswith(INNER)}
         given = self._outer[1]
@@ -195,11 +193,15 @@ class Either:
             return after(given, batch, self.layers.run(before(given, batch), share))
         return self._scored(self.layers.run(before(given, batch), share, "logits"), batch)
 
-    def bare(self, batch: Mapping[str, Any]) -> Any:
-        """What the step yields of one row without a plugin, without JAX; None where that is not to be had."""
-        if not self._bare or self._scored is None or len(batch["weights"]) > 1 or not self.layers.takes(1):
-            return None
-        logits, probabilities = self.layers.scores_of(batch)
+    @property
+    def embeds(self) -> bool:
+        """Whether one row is answered without JAX where its slots are known."""
+        return self._scored is not None and self.layers.embeds and self.layers.takes(1)
+
+    def one(self, batch: Mapping[str, Any], slots: Slots | None = None) -> Any:
+        """What the step yields of one row, see `Layers.scores_of`. Only where it `embeds`."""
+        assert self._scored is not None
+        logits, probabilities = self.layers.scores_of(batch, slots)
         return self._scored(logits, batch, probabilities)
 
 
@@ -240,7 +242,9 @@ class Layers:
         self._nothing: dict[str, np.ndarray] = {}
         if self.embeds:
             self._words = {"words": table, "hidden": np.zeros((0, 0, table.shape[1]), np.float32)}
-            self._nothing = {**dict.fromkeys(IDS, np.zeros((0, 0), np.int32)), "words": table[:0]}
+            self._no_slots = {"slots": table[:0], "slot_cells": np.zeros((0, 2), np.int64)}
+            no_ids = dict.fromkeys(IDS, np.zeros((0, 0), np.int32))
+            self._nothing = {**no_ids, **self._no_slots, "words": table[:0]}
         model = LayerGraph(host.encoder, head, embeds=self.embeds, int8=int8).model()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.one = self.many = self.strict = True
@@ -266,38 +270,22 @@ class Layers:
             return made
         return np.pad(made, [(0, len(segments) - rows), (0, missing), (0, 0)])
 
-    def scores_of(self, batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The head's logits of a batch [B, L] without a plugin, and their softmax, float32 [B, 1, C].
+    def scores_of(self, batch: Mapping[str, np.ndarray], slots: Slots | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The head's logits of a batch [B, L], and their softmax, float32 [B, 1, C]. Only where it `embeds`.
 
-        Call it only where the layers have `embeds`.
+        Args:
+          batch: of a host alone, or of one with a plugin that maps entities.
+          slots: what such a plugin puts in the place of words: vectors float32 [n, D], rows and positions int64 [n, 2].
         """
         positions = np.asarray(batch.get("positions", FIRST), np.int64)
-        given = {**self._words, "segments": batch["segment_ids"], "positions": positions}
+        given = {**self._words, **self._no_slots, "segments": batch["segment_ids"], "positions": positions}
+        if slots is not None:
+            given |= {"slots": slots[0], "slot_cells": slots[1]}
         return self._session.run(SCORES, {**given, **{name: batch[name] for name in IDS}})
 
     def takes(self, rows: int) -> bool:
         """Whether it runs a batch of so many rows."""
         return self.one if rows == 1 else self.many
-
-
-def bare_batch(tokenizer: HostTokenizer, texts: Sequence[str], longest: int) -> Batch | None:
-    """The batch [1, L] of one passage of texts without mentions, as `EntityEncoder` makes it; None where L > `longest`.
-
-    Raises:
-      InputError: text that is no valid Unicode.
-    """
-    ids, second = tokenizer.passage(texts)
-    if len(ids) > longest:
-        return None
-    types = np.zeros((1, len(ids)), np.int32)
-    types[0, second:] = tokenizer.pair_type
-    return {
-        "token_ids": np.array([ids], np.int32),
-        "segment_ids": np.ones((1, len(ids)), np.int32),
-        "position_ids": np.arange(len(ids), dtype=np.int32)[None],
-        "type_ids": types,
-        "weights": ONE_ROW,
-    }
 
 
 def fills_slots(plugin: Plugin) -> bool:

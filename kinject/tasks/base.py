@@ -265,8 +265,8 @@ class Task(ABC):
         del record, tokenizer
         raise self.not_served()
 
-    def bare_texts(self, record: Record) -> Sequence[str] | None:
-        """The texts of a record's passage, where just that is read and each output is a choice; None where not.
+    def passage_texts(self, record: Record) -> Sequence[str] | None:
+        """A record's text, or text and pair, where just their passage is read and each output is a choice; else None.
 
         Raises:
           InputError: a field of the wrong type.

@@ -72,9 +72,9 @@ class SequenceClassification(SingleLabelTask):
         passages = [Passage(one.source, one.mentions, _pair(one), where=one.where) for one in records]
         return read_examples(encoder.encode_batch(passages, slot_rows(knowledge)), labels, encoder, buckets)
 
-    def bare_texts(self, record: Record) -> Sequence[str] | None:
+    def passage_texts(self, record: Record) -> Sequence[str] | None:
         pair, derived = _pair(record), type(self) is not SequenceClassification
-        if derived or record.mentions or not isinstance(record.source, str):
+        if derived or not isinstance(record.source, str):
             return None
         return [record.source] if pair is None else [record.source, pair]
 
