@@ -154,7 +154,7 @@ class Either:
         self.layers, self.cut, self.whole = layers, cut, whole
         plain = type(program.task).outputs is Task.outputs and layers.scores
         self._scored = scored if plain else None
-        self._bare = program.plugin is None
+        self._bare = program.plugin is None and type(program.task).rows is Task.rows
         self._halves: tuple[Any, Any] | None = None
         self._cut = True
         self._outer: tuple[Flat, Flat] = ({}, {})  # the parameters given last, and what the halves are given of them
@@ -180,15 +180,15 @@ class Either:
         return self.whole(params, batch)
 
     def _run(self, params: Flat, batch: Mapping[str, Any], filled: int | None) -> Any:
-        if self._bare and self.embeds and len(batch["weights"]) == 1:
-            return self.one(batch)
+        share = 1.0 if filled is None else filled / len(batch["weights"])  # an example may be several rows
+        if self._bare and self._scored is not None and self.layers.embeds:
+            return self._scored(self.layers.bare(batch, share), batch)
         if self._outer[0] is not params:
             self._outer = params, {path: leaf for path, leaf in params.items() if not path.startswith(INNER)}
         given = self._outer[1]
         if self._halves is None:
             self._halves = self.cut(params.keys() - given.keys())
         before, after = self._halves
-        share = 1.0 if filled is None else filled / len(batch["weights"])  # an example may be several rows
         if self._scored is None:
             return after(given, batch, self.layers.run(before(given, batch), share))
         return self._scored(self.layers.run(before(given, batch), share, "logits"), batch)
@@ -255,8 +255,7 @@ class Layers:
         What is padding in all rows is not computed, nor are rows behind the first `share` of them: zeros stand there.
         """
         segments = np.asarray(read.segments)
-        rows, length = round(share * len(segments)), segments.shape[1]
-        longest = 1 + int(np.flatnonzero((segments > 0).any(0)).max(initial=0))
+        rows, longest = extent(segments, share)
         places = np.arange(longest)[None].repeat(len(segments), 0) if read.positions is None else read.positions
         given = {
             "hidden": np.ascontiguousarray(np.asarray(read.hidden)[:rows, :longest]),
@@ -265,16 +264,25 @@ class Layers:
             **self._nothing,
         }
         made = self._session.run([output], given)[0]
-        missing = length - longest if read.positions is None else 0
+        missing = segments.shape[1] - longest if read.positions is None else 0
         if rows == len(segments) and not missing:
             return made
         return np.pad(made, [(0, len(segments) - rows), (0, missing), (0, 0)])
 
+    def bare(self, batch: Mapping[str, np.ndarray], share: float = 1.0) -> np.ndarray:
+        """As `run`, the head's logits [B, P, C] of a batch of the host alone. Only where it `embeds`."""
+        segments = batch["segment_ids"]
+        rows, longest = extent(segments, share)
+        positions = np.minimum(batch.get("positions", np.zeros((len(segments), 1), np.int64)), longest - 1)
+        cut = {name: np.ascontiguousarray(batch[name][:rows, :longest]) for name in ("segment_ids", *IDS)}
+        logits, _ = self.scores_of({**cut, "positions": positions[:rows]})
+        return np.pad(logits, [(0, len(segments) - rows), (0, 0), (0, 0)]) if rows < len(segments) else logits
+
     def scores_of(self, batch: Mapping[str, np.ndarray], slots: Slots | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The head's logits of a batch [B, L], and their softmax, float32 [B, 1, C]. Only where it `embeds`.
+        """The head's logits of a batch [B, L], and their softmax, float32 [B, P, C]. Only where it `embeds`.
 
         Args:
-          batch: of a host alone, or of one with a plugin that maps entities.
+          batch: of a host alone, or of one with a plugin that maps entities; one row is read at its first position.
           slots: what such a plugin puts in the place of words: vectors float32 [n, D], rows and positions int64 [n, 2].
         """
         positions = np.asarray(batch.get("positions", FIRST), np.int64)
@@ -286,6 +294,11 @@ class Layers:
     def takes(self, rows: int) -> bool:
         """Whether it runs a batch of so many rows."""
         return self.one if rows == 1 else self.many
+
+
+def extent(segments: np.ndarray, share: float) -> tuple[int, int]:
+    """(how many rows are the first `share` of segments [B, L], where the longest row ends)."""
+    return round(share * len(segments)), 1 + int(np.flatnonzero((segments > 0).any(0)).max(initial=0))
 
 
 def fills_slots(plugin: Plugin) -> bool:
