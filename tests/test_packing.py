@@ -8,8 +8,10 @@ from tiny_families import FAMILIES, family_folder
 
 import kinject
 from kinject.inference.host import open_host
+from kinject.knowledge.base import KnowledgeBase
 from kinject.models.packing import CELLS
 from kinject.serving.programs import filled
+from kinject.serving.queries import Refused
 from kinject.tasks.sequence_classification import SequenceClassification
 
 COUNT = 70
@@ -96,6 +98,18 @@ def test_many_texts_are_answered_without_their_padding(served):
     for name in ("without", "gradient"):
         ours, theirs = ([getattr(one, name) for one in some] for some in told)
         np.testing.assert_allclose(ours[:3], theirs, atol=1e-5)
+
+
+def test_a_text_without_numbers_is_the_only_one_that_is_refused(tmp_path):
+    served = Served(tmp_path, layers=2)
+    base = KnowledgeBase.open(served.knowledge)
+    base.add([{"id": "huge", "label": "huge"}], vectors={"huge": np.full(base.dim, 3e38)})
+    host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
+    plugin = served.plugin("map", method={"name": "map_tuning"}, task="sequence_classification")
+    host.plug(plugin, knowledge=served.knowledge)
+    bad = {"text": "city1", "mentions": [{"start": 0, "end": 5, "entity": "huge"}]}  # the shortest of its batch
+    answers = host.predict([*texts(COUNT), bad], errors="yield")
+    assert [one.line for one in answers if isinstance(one, Refused)] == [COUNT + 1]
 
 
 def test_what_is_padded_as_ever(served):

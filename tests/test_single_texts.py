@@ -7,6 +7,7 @@ import pytest
 from served import Served
 
 import kinject
+from kinject.errors import InputError
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.seams import Plugin
 from kinject.plugins.k_adapter import KAdapter
@@ -82,8 +83,8 @@ def test_answers_with_a_plugin_are_those_of_xla(served, hosts, method):
 
 def test_slots_are_made_once_an_entity_and_swapped_with_the_plugin(served, hosts, monkeypatch):
     asked = []
-    learn = single.SingleTexts._learn
-    monkeypatch.setattr(single.SingleTexts, "_learn", lambda self, rows: asked.append(rows) or learn(self, rows))
+    make = single.SingleTexts._made
+    monkeypatch.setattr(single.SingleTexts, "_made", lambda self, rows: asked.append(rows) or make(self, rows))
     plugins = [served.plugin(name, seed=seed, task=TASK) for name, seed in (("one", 1), ("two", 2))]
     for host in hosts:
         host.plug(plugins[0], knowledge=served.knowledge, name="it")
@@ -97,9 +98,21 @@ def test_slots_are_made_once_an_entity_and_swapped_with_the_plugin(served, hosts
         host.plug(plugins[1], knowledge=served.knowledge, name="it")
     assert np.abs(scores(same(hosts, TEXTS[:2])) - first).max() > 1e-4
     assert hosts[1].engine.programs.compiled == compiled  # a swap compiles nothing
-    monkeypatch.setattr(single, "KEPT", 1)
-    assert same(hosts)  # what is kept is bounded
-    assert len(hosts[1].engine._single_texts[False]._known) <= 2
+    for kept in (1, 2, 3):  # what is kept is bounded, and a text may name what is kept and what is new
+        monkeypatch.setattr(single, "KEPT", kept)
+        more = [mentioned("city2 is near city7 .", ("city2", "Q2"), ("city7", "Q7"))]
+        same(hosts, [*TEXTS, *more, *TEXTS, *more])
+        assert len(hosts[1].engine._single_texts[False]._known) <= max(kept, 2)
+
+
+@pytest.mark.parametrize("length", [0, 3, 65])
+def test_a_length_that_the_host_does_not_have_is_refused_as_ever(served, length):
+    folder, told = served.host(TASK, "classification", LABELS), []
+    for engine in ("jax", "onnxruntime"):
+        with pytest.raises(InputError, match=f"{length} is not a length of this host") as refused:
+            kinject.Host.load(folder, engine=engine, max_length=length).predict("land1 .")
+        told.append(str(refused.value))
+    assert told[0] == told[1]
 
 
 def test_a_revision_and_two_bases_are_read_as_ever(served, hosts, tmp_path):

@@ -20,7 +20,7 @@ class Packed(NamedTuple):
 
     Attributes:
       cells: int32 [T]: which of the B L cells of the batch each position is; B L and more = padding that is left.
-      places: int32 [B, L]: where each cell is among these, 0 where it is not.
+      places: int32 [B, L]: where each cell is among these, T where it is not.
     """
 
     cells: jax.Array
@@ -29,7 +29,10 @@ class Packed(NamedTuple):
     @classmethod
     def of(cls, cells: jax.Array, rows: int, length: int) -> Packed:
         """Of `cells` int32 [T], of a batch [B, L]."""
-        places = jnp.zeros(rows * length, jnp.int32).at[cells].set(jnp.arange(len(cells), dtype=jnp.int32), mode="drop")
+        count = len(cells)
+        places = (
+            jnp.full(rows * length, count, jnp.int32).at[cells].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+        )
         return cls(cells, places.reshape(rows, length))
 
     def gather(self, values: jax.Array) -> jax.Array:
@@ -37,12 +40,14 @@ class Packed(NamedTuple):
         return jnp.take(values.reshape(-1, *values.shape[2:]), self.cells, axis=0, mode="clip")[None]
 
     def spread(self, values: jax.Array) -> jax.Array:
-        """[B, L, …] of [1, T, …]; something finite stands in cells that are not among these."""
-        return jnp.take(values[0], self.places, axis=0, mode="clip")
+        """[B, L, …] of [1, T, …]; zeros stand in cells that are not among these: attention multiplies them by 0."""
+        return jnp.take(values[0], self.places, axis=0, mode="fill", fill_value=0)
 
     def at(self, values: jax.Array, positions: jax.Array) -> jax.Array:
         """[B, P, …] of [1, T, …]: what stands at positions int32 [B, P] of the rows."""
-        return jnp.take(values[0], jnp.take_along_axis(self.places, positions, axis=1), axis=0, mode="clip")
+        return jnp.take(
+            values[0], jnp.take_along_axis(self.places, positions, axis=1), axis=0, mode="fill", fill_value=0
+        )
 
 
 def as_it_is(values: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -205,14 +206,13 @@ class Engine:
         """One text without batches of examples; None where it takes these."""
         if not (step.embeds and SingleTexts.takes(active.plugin)):
             return None
-        tokenizer, alone = self._hosts[""].tokenizer, active.plugin is None
+        alone = active.plugin is None
         single = self._single_texts.get(alone)
-        if single is None or single.active is not active:
-            single = SingleTexts(self.task, active, model, self.programs, tokenizer)
-            self._single_texts[alone] = single
         try:
-            most = self.max_length or tokenizer.max_length
-            made = single(record, step, lambda: self._encoder(active), most)
+            if single is None or single.active is not active:
+                single = SingleTexts(self.task, active, model, self.programs, partial(self._encoder, active))
+                self._single_texts[alone] = single
+            made = single(record, step)
         except InputError:
             return None  # it is refused where all are
         one = np.zeros(1, np.int64)

@@ -14,7 +14,6 @@ import numpy as np
 from kinject.data.encode import Encoded, EntityEncoder
 from kinject.data.pipeline import Batch
 from kinject.data.records import Record
-from kinject.data.tokenizer import HostTokenizer
 from kinject.inference.program import Model
 from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
@@ -34,11 +33,23 @@ class SingleTexts:
       active: what is plugged in.
       model: the host with it, on the device.
       programs: compile what fills slots.
-      tokenizer: of the host.
+      encoder: makes what encodes a text for it.
+
+    Raises:
+      InputError: texts of a length that the host does not have.
     """
 
-    def __init__(self, task: Task, active: ActivePlugins, model: Model, programs: Programs, tokenizer: HostTokenizer):
-        self.task, self.active, self.programs, self.tokenizer = task, active, programs, tokenizer
+    def __init__(
+        self,
+        task: Task,
+        active: ActivePlugins,
+        model: Model,
+        programs: Programs,
+        encoder: Callable[[], EntityEncoder],
+    ):
+        self.task, self.active, self.programs, self.encoder = task, active, programs, encoder
+        reads = encoder()
+        self.tokenizer, self.most = reads.tokenizer, reads.max_length
         self._program = model.program
         self._params = {path: leaf for path, leaf in model.params.items() if path.startswith("plugin/")}
         self._known: dict[int, np.ndarray] = {}
@@ -48,14 +59,12 @@ class SingleTexts:
         """Whether such a plugin, or none, can be answered for."""
         return plugin is None or plugin.maps_entities
 
-    def __call__(self, record: Record, step: Either, encoder: Callable[[], EntityEncoder], most: int) -> Any:
+    def __call__(self, record: Record, step: Either) -> Any:
         """What an answer step yields of a text, [1, …] each, and whether it was too long; None = ask as ever.
 
         Args:
           record: the text.
           step: which `embeds`.
-          encoder: makes the encoder, where the text has mentions or is longer than `most`.
-          most: positions that a text may take.
 
         Raises:
           InputError: a record that the task cannot use.
@@ -65,9 +74,9 @@ class SingleTexts:
             return None
         if not record.mentions:
             ids, second = self.tokenizer.passage(texts)
-            if len(ids) <= most:
+            if len(ids) <= self.most:
                 return step.one(plain_batch(ids, second, self.tokenizer.pair_type)), False
-        reads = encoder()
+        reads = self.encoder()
         knowledge = self.active.knowledge if self.active.reads_slots else None
         pair = texts[1] if len(texts) > 1 else None
         encoded = reads.encode(texts[0], record.mentions, pair, rows=slot_rows(knowledge))
@@ -79,23 +88,25 @@ class SingleTexts:
             return None
         places = np.flatnonzero(encoded.entity_slot >= 0)
         rows = encoded.entity_rows[encoded.entity_slot[places]].tolist()
-        self._learn([row for row in dict.fromkeys(rows) if row not in self._known])
+        known = self._known  # another thread may put another in its place
+        found = {row: known[row] for row in dict.fromkeys(rows) if row in known}
+        if new := self._made([row for row in dict.fromkeys(rows) if row not in found]):
+            found |= new
+            self._known = {**known, **new} if len(known) + len(new) <= KEPT else new
         cells = np.zeros((len(places), 2), np.int64)
         cells[:, 1] = places
-        return np.stack([self._known[row] for row in rows]), cells
+        return np.stack([found[row] for row in rows]), cells
 
-    def _learn(self, rows: list[int]) -> None:
-        """Lets the plugin fill a slot of each of these entities."""
+    def _made(self, rows: list[int]) -> dict[int, np.ndarray]:
+        """What the plugin puts in a slot of each of these entities, float32 [E]."""
         if not rows:
-            return
+            return {}
         count = max(LEAST_ENTITIES, power_of_two(len(rows)))
         ids = np.full((1, count), -1, np.int32)
         ids[0, : len(rows)] = rows
         vectors, _ = self.active.knowledge.gather(ids)
         made = np.asarray(self.programs.slots(self._program)(self._params, ids, vectors))
-        if len(self._known) + len(rows) > KEPT:
-            self._known = {}
-        self._known |= {row: made[number] for number, row in enumerate(rows)}
+        return {row: made[number] for number, row in enumerate(rows)}
 
 
 def plain_batch(ids: list[int], second: int, pair_type: int) -> Batch:
