@@ -16,6 +16,8 @@ from tiny_world import same_bits
 from kinject.errors import InputError
 from kinject.inference.program import split_program
 from kinject.reports.console import Reporter
+from kinject.training.loop import Fit
+from kinject.training.metrics import compilations
 from kinject.training.prefix import allocate_cache, choose_cache
 
 RULES = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
@@ -114,3 +116,23 @@ def test_states_without_room_are_told_of(trained, monkeypatch):
     assert fit.program.start == 0 and "prefix" not in fit.train_feed.examples.buckets[0]
     settings = r"0 MiB are more than fit\.prefix_cache_mb and fit\.prefix_disk_mb allow"
     assert re.fullmatch(rf"stage: layers below 2 are frozen, but computed in each step: {settings}", said[0])
+
+
+def test_the_first_step_from_kept_states_compiles_nothing(trained, monkeypatch):
+    found = []
+
+    def stepped(fit, step=Fit.train):
+        inner = fit.train_step
+
+        def counted(*given):
+            before = compilations()
+            made = inner(*given)
+            found.append(compilations() - before)
+            return made
+
+        fit.train_step = counted
+        return step(fit)
+
+    monkeypatch.setattr(Fit, "train", stepped)
+    trained("counted")
+    assert found[0] == 0

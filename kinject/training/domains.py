@@ -31,7 +31,7 @@ from kinject.reports.console import Reporter
 from kinject.training.config import FitConfig
 from kinject.training.loop import Fit, FitResult
 from kinject.training.metrics import Progress
-from kinject.training.prefix import first_trainable_state
+from kinject.training.prefix import PrefixPlan, first_trainable_state
 from kinject.training.step import Logged, TrainState, initial_state, step_function
 from kinject.tree import Flat
 
@@ -282,12 +282,13 @@ class DomainFit(Fit):
             raise InputError(f"{self.name}.fit.epochs", problem, "give steps")
         return next(iter(totals.values()))
 
-    def _cache_prefix(self, train: Flat, workdir: Path) -> None:
+    def _plan_prefix(self, train: Flat, workdir: Path) -> PrefixPlan | None:
         """Nothing is kept: what it would save is little where a plugin is read at the embeddings."""
         host, plugin = self.program.abstract(one_domain({**self.frozen, **train}, 0))
         if self.config.dropout == "trained" and first_trainable_state(self.labels, plugin, len(host.encoder.layers)):
             problem = "dropout='trained' keeps frozen layers' states, which domains trained at once do not"
             raise InputError(f"{self.name}.fit.dropout", problem, "use 'none' or 'all'")
+        return None
 
     def _compile(self, train: Flat, optimizer: optax.GradientTransformation) -> None:
         self.state = self.place.state(initial_states(train, optimizer, self.labels))
@@ -310,7 +311,9 @@ class DomainFit(Fit):
             return state, by_name(logged)
 
         self.train_step = step
-        self.iterator = iter(self.stacked_feed.training(self.config.batch_size, self.seeds, self.rows))
+
+    def _stream(self) -> grain.DatasetIterator:
+        return iter(self.stacked_feed.training(self.config.batch_size, self.seeds, self.rows))
 
     def _refreshing(self, train: Flat) -> tuple[int, Any]:
         _, plugin = self.program.abstract(one_domain({**self.frozen, **train}, 0))

@@ -17,12 +17,14 @@ import optax
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.inference.mesh import Placement, fetch, place_params
-from kinject.inference.processes import Preempted, alone, first, share, watched
+from kinject.inference.processes import Preempted, first, watched
 from kinject.inference.program import Program, evaluate, make_evaluation_step
 from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
+from kinject.training.agreement import check_same_start
 from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
+from kinject.training.early import compiled_beside, with_states
 from kinject.training.metrics import (
     LARGEST,
     MetricsFile,
@@ -35,9 +37,9 @@ from kinject.training.metrics import (
     compilations,
 )
 from kinject.training.partition import label_parameters, split
-from kinject.training.prefix import attach_prefix, check_disk, plan_prefix
+from kinject.training.prefix import PrefixPlan, attach_prefix, check_disk, plan_prefix
 from kinject.training.step import Logged, TrainState, initial_state, make_optimizer, make_refresh, make_train_step
-from kinject.tree import Flat, digest
+from kinject.tree import Flat
 
 
 @dataclass
@@ -107,10 +109,12 @@ class Fit:
         train, frozen = split(params, self.labels)
         train, self.frozen = place_params(train, frozen, config.compute_dtype, self.place, program.tables)
         self._use_table(table)
-        self._check_same_start(train)
-        self._cache_prefix(train, workdir)
-
+        check_same_start(name, train)
+        plan = self._plan_prefix(train, workdir)
         self._compile(train, make_optimizer(config.optimizer, self.labels, self.total))
+        if plan is not None:
+            self._keep_prefix(plan, workdir)
+        self.iterator = self._stream()
         self.profiler = Profiler(config.profile, workdir / "profile" / name)
         self.train_step = self.profiler.watch(self.train_step)
         self.evaluation_step = make_evaluation_step(self.program)
@@ -226,7 +230,7 @@ class Fit:
             self.dev_feed = self.dev_feed and replace(self.dev_feed, gather=None)
 
     def _compile(self, train: Flat, optimizer: optax.GradientTransformation) -> None:
-        """Makes the first state, the step and the stream of batches."""
+        """Makes the first state and the step."""
         self.state = self.place.state(initial_state(train, optimizer, self.labels))
         self.train_step = make_train_step(
             self.program,
@@ -236,8 +240,10 @@ class Fit:
             dropout=self.config.dropout != "none",
             shardings=self.place.shardings(self.state),
         )
-        feed, part = self.train_feed, self.place.share(self.rows)
-        self.iterator = iter(feed.training(self.config.batch_size, self.seed, share=part, rows=self.rows))
+
+    def _stream(self) -> grain.DatasetIterator:
+        share = self.place.share(self.rows)
+        return iter(self.train_feed.training(self.config.batch_size, self.seed, share=share, rows=self.rows))
 
     def _refreshing(self, train: Flat) -> tuple[int, Any]:
         """How often the plugin's tables are made anew, and what makes them of all parameters.
@@ -252,41 +258,33 @@ class Fit:
             raise InputError(f"{self.name}.fit.checkpoint_every", problem, "a rerun starts on a refresh")
         return every, make_refresh(self.program)
 
-    def _check_same_start(self, train: Flat) -> None:
-        """Holds several processes to the same start: replicated leaves that differ would stay different, silently."""
-        if alone():
-            return
-        mine = digest({path: np.asarray(leaf) for path, leaf in fetch(train).items()})
-        if share(mine) != mine:
-            problem = "this process starts from other trainable parameters than process 0"
-            raise InputError(
-                f"{self.name}, process {jax.process_index()}", problem, "give all the same files, versions"
-            )
-
-    def _cache_prefix(self, train: Flat, workdir: Path) -> None:
-        """Computes hidden states below all that trains once, where nothing is dropped and there is room."""
-        params = {**self.frozen, **train}
+    def _plan_prefix(self, train: Flat, workdir: Path) -> PrefixPlan | None:
+        """What is kept of the hidden states below all that trains, where nothing is dropped and there is room."""
         feeds = [feed for feed in (self.train_feed, self.dev_feed) if feed is not None]
-        plan = plan_prefix(self.name, self.config, self.program, params, self.labels, feeds)
-        if plan is not None:
-            self.reporter.say(f"{self.name}: {plan}")
-        if plan is None or plan.cache is None:
-            return
+        plan = plan_prefix(self.name, self.config, self.program, {**self.frozen, **train}, self.labels, feeds)
+        if plan is None:
+            return None
+        self.reporter.say(f"{self.name}: {plan}")
+        if plan.cache is None:
+            return None
         if plan.cache == "disk":
             check_disk(workdir, plan.size)
-        attach = partial(
-            attach_prefix,
-            self.program,
-            params,
-            start=plan.start,
-            batch_size=self.config.evaluation_batch_size,
-            place=self.place,
-            seam=plan.seam,
-            dtype=plan.dtype,
-            folder=workdir if plan.cache == "disk" else None,
-        )
-        self.train_feed, self.dev_feed = attach(self.train_feed), self.dev_feed and attach(self.dev_feed)
         self.program = replace(self.program, start=plan.start)
+        return plan
+
+    def _keep_prefix(self, plan: PrefixPlan, workdir: Path) -> None:
+        """Computes these states once, and compiles the first batch's step beside."""
+        params = {**self.frozen, **self.state.train}
+        folder = workdir if plan.cache == "disk" else None
+        kept: dict[str, Any] = {"start": plan.start, "seam": plan.seam, "dtype": plan.dtype, "folder": folder}
+        rows = self.config.evaluation_batch_size
+        attach: Callable[[Feed], Feed] = partial(
+            attach_prefix, self.program, params, batch_size=rows, place=self.place, **kept
+        )
+        batch = self.train_feed.order(self.config.batch_size, self.seed, rows=self.rows)[0]
+        batch = with_states(self.program, params, batch, plan, self.place)
+        with compiled_beside(self.train_step, self.state, self.frozen, batch):
+            self.train_feed, self.dev_feed = attach(self.train_feed), self.dev_feed and attach(self.dev_feed)
 
     # the parts of a step
 

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -133,6 +133,24 @@ def prefix_bytes(feed: Feed, hidden_size: int, dtype: np.dtype) -> int:
     return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * dtype.itemsize
 
 
+def prefix_function(
+    program: Program, start: int, seam: bool, dtype: np.dtype
+) -> Callable[[Flat, Mapping[str, jax.Array]], dict[str, jax.Array]]:
+    """The pure (params, batch [B, …]) -> what `Encoder.prefix` yields, in `dtype` and of the batch's own shape."""
+
+    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        host, plugin = program.merge(params)
+
+        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=start, seam=seam)
+            shape = (*rows["token_ids"].shape, -1)
+            return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
+
+        return map_microbatches(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
+
+    return compute
+
+
 def attach_prefix(
     program: Program,
     params: Flat,
@@ -153,31 +171,26 @@ def attach_prefix(
       InputError: the folder's disk has no room.
     """
 
-    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        host, plugin = program.merge(params)
-
-        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=start, seam=seam)
-            shape = (*rows["token_ids"].shape, -1)
-            return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
-
-        return map_microbatches(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
-
-    compute = jax.jit(compute, compiler_options=options(program.row_parts))
+    compute = jax.jit(prefix_function(program, start, seam, dtype), compiler_options=options(program.row_parts))
     batch_size = place.round_up(batch_size)
 
+    def batch_of(number: int, low: int) -> dict[str, jax.Array]:
+        size, share = len(feed.examples.buckets[number]["index"]), place.share(batch_size)
+        rows = np.minimum(np.arange(low, low + batch_size), size - 1)
+        return place.batch(feed.batch(number, rows if share is None else rows[share]), batch_size)
+
     def rows_of(number: int, bucket: Batch) -> dict[str, np.ndarray]:
-        size, share = len(bucket["index"]), place.share(batch_size)
+        size = len(bucket["index"])
         kept: dict[str, np.ndarray] = {}
         for low in range(0, size, batch_size):
-            rows = np.minimum(np.arange(low, low + batch_size), size - 1)
-            batch = place.batch(feed.batch(number, rows if share is None else rows[share]), batch_size)
-            for name, states in fetch(compute(params, batch)).items():
+            for name, states in fetch(compute(params, batch_of(number, low))).items():
                 if name not in kept:
                     kept[name] = allocate_cache((size, *states.shape[1:]), dtype, folder)
                 kept[name][low : low + batch_size] = states[: size - low]
         return kept
 
+    for number in range(len(feed.examples.buckets)):  # first of all: one would wait for a step compiled beside
+        compute.lower(params, batch_of(number, 0)).compile()
     buckets = tuple({**bucket, **rows_of(number, bucket)} for number, bucket in enumerate(feed.examples.buckets))
     return feed.with_examples(replace(feed.examples, buckets=buckets))
 
