@@ -12,13 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import numpy as np
 
 from kinject.data.pipeline import Batch
 from kinject.inference.mesh import Placement
 from kinject.inference.processes import alone
-from kinject.inference.program import Program
-from kinject.training.prefix import PrefixPlan, prefix_function
+from kinject.training.prefix import PrefixPlan
 from kinject.training.step import TrainState
 from kinject.tree import Flat
 
@@ -45,13 +43,8 @@ def compiled_beside(step: Any, state: TrainState, frozen: Flat, batch: Mapping[s
         compiled.result()  # what is wrong with the step is told here, as its first call would
 
 
-def with_states(
-    program: Program, params: Flat, batch: Batch, plan: PrefixPlan, place: Placement
-) -> dict[str, np.ndarray | jax.Array | jax.ShapeDtypeStruct]:
+def with_states(batch: Batch, plan: PrefixPlan, place: Placement) -> dict[str, Any]:
     """A batch ([B, …] each) as the step is given it, with shapes in the place of the states that it will bring."""
-    states = jax.eval_shape(prefix_function(program, plan.start, plan.seam, plan.dtype), params, batch)
-    given = place.given(batch, len(batch["index"]))
-    return {
-        **given,
-        **{name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=place.rows) for name, one in states.items()},
-    }
+    shape = (*batch["token_ids"].shape, plan.width)
+    states = jax.ShapeDtypeStruct(shape, plan.dtype, sharding=place.rows)
+    return {**place.given(batch, len(batch["index"])), **dict.fromkeys(plan.names, states)}

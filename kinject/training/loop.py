@@ -282,7 +282,7 @@ class Fit:
             attach_prefix, self.program, params, batch_size=rows, place=self.place, **kept
         )
         batch = self.train_feed.order(self.config.batch_size, self.seed, rows=self.rows)[0]
-        batch = with_states(self.program, params, batch, plan, self.place)
+        batch = with_states(batch, plan, self.place)
         with compiled_beside(self.train_step, self.state, self.frozen, batch):
             self.train_feed, self.dev_feed = attach(self.train_feed), self.dev_feed and attach(self.dev_feed)
 

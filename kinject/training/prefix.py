@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -50,6 +50,8 @@ class PrefixPlan:
       dtype: of the kept states.
       size: what they take, in bytes.
       cache: where they are kept; None = nowhere, every step computes them.
+      names: of what `Encoder.prefix` yields, [B, L, D] each.
+      width: D.
     """
 
     start: int
@@ -57,6 +59,8 @@ class PrefixPlan:
     dtype: np.dtype
     size: int
     cache: CacheKind | None
+    names: tuple[str, ...]
+    width: int
 
     def __str__(self) -> str:
         megabytes = f"{self.size / 2**20:.0f} MiB"
@@ -88,7 +92,8 @@ def plan_prefix(
         return None
     dtype = np.dtype(jnp.bfloat16 if config.prefix_dtype == "bfloat16" else host.encoder.dtype)
     one = sum(prefix_bytes(feed, host.encoder.config.hidden_size, dtype) for feed in feeds)
-    size = one * (1 + len(kept_states(plugin, layers, start)))
+    names = ("prefix", *(f"state_{i}" for i in kept_states(plugin, layers, start)))
+    size = one * len(names)
     # with dropout, what is dropped must not depend on how much memory there is
     seam = config.dropout == "none" and stops_at_seam(labels, plugin, start, layers)
     seam = seam and not host.encoder.layers[start].reads_input
@@ -100,7 +105,8 @@ def plan_prefix(
         problem = f"dropout='trained' keeps the frozen layers' states, {size >> 20} MiB"
         mend = "raise it" + (" or fit.prefix_disk_mb" if alone() else "") + ", or use dropout='all'"
         raise InputError(f"{name}.fit.prefix_cache_mb", problem, mend)
-    return PrefixPlan(start, seam, dtype, size, cache)
+    names += ("prefix_inner",) * seam
+    return PrefixPlan(start, seam, dtype, size, cache, names, host.encoder.config.hidden_size)
 
 
 def first_trainable_state(labels: Mapping[str, str], plugin: Plugin | None, layers: int) -> int:
@@ -133,24 +139,6 @@ def prefix_bytes(feed: Feed, hidden_size: int, dtype: np.dtype) -> int:
     return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * dtype.itemsize
 
 
-def prefix_function(
-    program: Program, start: int, seam: bool, dtype: np.dtype
-) -> Callable[[Flat, Mapping[str, jax.Array]], dict[str, jax.Array]]:
-    """The pure (params, batch [B, …]) -> what `Encoder.prefix` yields, in `dtype` and of the batch's own shape."""
-
-    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        host, plugin = program.merge(params)
-
-        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=start, seam=seam)
-            shape = (*rows["token_ids"].shape, -1)
-            return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
-
-        return map_microbatches(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
-
-    return compute
-
-
 def attach_prefix(
     program: Program,
     params: Flat,
@@ -171,7 +159,17 @@ def attach_prefix(
       InputError: the folder's disk has no room.
     """
 
-    compute = jax.jit(prefix_function(program, start, seam, dtype), compiler_options=options(program.row_parts))
+    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        host, plugin = program.merge(params)
+
+        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=start, seam=seam)
+            shape = (*rows["token_ids"].shape, -1)
+            return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
+
+        return map_microbatches(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
+
+    compute = jax.jit(compute, compiler_options=options(program.row_parts))
     batch_size = place.round_up(batch_size)
 
     def batch_of(number: int, low: int) -> dict[str, jax.Array]:
