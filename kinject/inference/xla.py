@@ -20,7 +20,7 @@ import jax
 
 CACHE_VARIABLE = "KINJECT_COMPILATION_CACHE"
 LARGEST = 4 << 30  # bytes; what was used longest ago goes first
-SHORTEST = 0.1  # seconds; what compiles faster is not worth a file
+SHORTEST = 0.02  # seconds; what compiles faster is not worth a file. A start has some twenty that take up to 0.05
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 MALLOC_VARIABLES = (
     "GLIBC_TUNABLES",
