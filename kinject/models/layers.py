@@ -24,7 +24,7 @@ from kinject.models.kernels.products import (
     dot_general,
     promote,
 )
-from kinject.models.packing import Packed, as_it_is
+from kinject.models.packing import Packed
 
 PROBABILITIES, ATTENTION, FEED_FORWARD, PLUGIN = range(4)  # sites of a layer's dropout key
 QKV, QUERIES, ATTENTION_OUTPUT, UP, DOWN = range(4, 9)  # and those of what is added to a dense layer
@@ -302,6 +302,11 @@ class FeedForward(PostNorm, nnx.Module):
         if self.adapter is not None:
             output = self.adapter(output)
         return self.leave(output, hidden)
+
+
+def as_it_is(values: jax.Array) -> jax.Array:
+    """The identity."""
+    return values
 
 
 def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:

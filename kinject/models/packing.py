@@ -48,8 +48,3 @@ class Packed(NamedTuple):
         return jnp.take(
             values[0], jnp.take_along_axis(self.places, positions, axis=1), axis=0, mode="fill", fill_value=0
         )
-
-
-def as_it_is(values: jax.Array) -> jax.Array:
-    """The identity."""
-    return values

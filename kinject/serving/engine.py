@@ -27,7 +27,7 @@ from kinject.inference.program import Model, PlacedHost
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
-from kinject.serving.programs import EXPLAINED, Programs, Shapes, Step
+from kinject.serving.programs import EXPLAINED, PACKED, Programs, Shapes, Step
 from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused
 from kinject.serving.runtime import JAX, Either, EngineName, choose, fills_slots
 from kinject.serving.single import SingleTexts
@@ -193,8 +193,9 @@ class Engine:
                     lambda bucket: {EXPLAINED: explained[made_of[bucket["index"]]].astype(np.int32)}
                 )
             gather = active.knowledge.gather if active.reads_slots else None
-            pad = self._hosts[""].tokenizer.pad_id
-            for index, batch in self._dealer(active).batches(examples, gather, pad, self._packs(active.plugin)):
+            pad, many = self._hosts[""].tokenizer.pad_id, len(records) >= PACKED * self.rows
+            packs = many and self._packs(active.plugin)
+            for index, batch in self._dealer(active).batches(examples, gather, pad, packs):
                 filled = (len(index),) if isinstance(step, Either) else ()
                 given = self.place.given(batch, len(batch["weights"]))
                 results.append((index, step(model.params, given, *filled)))
@@ -304,7 +305,7 @@ class Engine:
         return asked.parts() if self.task.answer == "spans" else dict(asked.rows())
 
     def _packs(self, plugin: Plugin | None) -> bool:
-        """Whether a batch is computed without its padding: on one CPU, by layers that XLA runs without a plugin."""
+        """Whether batches can be without their padding: on one CPU, of layers that XLA runs and no plugin enters."""
         plain = type(self.task).outputs is Task.outputs and type(self.task).rows is Task.rows
         ours = self._placed.devices == 1 and not (self.layers is not None and self.layers.many)
         fits = self._hosts[""].loaded.host.encoder.packs and (plugin is None or fills_slots(plugin))

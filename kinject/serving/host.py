@@ -33,6 +33,7 @@ from kinject.tasks.base import Task, make_task
 Folder = str | os.PathLike[str]
 log = logging.getLogger("kinject")
 Input = str | Mapping[str, Any] | Record
+ONE = (str, Mapping, Record)  # one input, and not several
 
 
 class Parameters(NamedTuple):
@@ -273,7 +274,7 @@ class Host:
           InputError: options that the task cannot serve, or an input that cannot be used.
         """
         answers = self.stream(inputs, **options)
-        return next(answers) if isinstance(inputs, str | Mapping | Record) else list(answers)
+        return next(answers) if isinstance(inputs, ONE) else list(answers)
 
     def stream(
         self,
@@ -302,9 +303,9 @@ class Host:
         """
         if top < 1:
             raise InputError("top", f"it is {top}", "give 1 or more")
-        if not isinstance(inputs, Iterable | Record):
+        if not isinstance(inputs, (Iterable, Record)):
             raise InputError("input", f"it is {inputs!r}", "give a text, a record, or several of them")
-        some = [inputs] if isinstance(inputs, str | Mapping | Record) else inputs
+        some = [inputs] if isinstance(inputs, ONE) else inputs
         return self.answer(
             enumerate(some, 1), "input", top=top, compare=compare, explain=explain, errors=errors, linker=linker
         )

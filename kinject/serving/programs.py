@@ -165,7 +165,9 @@ def probabilities(task: Task, raw: jax.Array) -> jax.Array:
 
 def rank(raw: np.ndarray, scores: np.ndarray, top: int) -> dict[str, np.ndarray]:
     """What `Programs.answer` yields, in NumPy, of raw scores and probabilities [B, C]: in the order of `lax.top_k`."""
-    order = np.where(np.isnan(scores), -np.inf, -scores)  # a NaN comes first, so that the answer is refused
+    order = -scores
+    if scores is raw:  # a NaN comes first, so that the answer is refused; of a softmax all are NaN then
+        order[np.isnan(order)] = -np.inf
     numbers = order.argsort(axis=-1, kind="stable")[:, :top]
     rows = np.arange(len(raw))[:, None]
     return {"scores": scores[rows, numbers], "numbers": numbers, "possible": raw[rows, numbers] > POSSIBLE}
@@ -246,8 +248,8 @@ class Shapes:
     ) -> Iterator[tuple[np.ndarray, Batch]]:
         """Yields (numbers of the examples int [n], batch of B >= n rows), longest examples first.
 
-        Where the layers can leave padding out (`packs`) and there are many examples, a batch has as many as fill its
-        positions, and says which of its cells these are (`cells`).
+        Where padding is to be left out (`packs`), a batch has as many as fill its positions, and says which of its
+        cells these are (`cells`).
         """
         feed = Feed(examples.with_arrays(_with_entities), gather)
         for number, bucket in enumerate(feed.examples.buckets):
@@ -259,7 +261,7 @@ class Shapes:
                 length = next(one for one in self.lengths if one >= sizes[order[stop - 1]])
                 rows, positions = self.rows_of(length, len(order)), 0
                 taken = min(rows, stop)
-                if packs and real.ndim == 1 and len(order) >= PACKED * self.rows:
+                if packs and real.ndim == 1:
                     full = min(self.rows * FULL_LENGTH // 2, MOST_POSITIONS)
                     taken, rows, positions = filled(sizes[order[:stop]], length, full)
                 chosen = order[stop - taken : stop]

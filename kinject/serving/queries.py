@@ -60,9 +60,10 @@ def read_queries(inputs: Iterable[tuple[int, Any]], name: str, linkers: Sequence
         except InputError as error:
             yield Refused.because_of(error, number, identity)
             continue
-        fields = dict(record.fields)
-        identity = fields.pop("id", None)  # two questions may have one id; of a data set's records none may
-        yield Query(number, replace(record, fields=fields), identity)
+        identity = record.fields.get("id")
+        if "id" in record.fields:  # two questions may have one id; of a data set's records none may
+            record = replace(record, fields={name: one for name, one in record.fields.items() if name != "id"})
+        yield Query(number, record, identity)
 
 
 def _record(value: Any, where: str) -> tuple[Record, bool]:

@@ -112,7 +112,8 @@ class SingleTexts:
 def plain_batch(ids: list[int], second: int, pair_type: int) -> Batch:
     """The batch [1, L] of one passage of texts without mentions, whose second text begins at `second`."""
     types = np.zeros((1, len(ids)), np.int32)
-    types[0, second:] = pair_type
+    if second < len(ids):
+        types[0, second:] = pair_type
     return _batch(np.array([ids], np.int32), types)
 
 

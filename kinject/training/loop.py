@@ -17,7 +17,7 @@ import optax
 from kinject.data.pipeline import Feed
 from kinject.errors import InputError
 from kinject.inference.mesh import Placement, fetch, place_params
-from kinject.inference.processes import Preempted, first, watched
+from kinject.inference.processes import Preempted, alone, first, watched
 from kinject.inference.program import Program, evaluate, make_evaluation_step
 from kinject.inference.vectors import TABLE, VectorTable
 from kinject.reports.console import Reporter
@@ -109,7 +109,8 @@ class Fit:
         train, frozen = split(params, self.labels)
         train, self.frozen = place_params(train, frozen, config.compute_dtype, self.place, program.tables)
         self._use_table(table)
-        check_same_start(name, train)
+        if not alone():
+            check_same_start(name, train)
         plan = self._plan_prefix(train, workdir)
         self._compile(train, make_optimizer(config.optimizer, self.labels, self.total))
         if plan is not None:
