@@ -9,6 +9,7 @@ from tiny_families import FAMILIES, family_folder
 import kinject
 from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
+from kinject.models.layers import Attention
 from kinject.models.packing import CELLS
 from kinject.serving.programs import filled
 from kinject.serving.queries import Refused
@@ -50,6 +51,20 @@ def test_a_packed_batch_gives_what_a_padded_one_gives(tmp_path, family):
             np.testing.assert_allclose(np.where(real, ours, 0), np.where(real, theirs, 0), atol=2e-5)
         np.testing.assert_allclose(read.last[:3], padded[1].last[:3], atol=2e-5)
         assert np.isfinite(everywhere.last).all()
+
+
+def test_a_familys_own_attention_need_not_know_of_it(tmp_path):
+    class Own(Attention):
+        def __call__(self, hidden, segment_ids, key, positions=None, relative=None):
+            return super().__call__(hidden, segment_ids, key, positions, relative)
+
+    host = open_host(family_folder(tmp_path / "host", "bert", "masked_lm"), head="masked_lm").loaded.host
+    names = ("token_ids", "segment_ids", "position_ids", "type_ids")
+    batch = {name: jnp.ones((2, 3), jnp.int32) for name in names}
+    before = host.encoder(batch).last
+    host.encoder.layers[0].attention.__class__ = Own
+    assert not host.encoder.packs
+    np.testing.assert_array_equal(host.encoder(batch).last, before)
 
 
 @pytest.mark.parametrize(

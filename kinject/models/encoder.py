@@ -235,11 +235,12 @@ class Encoder(nnx.Module):
         packed: Packed | None,
     ) -> Callable[[jax.Array], jax.Array]:
         layer, last = self.layers[i], i == len(self.layers) - 1
+        told = {} if packed is None else {"packed": packed}  # a family's own attention need not know of it
 
         def step(entered: jax.Array) -> jax.Array:
             hidden = entered
             if inner is None:
-                hidden = layer.attention(hidden, batch["segment_ids"], key, positions, relative, packed)
+                hidden = layer.attention(hidden, batch["segment_ids"], key, positions, relative, **told)
                 read = layer.feed_forward.enter(hidden)
                 output = layer.feed_forward.inner(read, key)
             elif positions is None:
