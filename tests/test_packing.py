@@ -74,12 +74,10 @@ def test_a_familys_own_attention_need_not_know_of_it(tmp_path):
         ([16] * 100, 16, 1024, (64, 128, 1024)),  # the positions are full
         ([5] * 400, 16, 1024, (128, 128, 1024)),  # the rows are
         ([5] * 20, 16, 1024, (20, 32, 256)),  # the last ones take a quarter
-        ([9] * 3 + [100], 128, 64, (3, 2, 128)),  # one that is longer than the positions has as many as it needs
+        ([9] * 3 + [100], 128, 64, (2, 2, 128)),  # one that is longer than the positions has as many as it needs
     ],
 )
 def test_how_texts_fill_a_batch(sizes, length, positions, expected):
-    if length > positions:
-        expected = (2, 2, 128)  # two rows at most
     assert filled(np.array(sizes), length, positions) == expected
 
 

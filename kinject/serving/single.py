@@ -6,7 +6,7 @@ maps entities puts in a slot depends on nothing else, so it is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,7 @@ def plain_batch(ids: list[int], second: int, pair_type: int) -> Batch:
     return _batch(np.array([ids], np.int32), types)
 
 
-def encoded_batch(encoded: Encoded) -> Mapping[str, np.ndarray]:
+def encoded_batch(encoded: Encoded) -> Batch:
     """The batch [1, L] of one encoded passage."""
     return _batch(encoded.token_ids[None], encoded.type_ids[None])
 
