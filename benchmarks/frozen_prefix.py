@@ -38,7 +38,8 @@ from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.training.config import OptimizerConfig
 from kinject.training.partition import label_parameters, split
-from kinject.training.prefix import attach_prefix, first_trainable_state, stops_at_seam
+from kinject.training.prefix import PrefixPlan, first_trainable_state, stops_at_seam
+from kinject.training.states import attach_prefix
 from kinject.training.step import initial_state, make_optimizer, make_train_step
 
 LABELS = ("no", "yes")
@@ -80,12 +81,14 @@ def epochs(
     if kept != ANEW:
         layers = len(host.loaded.host.encoder.layers)
         start = first_trainable_state(labels, plugin, layers)
-        if kept == "disk":
-            options = {"folder": Path(tempfile.gettempdir())}
-        else:  # one state more, which runs keep in memory only
-            options = {"seam": stops_at_seam(labels, plugin, start, layers)}
-        started = time.perf_counter()
-        feed = attach_prefix(program, {**frozen, **train}, feed, start, 96, Placement.single(), **options)
+        # in memory one state more, as runs keep it
+        seam = kept != "disk" and stops_at_seam(labels, plugin, start, layers)
+        names, width = ("prefix", "prefix_inner")[: 1 + seam], host.loaded.config.hidden_size
+        plan = PrefixPlan(start, seam, np.dtype(np.float32), 0, "disk" if kept == "disk" else "memory", names, width)
+        started, workdir = time.perf_counter(), Path(tempfile.gettempdir())
+        feed = attach_prefix(program, {**frozen, **train}, feed, plan, 96, Placement.single(), workdir=workdir)
+        for bucket in feed.examples.buckets:
+            bucket["prefix"].fill()
         program, seconds = replace(program, start=start), time.perf_counter() - started
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-3), labels, 1_000)
     step = make_train_step(program, optimizer, labels, seed=0, dropout=False)

@@ -48,9 +48,9 @@ THEIRS = (
     "(BertForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder))",
 )
 IMPORTS = """import kinject.cli.predict  # and what its `run` imports, in its way
-from kinject.hf_folder import without_collection
-with without_collection():
-    import kinject.serving, kinject.inference.xla, kinject.serving.queries
+from kinject.cli.parser import own_process
+own_process()
+import kinject.serving, kinject.inference.xla, kinject.serving.queries
 """
 SHAPES = {"tiny": (128, 2, 2), "minilm-l6": (384, 6, 12), "bert-base": (768, 12, 12)}
 

@@ -139,12 +139,12 @@ def _transformers() -> Iterator[Any]:
         warnings.simplefilter("ignore")
         if NAME not in sys.modules:
             after.enter_context(_without_torch())
-            after.enter_context(without_collection())
+            after.enter_context(_without_collection())
         yield importlib.import_module(NAME)
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
+def _without_collection() -> Iterator[None]:
     """No garbage collection: of what imports make there is nothing to collect, and looking for it takes a tenth."""
     on = gc.isenabled()
     gc.disable()

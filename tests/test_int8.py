@@ -26,7 +26,8 @@ from kinject.stages.experiment import Experiment
 from kinject.tasks.base import Extent
 from kinject.training.aot import compile_step
 from kinject.training.partition import split
-from kinject.training.prefix import attach_prefix
+from kinject.training.prefix import PrefixPlan
+from kinject.training.states import attach_prefix
 
 LAYER = "host/encoder/layers/0"
 KINDS = {
@@ -186,7 +187,8 @@ def test_a_prefix_is_the_layers_it_stands_for(setting):
     program = replace(program, plugin=None)
     params = {path: leaf for path, leaf in params.items() if path.startswith("host/")}
     feed = setting.feed("test")
-    kept = attach_prefix(program, params, feed, 2, 10, Placement.single())
+    plan = PrefixPlan(2, False, np.dtype(np.float32), 0, "memory", ("prefix",), 16)
+    kept = attach_prefix(program, params, feed, plan, 10, Placement.single())
     whole, _ = evaluate(program, params, feed, 10)
     found, _ = evaluate(replace(program, start=2), params, kept, 10)
     assert found["loss"] == pytest.approx(whole["loss"], rel=1e-3)

@@ -16,7 +16,8 @@ from kinject.models.pretrained import load_host
 from kinject.plugins.base import make_plugin
 from kinject.tasks.base import make_task
 from kinject.tasks.multiple_choice import choice_facts, single_separators
-from kinject.training.prefix import attach_prefix
+from kinject.training.prefix import PrefixPlan
+from kinject.training.states import attach_prefix
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,8 @@ def test_a_frozen_prefix_of_choices_is_the_whole_forward(world, seam, dtype, tol
     host = load_host(world.folder / "raw", head="multiple_choice", fresh_head=True, seed=1).host
     examples = task.examples(parsed(asked(3), asked(4, ["land2", "far"], 0)), world.host.encoder(None), None, buckets=1)
     feed, (program, params) = Feed(examples), split_program(host, None, task)
-    with_prefix = attach_prefix(program, params, feed, 1, 2, Placement.single(), seam=seam, dtype=np.dtype(dtype))
+    plan = PrefixPlan(1, seam, np.dtype(dtype), 0, "memory", ("prefix", "prefix_inner")[: 1 + seam], 16)
+    with_prefix = attach_prefix(program, params, feed, plan, 2, Placement.single())
     for one, other in zip(feed.evaluation(2), with_prefix.evaluation(2), strict=True):
         whole = fast_jit(lambda batch: task.outputs(host, None, batch))(as_device(one))
         rest = fast_jit(lambda batch: task.outputs(host, None, batch, start=1))(as_device(other))

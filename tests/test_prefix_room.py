@@ -18,7 +18,8 @@ from kinject.inference.program import split_program
 from kinject.reports.console import Reporter
 from kinject.training.loop import Fit
 from kinject.training.metrics import compilations
-from kinject.training.prefix import allocate_cache, choose_cache
+from kinject.training.prefix import choose_cache
+from kinject.training.states import allocate_cache
 
 RULES = [("host/encoder/layers/2/.*", "train"), ("host/head/.*", "train"), (".*", "freeze")]
 SGD = {"name": "sgd", "learning_rate": 0.05}
@@ -82,11 +83,11 @@ def test_too_small_a_disk_is_told_before_anything_is_computed(trained, on_disk, 
 
 def test_states_on_disk_train_as_those_in_memory_bit_for_bit(trained, request, tmp_path):
     fit, result = trained("memory")
-    assert not isinstance(fit.train_feed.examples.buckets[0]["prefix"], np.memmap)
+    assert not isinstance(fit.train_feed.examples.buckets[0]["prefix"].kept, np.memmap)
     request.getfixturevalue("on_disk")
     again, other = trained("disk")
-    assert isinstance(again.train_feed.examples.buckets[0]["prefix"], np.memmap)
-    assert isinstance(again.dev_feed.examples.buckets[0]["prefix"], np.memmap)
+    assert isinstance(again.train_feed.examples.buckets[0]["prefix"].kept, np.memmap)
+    assert isinstance(again.dev_feed.examples.buckets[0]["prefix"].kept, np.memmap)
     assert same_bits(result.train, other.train) and result.metrics == other.metrics
     assert {path.name for path in (tmp_path / "disk").iterdir()} == {"checkpoints", "metrics.jsonl"}
 
@@ -94,7 +95,7 @@ def test_states_on_disk_train_as_those_in_memory_bit_for_bit(trained, request, t
 def test_bfloat16_halves_what_is_kept_and_rounds_it(trained):
     fit, result = trained("exact")
     small, other = trained("rounded", prefix_dtype="bfloat16")
-    states, rounded = (one.train_feed.examples.buckets[0]["prefix"] for one in (fit, small))
+    states, rounded = (np.asarray(one.train_feed.examples.buckets[0]["prefix"]) for one in (fit, small))
     assert rounded.nbytes * 2 == states.nbytes
     assert np.array_equal(rounded, states.astype(jnp.bfloat16)) and not np.array_equal(rounded, states)
     chex.assert_trees_all_close(result.train, other.train, rtol=0.05, atol=5e-3)

@@ -108,14 +108,11 @@ def run(arguments: argparse.Namespace, source: BinaryIO, out: TextIO) -> int:
     Raises:
       InputError: host, plugins and knowledge bases do not fit, or nothing could be answered.
     """
-    from kinject.hf_folder import without_collection
-
-    with without_collection():
-        from kinject.inference.xla import keep_compiled
-        from kinject.json_file import to_line
-        from kinject.serving import Refused
-        from kinject.serving.queries import read_lines
-        from kinject.text_files import unpacked
+    from kinject.inference.xla import keep_compiled
+    from kinject.json_file import to_line
+    from kinject.serving import Refused
+    from kinject.serving.queries import read_lines
+    from kinject.text_files import unpacked
 
     if not arguments.no_compilation_cache:
         keep_compiled()

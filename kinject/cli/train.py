@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from kinject.cli.parser import EXIT_INTERRUPTED, MOST_DEVICES, Parser, of_this_machine, quiet_libraries, typed, whole
+from kinject.cli.parser import EXIT_INTERRUPTED, MOST_DEVICES, Parser, of_this_machine, own_process, typed, whole
 from kinject.errors import EXIT_BAD_INPUT, InputError
 from kinject.inference.processes import (
     EXIT_AGAIN,
@@ -90,7 +90,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    quiet_libraries()
+    own_process()
     listen()  # before anything heavy is imported
     return leave(*_main(sys.argv[1:] if argv is None else argv))
 

@@ -19,6 +19,7 @@ from kinject.errors import InputError
 if TYPE_CHECKING:
     import grain  # itself only where batches are dealt: it brings orbax, a third of a second that no answer needs
 
+THREADS, AHEAD = 2, 4  # that make batches, and how many they make before they are asked for
 ENDLESS = 1 << 60  # examples, which no run comes to the end of
 Batch = dict[str, np.ndarray]
 Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -168,11 +169,11 @@ def make_examples(
     return Examples(tuple(made), tuple(chosen))
 
 
-def deal(batches: grain.MapDataset, threads: int = 2) -> grain.IterDataset:
+def deal(batches: grain.MapDataset, threads: int = THREADS) -> grain.IterDataset:
     """Batches by number -> batches one after the other, made by some threads ahead of time."""
     import grain
 
-    return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD))
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class Feed:
         self,
         batch_size: int,
         seed: int,
-        threads: int = 2,
+        threads: int = THREADS,
         share: np.ndarray | None = None,
         rows: int | None = None,
     ) -> grain.IterDataset:
@@ -238,6 +239,15 @@ class Feed:
         parts = [self._part(number, batch_size, seed, share, extra) for number in range(len(self.examples.buckets))]
         weights = [len(bucket["index"]) for bucket in self.examples.buckets]
         return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
+
+    def first_dealt(self, batch_size: int, seed: int, batches: int = 32) -> np.ndarray:
+        """The `index` of the examples that the first batches of `order` hold, int [n]; they must be fixed."""
+        only = [{"index": bucket["index"]} for bucket in self.examples.buckets]
+        bare = replace(
+            self, examples=replace(self.examples, buckets=tuple(only), redraw=None, complete=None), gather=None
+        )
+        order = bare.order(batch_size, seed)
+        return np.concatenate([order[number]["index"] for number in range(batches)])
 
     def _part(self, number: int, batch_size: int, seed: int, share: np.ndarray | None, extra: int) -> grain.MapDataset:
         import grain

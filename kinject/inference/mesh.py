@@ -284,7 +284,12 @@ def place_params(
         return jax.tree.map(lambda part: put(part, place.parameter(path, part.shape, frozen=True)), made)
 
     moving = {
-        path: put(jnp.array(leaf, jnp.float32, copy=True), place.parameter(path, leaf.shape, frozen=False))
-        for path, leaf in train.items()
+        path: put(leaf, place.parameter(path, leaf.shape, frozen=False)) for path, leaf in _copied(dict(train)).items()
     }
     return moving, {path: kept(path, leaf) for path, leaf in frozen.items()}
+
+
+@jax.jit
+def _copied(tree: Flat) -> Flat:
+    """New float32 arrays of these, by one program and not by one a shape."""
+    return {path: jnp.array(leaf, jnp.float32, copy=True) for path, leaf in tree.items()}

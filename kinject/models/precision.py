@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from kinject.errors import InputError
@@ -48,11 +49,16 @@ def held(precision: Precision, path: str, leaf: Any) -> jax.Array | QArray:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return jnp.asarray(leaf)
     if precision not in ROUNDED:
-        return jnp.asarray(leaf, precision)
+        return _cast(leaf, precision)
     matrix = leaf.ndim > 1 and path.startswith("host/")
     if matrix and precision == "int8" and path.endswith(MATRICES):
         return quantised(path, jnp.asarray(leaf))
-    return jnp.asarray(leaf, jnp.bfloat16 if matrix else jnp.float32)
+    return _cast(leaf, jnp.bfloat16 if matrix else jnp.float32)
+
+
+def _cast(leaf: Any, dtype: DTypeLike) -> jax.Array:
+    """An array on the device; one of numpy's is rounded before, which rounds alike and compiles no program a shape."""
+    return jnp.asarray(leaf.astype(dtype, copy=False) if isinstance(leaf, np.ndarray) else leaf, dtype)
 
 
 def multiplied(precision: Precision, path: str, leaf: jax.Array | QArray) -> jax.Array:

@@ -6,14 +6,15 @@ without Python's lock, so a run with two cores waits for the longer of the two a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import grain
 import jax
 
-from kinject.data.pipeline import Batch
+from kinject.data.pipeline import AHEAD, Batch
 from kinject.inference.mesh import Placement
 from kinject.inference.processes import alone
 from kinject.training.prefix import PrefixPlan
@@ -22,8 +23,12 @@ from kinject.tree import Flat
 
 
 @contextmanager
-def compiled_beside(step: Any, state: TrainState, frozen: Flat, batch: Mapping[str, Any]) -> Iterator:
+def compiled_beside(
+    step: Any, state: TrainState, frozen: Flat, batch: Mapping[str, Any]
+) -> Iterator[Callable[[], bool]]:
     """Compiles a step for these arguments in a thread while the block runs; the step's next call finds the program.
+
+    The block is given a function that says whether that is done.
 
     JAX keeps what it traced, lowered and compiled by the arguments' shapes, dtypes and places, whoever asked for it.
     Several processes compile in the step's call: theirs may exchange something, and must do so in the same order.
@@ -35,11 +40,11 @@ def compiled_beside(step: Any, state: TrainState, frozen: Flat, batch: Mapping[s
       batch: that it will be given, [B, …] each, or shapes in the place of arrays.
     """
     if not alone():
-        yield
+        yield lambda: True
         return
     with ThreadPoolExecutor(1) as beside:
         compiled = beside.submit(lambda: step.lower(state, frozen, batch).compile())
-        yield
+        yield compiled.done
         compiled.result()  # what is wrong with the step is told here, as its first call would
 
 
@@ -48,3 +53,11 @@ def with_states(batch: Batch, plan: PrefixPlan, place: Placement) -> dict[str, A
     shape = (*batch["token_ids"].shape, plan.width)
     states = jax.ShapeDtypeStruct(shape, plan.dtype, sharding=place.rows)
     return {**place.given(batch, len(batch["index"])), **dict.fromkeys(plan.names, states)}
+
+
+def read_while(batches: grain.MapDataset, going: Callable[[], bool]) -> None:
+    """Reads the first batches, which computes their states: one at least, and as many as are dealt ahead at most."""
+    for number in range(AHEAD):
+        batches[number]
+        if not going():
+            break

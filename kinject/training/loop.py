@@ -24,7 +24,7 @@ from kinject.reports.console import Reporter
 from kinject.training.agreement import check_same_start
 from kinject.training.checkpoint import Checkpoints, Restored
 from kinject.training.config import FitConfig
-from kinject.training.early import compiled_beside, with_states
+from kinject.training.early import compiled_beside, read_while, with_states
 from kinject.training.metrics import (
     LARGEST,
     MetricsFile,
@@ -37,7 +37,8 @@ from kinject.training.metrics import (
     compilations,
 )
 from kinject.training.partition import label_parameters, split
-from kinject.training.prefix import PrefixPlan, attach_prefix, check_disk, plan_prefix
+from kinject.training.prefix import PrefixPlan, plan_prefix
+from kinject.training.states import attach_prefix, check_disk
 from kinject.training.step import Logged, TrainState, initial_state, make_optimizer, make_refresh, make_train_step
 from kinject.tree import Flat
 
@@ -274,18 +275,17 @@ class Fit:
         return plan
 
     def _keep_prefix(self, plan: PrefixPlan, workdir: Path) -> None:
-        """Computes these states once, and compiles the first batch's step beside."""
-        params = {**self.frozen, **self.state.train}
-        folder = workdir if plan.cache == "disk" else None
-        kept: dict[str, Any] = {"start": plan.start, "seam": plan.seam, "dtype": plan.dtype, "folder": folder}
-        rows = self.config.evaluation_batch_size
-        attach: Callable[[Feed], Feed] = partial(
-            attach_prefix, self.program, params, batch_size=rows, place=self.place, **kept
+        """Has these states computed once, those of the first batch now, and its step compiled beside."""
+        size, seed = self.config.batch_size, self.seed
+        ours: dict[str, Any] = {"plan": plan, "workdir": workdir, "trained": self.state.train, "place": self.place}
+        attach: Callable[..., Feed] = partial(
+            attach_prefix, self.program, self.frozen, batch_size=self.config.evaluation_batch_size, **ours
         )
-        batch = self.train_feed.order(self.config.batch_size, self.seed, rows=self.rows)[0]
-        batch = with_states(batch, plan, self.place)
-        with compiled_beside(self.train_step, self.state, self.frozen, batch):
-            self.train_feed, self.dev_feed = attach(self.train_feed), self.dev_feed and attach(self.dev_feed)
+        first_batch = with_states(self.train_feed.order(size, seed, rows=self.rows)[0], plan, self.place)
+        with compiled_beside(self.train_step, self.state, self.frozen, first_batch) as compiled:
+            self.dev_feed = self.dev_feed and attach(feed=self.dev_feed)
+            self.train_feed = attach(feed=self.train_feed, early=self.train_feed.first_dealt(size, seed))
+            read_while(self.train_feed.order(size, seed, rows=self.rows), lambda: not compiled())
 
     # the parts of a step
 

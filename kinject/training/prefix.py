@@ -10,26 +10,18 @@ own kept too.
 
 from __future__ import annotations
 
-import math
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kinject.data.pipeline import Batch, Feed
+from kinject.data.pipeline import Feed
 from kinject.errors import InputError
-from kinject.inference.mesh import Placement, fetch
 from kinject.inference.processes import alone
-from kinject.inference.program import Program, map_microbatches
-from kinject.inference.xla import options
+from kinject.inference.program import Program
 from kinject.models.encoder import kept_states
 from kinject.models.seams import Plugin
 from kinject.training.config import FitConfig
@@ -139,60 +131,6 @@ def prefix_bytes(feed: Feed, hidden_size: int, dtype: np.dtype) -> int:
     return sum(bucket["token_ids"].size for bucket in feed.examples.buckets) * hidden_size * dtype.itemsize
 
 
-def attach_prefix(
-    program: Program,
-    params: Flat,
-    feed: Feed,
-    start: int,
-    batch_size: int,
-    place: Placement,
-    *,
-    seam: bool = False,
-    dtype: np.dtype = FLOAT32,
-    folder: Path | None = None,
-) -> Feed:
-    """The feed with what `Encoder.prefix` computes for `start` and `seam` in every batch.
-
-    `dtype` [B, L, D] each, or [B, …, L, D] of examples of several texts; kept in memory, or in files in `folder`.
-
-    Raises:
-      InputError: the folder's disk has no room.
-    """
-
-    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        host, plugin = program.merge(params)
-
-        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=start, seam=seam)
-            shape = (*rows["token_ids"].shape, -1)
-            return {name: states.reshape(shape).astype(dtype) for name, states in found.items()}
-
-        return map_microbatches(of, program.with_vectors(params, batch), program.micro_batch, program.row_parts)
-
-    compute = jax.jit(compute, compiler_options=options(program.row_parts))
-    batch_size = place.round_up(batch_size)
-
-    def batch_of(number: int, low: int) -> dict[str, jax.Array]:
-        size, share = len(feed.examples.buckets[number]["index"]), place.share(batch_size)
-        rows = np.minimum(np.arange(low, low + batch_size), size - 1)
-        return place.batch(feed.batch(number, rows if share is None else rows[share]), batch_size)
-
-    def rows_of(number: int, bucket: Batch) -> dict[str, np.ndarray]:
-        size = len(bucket["index"])
-        kept: dict[str, np.ndarray] = {}
-        for low in range(0, size, batch_size):
-            for name, states in fetch(compute(params, batch_of(number, low))).items():
-                if name not in kept:
-                    kept[name] = allocate_cache((size, *states.shape[1:]), dtype, folder)
-                kept[name][low : low + batch_size] = states[: size - low]
-        return kept
-
-    for number in range(len(feed.examples.buckets)):  # first of all: one would wait for a step compiled beside
-        compute.lower(params, batch_of(number, 0)).compile()
-    buckets = tuple({**bucket, **rows_of(number, bucket)} for number, bucket in enumerate(feed.examples.buckets))
-    return feed.with_examples(replace(feed.examples, buckets=buckets))
-
-
 def choose_cache(size: int, memory_mb: int, disk_mb: int) -> CacheKind | None:
     """Where so many bytes go: into memory, else onto the disk, else nowhere; without memory nothing is kept at all.
 
@@ -201,45 +139,3 @@ def choose_cache(size: int, memory_mb: int, disk_mb: int) -> CacheKind | None:
     if size <= memory_mb << 20:
         return "memory"
     return "disk" if memory_mb and size <= disk_mb << 20 else None
-
-
-def check_disk(folder: Path, size: int) -> None:
-    """Raises InputError where the folder's disk has not so many bytes free: before hours are spent to fill it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise _no_room(folder, size, f"{free / 2**20:.0f} MiB are free")
-
-
-def allocate_cache(shape: tuple[int, ...], dtype: np.dtype, folder: Path | None) -> np.ndarray:
-    """An array of these [n, …] to be filled; with a `folder` it is a file there, which has no name.
-
-    Reading some rows of such a file brings in no others, and on a local disk it is gone when the process is, however
-    that ends. Its blocks are taken at once, where the system can: a disk that is full by then is an error here, not a
-    signal later.
-
-    Raises:
-      InputError: the disk has no room.
-    """
-    if folder is None:
-        return np.empty(shape, dtype)
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            _take(file.fileno(), size)
-            return np.memmap(file, dtype, "r+", shape=shape)
-    except OSError as error:
-        raise _no_room(folder, size, error.strerror or str(error)) from None
-
-
-def _no_room(folder: Path, size: int, why: str) -> InputError:
-    problem = f"{size / 2**20:.0f} MiB of frozen layers' states cannot be kept here: {why}"
-    return InputError(folder, problem, "free space, or set fit.prefix_disk_mb to 0")
-
-
-def _take(file: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    else:
-        os.truncate(file, size)  # macOS has no other way in Python: blocks come as they are written

@@ -104,7 +104,8 @@ def make_refresh(program: Program) -> Callable[[Flat], Flat]:
 
 def initial_state(train: Flat, optimizer: optax.GradientTransformation, labels: Mapping[str, str]) -> TrainState:
     """The state before the first step."""
-    return TrainState(train, optimizer.init(mask_frozen(train, labels)), jnp.zeros((), jnp.int32))
+    made = jax.jit(lambda train: optimizer.init(mask_frozen(train, labels)))(train)  # one program, not one a shape
+    return TrainState(train, made, jnp.zeros((), jnp.int32))
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
