@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fault_world import plugin_params
 from served import Served
 from tiny_families import FAMILIES, family_folder
 
@@ -11,7 +12,8 @@ from kinject.inference.host import open_host
 from kinject.knowledge.base import KnowledgeBase
 from kinject.models.layers import Attention
 from kinject.models.packing import CELLS
-from kinject.serving.programs import filled
+from kinject.serving import Plugin
+from kinject.serving.programs import Cores, filled
 from kinject.serving.queries import Refused
 from kinject.tasks.sequence_classification import SequenceClassification
 
@@ -68,17 +70,18 @@ def test_a_familys_own_attention_need_not_know_of_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "length", "positions", "expected"),
+    ("sizes", "rung", "positions", "expected"),
     [
-        ([10] * 100, 16, 1024, (100, 128, 1024)),  # all of them fit
-        ([16] * 100, 16, 1024, (64, 128, 1024)),  # the positions are full
-        ([5] * 400, 16, 1024, (128, 128, 1024)),  # the rows are
-        ([5] * 20, 16, 1024, (20, 32, 256)),  # the last ones take a quarter
-        ([9] * 3 + [100], 128, 64, (2, 2, 128)),  # one that is longer than the positions has as many as it needs
+        ([10] * 100, (0, 16), 1024, (100, 128, 1024)),  # all of them fit
+        ([16] * 100, (0, 16), 1024, (64, 128, 1024)),  # the positions are full
+        ([5] * 400, (0, 16), 1024, (128, 128, 1024)),  # the rows are
+        ([5] * 20, (0, 16), 1024, (20, 32, 256)),  # the last ones take a quarter
+        ([33] * 100, (32, 40), 1024, (31, 31, 1024)),  # no rows that texts of this rung cannot need
+        ([9] * 3 + [100], (112, 128), 64, (1, 1, 128)),  # one that is longer than the positions has as many as it needs
     ],
 )
-def test_how_texts_fill_a_batch(sizes, length, positions, expected):
-    assert filled(np.array(sizes), length, positions) == expected
+def test_how_texts_fill_a_batch(sizes, rung, positions, expected):
+    assert filled(np.array(sizes), rung, positions) == expected
 
 
 def texts(count):
@@ -118,7 +121,9 @@ def test_a_text_without_numbers_is_the_only_one_that_is_refused(tmp_path):
     base = KnowledgeBase.open(served.knowledge)
     base.add([{"id": "huge", "label": "huge"}], vectors={"huge": np.full(base.dim, 3e38)})
     host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
-    plugin = served.plugin("map", method={"name": "map_tuning"}, task="sequence_classification")
+    plugin = Plugin.load(served.plugin("map", method={"name": "map_tuning"}, task="sequence_classification"))
+    for leaf in plugin_params(plugin.stored.plugin):
+        leaf[...] = leaf[...] * 1e3  # the vector overflows, whatever XLA makes of a variance that does
     host.plug(plugin, knowledge=served.knowledge)
     bad = {"text": "city1", "mentions": [{"start": 0, "end": 5, "entity": "huge"}]}  # the shortest of its batch
     answers = host.predict([*texts(COUNT), bad], errors="yield")
@@ -137,3 +142,42 @@ def test_what_is_padded_as_ever(served):
     host.predict(texts(8))
     host.predict(texts(COUNT))
     assert CELLS not in seen[0] and all(CELLS in batch for batch in seen[1:]) and len(seen) > 1
+
+
+def test_cores_that_share_a_window_answer_as_one_program_does(served, monkeypatch):
+    monkeypatch.setattr("kinject.serving.programs.cores", lambda: 3)
+    monkeypatch.setattr("kinject.serving.programs.MOST_POSITIONS", 64)
+    host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
+    submitted, submit = [], Cores._submit
+
+    def seen(*given):
+        submitted.append(given[-1]["cells"].shape)
+        return submit(*given)
+
+    monkeypatch.setattr(Cores, "_submit", seen)
+    shared = host.predict(texts(200), explain=True)
+    assert len(submitted) > 6
+    compiled = host.engine.programs.compiled
+    assert host.predict(texts(200), explain=True) == shared and host.engine.programs.compiled == compiled
+    monkeypatch.setattr("kinject.serving.programs.cores", lambda: 1)
+    plain = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"])).predict(texts(200))
+    assert [one.label for one in plain] == [one.label for one in shared]
+    np.testing.assert_allclose([one.score for one in plain], [one.score for one in shared], atol=1e-5)
+
+
+def test_few_texts_are_not_shared_and_a_fault_in_a_core_is_told(served, monkeypatch):
+    monkeypatch.setattr("kinject.serving.programs.cores", lambda: 2)
+    host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
+    monkeypatch.setattr(Cores, "_submit", lambda *_: pytest.fail("shared"))
+    assert len(host.predict(texts(COUNT))) == COUNT
+    monkeypatch.undo()
+    monkeypatch.setattr("kinject.serving.programs.MOST_POSITIONS", 64)
+    monkeypatch.setattr("kinject.serving.programs.cores", lambda: 2)
+    host.predict(texts(200))
+
+    def broken(*_):
+        raise RuntimeError("no such core")
+
+    monkeypatch.setattr("kinject.serving.programs.jax.block_until_ready", broken)
+    with pytest.raises(RuntimeError, match="no such core"):
+        host.predict(texts(200))

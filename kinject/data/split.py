@@ -65,10 +65,10 @@ def split_records(
         taken[part] += int(sizes[one])
     empty = [part for part in into if not taken[part]]
     if empty:
-        problem = f"part {empty[0]} stays empty: of {len(records)} records {sizes.max()} share entities"
+        problem = f"part {empty[0]} stays empty: of {len(records)} records {np.max(sizes)} share entities"
         raise InputError("--by entity", problem, "link fewer names, or split --by record")
     unlinked = sum(not one for one in entities)
-    return RecordParts(tuple(part_of[one] for one in group.tolist()), len(sizes), int(sizes.max()), unlinked)
+    return RecordParts(tuple(part_of[one] for one in group.tolist()), len(sizes), int(np.max(sizes)), unlinked)
 
 
 def _connected(entities: Sequence[Sequence[str]]) -> np.ndarray:

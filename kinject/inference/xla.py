@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 
+ONE_CORE = {"xla_cpu_multi_thread_eigen": False}  # options of a program that computes with one thread of a CPU
 CACHE_VARIABLE = "KINJECT_COMPILATION_CACHE"
 LARGEST = 4 << 30  # bytes; what was used longest ago goes first
 SHORTEST = 0.02  # seconds; what compiles faster is not worth a file. A start has some twenty that take up to 0.05
@@ -61,7 +62,7 @@ def options(row_parts: int) -> dict[str, bool] | None:
     """
     if row_parts == 1 or jax.default_backend() != "cpu" or jax.local_device_count() < cores():
         return None
-    return {"xla_cpu_multi_thread_eigen": False}
+    return ONE_CORE
 
 
 def cores() -> int:

@@ -217,6 +217,6 @@ def ridge(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
         hat = (left**2 * shrink).sum(axis=1) + 1 / len(x)  # leverage of each row, the mean's included
         missed = (y - y_mean - (left * shrink) @ (left.T @ (y - y_mean))) / np.maximum(1 - hat, 1e-6)[:, None]
         best = min(best, (float((missed**2).mean()), float(penalty)))
-    error, penalty = best
-    solved = right.T @ ((values / (values**2 + penalty))[:, None] * (left.T @ (y - y_mean)))
+    error, chosen = best
+    solved = right.T @ ((values / (values**2 + chosen))[:, None] * (left.T @ (y - y_mean)))
     return solved / scale, mean, y_mean, error

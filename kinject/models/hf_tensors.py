@@ -139,7 +139,8 @@ class _Safetensors:
         if kind not in SAFETENSORS:
             raise InputError(self.path, f"{key} is of {kind}", "weights must be floating point")
         array = aligned(shape, SAFETENSORS[kind], REUSED)
-        memory, done = memoryview(array.reshape(-1).view(np.uint8)), 0  # type: ignore[arg-type]  # an array is a buffer
+        buffer: Any = array.reshape(-1).view(np.uint8)  # to numpy's older stubs an array is none
+        memory, done = memoryview(buffer), 0
         while done < end - begin:
             count = os.preadv(self._file.fileno(), [memory[done : done + LARGEST_READ]], begin + done)
             if not count:

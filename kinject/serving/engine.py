@@ -7,6 +7,7 @@ characters, however long the input is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,13 +28,12 @@ from kinject.inference.program import Model, PlacedHost
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
-from kinject.serving.programs import EXPLAINED, PACKED, Programs, Shapes, Step
-from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused
+from kinject.serving.programs import EXPLAINED, PACKED, Cores, Programs, Shapes, Step
+from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused, windows
 from kinject.serving.runtime import JAX, Either, EngineName, choose, fills_slots
 from kinject.serving.single import SingleTexts
 from kinject.tasks.base import Task
 
-WINDOW_CHARACTERS = 1 << 20
 RANKED = ("numbers", "scores", "possible")  # what an answer step yields of labels
 MakeExamples = Callable[[Sequence[Record]], Examples]
 
@@ -43,7 +43,7 @@ class Asked:
     """A window that was given to the devices.
 
     Attributes:
-      results: (numbers of the examples int [n], what a step yields for their batch, first n rows theirs).
+      results: (numbers of the examples int [n], what a step yields or will yield for their batch, first n rows theirs).
       refused: {number of a record: what is wrong with it}.
       made_of: the number of the record that an example was made of, int [examples].
       windows: what the task knows of each example beside its arrays (`Examples.references`), where it has windows.
@@ -70,7 +70,7 @@ class Asked:
 
     def _examples(self) -> Iterator[tuple[int, Any]]:
         for numbers, made in self.results:
-            leaves, form = jax.tree.flatten(made)
+            leaves, form = jax.tree.flatten(made.result() if isinstance(made, Future) else made)
             fetched = [np.asarray(leaf) for leaf in leaves]
             for row, number in enumerate(numbers.tolist()):
                 yield number, jax.tree.unflatten(form, [leaf[row] for leaf in fetched])
@@ -121,7 +121,7 @@ class Engine:
         self.layers, self.told = choose(
             engine, host.loaded.host, self._placed, precision, host.loaded.folder, host.tokenizer.vocab_size
         )
-        self.programs = Programs(self.layers)
+        self.programs, self._cores = Programs(self.layers), Cores()
         self._shapes: dict[bool, Shapes] = {}
         self._single_texts: dict[bool, SingleTexts] = {}
         self._encoders: dict[tuple[str, SlotForm], EntityEncoder] = {}
@@ -195,6 +195,8 @@ class Engine:
             gather = active.knowledge.gather if active.reads_slots else None
             pad, many = self._hosts[""].tokenizer.pad_id, len(records) >= PACKED * self.rows
             packs = many and self._packs(active.plugin)
+            if packs:
+                step = self._cores.shared(step, examples)
             for index, batch in self._dealer(active).batches(examples, gather, pad, packs):
                 filled = (len(index),) if isinstance(step, Either) else ()
                 given = self.place.given(batch, len(batch["weights"]))
@@ -333,21 +335,6 @@ def _finite(answer: Any) -> bool:
     parts = [row for row, _ in answer] if isinstance(answer, list | tuple) else [answer]
     leaves = (leaf for row in parts for leaf in row.values())
     return all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f")
-
-
-def windows(queries: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Cuts a stream into lists of at most `size`, and of few more than `WINDOW_CHARACTERS` characters."""
-    window: list[Any] = []
-    characters = 0
-    for one in queries:
-        window.append(one)
-        if isinstance(one, Query):
-            characters += len(one.record.text)
-        if len(window) >= size or characters >= WINDOW_CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
 
 
 def sift(make: MakeExamples, records: Sequence[Record]) -> tuple[Examples | None, np.ndarray, dict[int, InputError]]:

@@ -8,7 +8,9 @@ rungs reach 512 positions. Rows and the other axes that vary are rounded up too.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 
 from kinject.data.pipeline import NOWHERE, PER_POSITION, Batch, Examples, Feed, Gather
 from kinject.inference.program import Program, map_microbatches
+from kinject.inference.xla import ONE_CORE, cores
 from kinject.models.packing import CELLS
 from kinject.models.seams import DelegatingPlugin, Plugin
 from kinject.serving.runtime import Either, Layers, halves
@@ -28,6 +31,7 @@ EXPLAINED = "explained"  # int32 [B]: in a batch, the number of the answer that 
 POSSIBLE = -1e8  # an answer with a lower raw score is none
 PACKED = 2  # batches of texts from which on padding is left out: fewer would not be worth a program of their own
 MOST_POSITIONS = 1024  # of such a batch: temporaries of more leave a CPU's caches
+BATCHES_A_CORE = 2  # at least, of most positions, or a core would wait for another's last batch too long
 LEAST_LENGTH, FULL_LENGTH, LEAST_ENTITIES = 16, 64, 8
 ENTITIES = ("entity_ids", "entity_vectors")
 
@@ -152,6 +156,44 @@ class Programs:
         return jax.jit(counted)
 
 
+class Cores:
+    """A CPU's cores, each of which computes batches by itself: they wait for each other at the end, not in each step.
+
+    What is between the large products (attention's small ones, GELU, norms) does not keep two threads busy.
+    """
+
+    def __init__(self) -> None:
+        self._alone: dict[Any, Any] = {}
+        self._met: set[Any] = set()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def shared(self, step: Step, examples: Examples) -> Step:
+        """The step as (params, batch) -> what will be its result, where there is enough for all cores; else itself.
+
+        Args:
+          step: a compiled one, or what makes other calls, which stays as it is.
+          examples: all that are about to be given to it, in batches without their padding.
+        """
+        positions = sum(int((bucket["segment_ids"] > 0).sum()) for bucket in examples.buckets)
+        whole: Any = step.whole if isinstance(step, Either) else step
+        if cores() == 1 or positions < BATCHES_A_CORE * cores() * MOST_POSITIONS or not hasattr(whole, "lower"):
+            return step
+        if whole not in self._alone:
+            self._alone[whole] = jax.jit(whole.__wrapped__, compiler_options=ONE_CORE)
+        self._threads = self._threads or ThreadPoolExecutor(cores(), "kinject")
+        return partial(self._submit, self._threads, self._alone[whole])
+
+    def _submit(
+        self, threads: ThreadPoolExecutor, step: Any, params: Flat, batch: Mapping[str, Any], filled: int | None = None
+    ) -> Future:
+        del filled  # all rows are computed
+        shape = step, *((name, values.shape) for name, values in sorted(batch.items()))
+        if shape not in self._met:  # here, or two threads might compile it
+            step.lower(params, batch).compile()
+            self._met.add(shape)
+        return threads.submit(lambda: jax.block_until_ready(step(params, batch)))
+
+
 def probabilities(task: Task, raw: jax.Array) -> jax.Array:
     """Raw scores [..., C] -> float32, 0 to 1: each for itself where several may hold, else of one among all.
 
@@ -205,19 +247,20 @@ def ladder(longest: int) -> tuple[int, ...]:
     return (*rungs, longest)
 
 
-def filled(sizes: np.ndarray, length: int, positions: int) -> tuple[int, int, int]:
+def filled(sizes: np.ndarray, rung: tuple[int, int], positions: int) -> tuple[int, int, int]:
     """How the longest of some examples fill a batch that is computed without its padding.
 
     Args:
       sizes: positions of each, int [n], ascending.
-      length: L of the batch.
+      rung: the padded length below that of the batch (0 = none), and L of the batch.
       positions: T that it computes; half of that, or a quarter, where the last of them need no more.
 
     Returns:
       (how many of the examples, B, T).
     """
-    positions = max(positions, length)
-    most = max(1, 2 * positions // length)  # those that share a rung are little shorter than L
+    below, length = rung
+    positions, least = max(positions, length), max(below + 1, length // 2)
+    most = positions // least  # attention has B rows of L positions: no more than examples of this rung can need
     running = np.cumsum(sizes[::-1][:most])
     taken = int(np.searchsorted(running, positions, side="right"))
     while taken == len(sizes) and 2 * max(running[-1], length) <= positions and 2 * taken <= most:
@@ -258,12 +301,13 @@ class Shapes:
             order = np.argsort(sizes, kind="stable")
             stop = len(order)
             while stop:
-                length = next(one for one in self.lengths if one >= sizes[order[stop - 1]])
+                rung = bisect_left(self.lengths, sizes[order[stop - 1]])
+                below, length = (self.lengths[rung - 1] if rung else 0), self.lengths[rung]
                 rows, positions = self.rows_of(length, len(order)), 0
                 taken = min(rows, stop)
                 if packs and real.ndim == 1:
                     full = min(self.rows * FULL_LENGTH // 2, MOST_POSITIONS)
-                    taken, rows, positions = filled(sizes[order[:stop]], length, full)
+                    taken, rows, positions = filled(sizes[order[:stop]], (below, length), full)
                 chosen = order[stop - taken : stop]
                 if rows == len(chosen):
                     batch = feed.batch(number, chosen)

@@ -13,6 +13,7 @@ from kinject.data.records import Mention, Record, bounded_lines, check_mentions,
 from kinject.errors import InputError
 from kinject.linking import Linker, Span
 
+WINDOW_CHARACTERS = 1 << 20
 Labels = tuple["Label", ...]
 
 
@@ -318,3 +319,18 @@ class Refused:
     def to_json(self) -> dict[str, Any]:
         """The output line of `kinject predict` in the place of an answer."""
         return {**({} if self.id is None else {"id": self.id}), "error": self.error, "line": self.line}
+
+
+def windows(queries: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cuts a stream into lists of at most `size`, and of few more than `WINDOW_CHARACTERS` characters."""
+    window: list[Any] = []
+    characters = 0
+    for one in queries:
+        window.append(one)
+        if isinstance(one, Query):
+            characters += len(one.record.text)
+        if len(window) >= size or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window

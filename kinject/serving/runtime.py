@@ -298,7 +298,7 @@ class Layers:
 
 def extent(segments: np.ndarray, share: float) -> tuple[int, int]:
     """(how many rows are the first `share` of segments [B, L], where the longest row ends)."""
-    return round(share * len(segments)), 1 + int(np.flatnonzero((segments > 0).any(0)).max(initial=0))
+    return round(share * len(segments)), 1 + int(np.max(np.flatnonzero((segments > 0).any(0)), initial=0))
 
 
 def fills_slots(plugin: Plugin) -> bool:

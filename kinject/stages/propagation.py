@@ -116,7 +116,7 @@ class Learning:
         blanks = [Record(text, (), {"label": answer}, f"definition {text!r}") for text, answer in told]
         self._examples = PseudoLikelihood(task.masking).examples(blanks, host.encoder(None), None, buckets=1)
         _, rows = np.unique(record_of(self._examples, blanks), return_counts=True)
-        self._rows = int(rows.max())  # every definition's batch has as many: one program
+        self._rows = int(np.max(rows))  # every definition's batch has as many: one program
 
     def __call__(self) -> Iterator[tuple[tuple[str, str], Flat]]:
         """Yields each definition, and the parameters after it was learned."""

@@ -212,7 +212,7 @@ def answer_scores(predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np
     """
     _, question = np.unique(predictions["question"], return_inverse=True)
     choice = predictions["choice"]
-    shape = (question.max() + 1, choice.max() + 1)
+    shape = (int(np.max(question)) + 1, int(np.max(choice)) + 1)
     sums, counts, right = np.zeros(shape), np.zeros(shape, np.int64), np.zeros(shape, bool)
     np.add.at(sums, (question, choice), predictions["likely"].astype(np.float64))
     np.add.at(counts, (question, choice), 1)

@@ -65,7 +65,7 @@ def names_in(
     found = []
     for low, high in words:
         row = _of_word(scores[low:high], aggregation)
-        tag = int(row.argmax())
+        tag = int(np.argmax(row))
         start, end = int(pieces.characters[low, 0]), int(pieces.characters[high - 1, 1])
         found.append((labels[tag], row[tag], start, end))
     if aggregation != "none":
@@ -99,7 +99,7 @@ Found = tuple[str, np.floating, int, int]
 def _of_word(scores: np.ndarray, aggregation: Aggregation) -> np.ndarray:
     """The scores [labels] that count for a word of pieces with these, [P, labels]."""
     if aggregation == "max":
-        return scores[int(scores.max(-1).argmax())]
+        return scores[int(np.argmax(scores.max(-1)))]
     return scores.mean(0) if aggregation == "average" else scores[0]
 
 

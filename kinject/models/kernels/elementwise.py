@@ -21,6 +21,7 @@ No forward mode (`jax.jvp`) through activations and cross-entropy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -65,10 +66,15 @@ def from_input(exact: Activation) -> Activation:
     return activation
 
 
+def _error_gelu(values: jax.Array) -> jax.Array:
+    """BERT's exact GELU, by erf as torch has it: erfc, as jax.nn.gelu has it, costs a CPU three times as much."""
+    return 0.5 * values * (1 + lax.erf(values * math.sqrt(0.5)))
+
+
 _tanh_gelu = from_input(partial(jax.nn.gelu, approximate=True))
 _silu = from_input(jax.nn.silu)
 ACTIVATIONS: dict[str, Activation] = {
-    "gelu": from_input(partial(jax.nn.gelu, approximate=False)),  # BERT's is the exact one; jax's default is not
+    "gelu": from_input(_error_gelu),
     "gelu_new": _tanh_gelu,
     "gelu_fast": _tanh_gelu,
     "gelu_pytorch_tanh": _tanh_gelu,
