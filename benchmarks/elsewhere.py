@@ -1,4 +1,4 @@
-"""The torch arms of map_tuning.py in a process of their own, which keeps its memory as the C library does by itself.
+"""Torch's arms of a benchmark in a process of their own, which keeps its memory as the C library does by itself.
 
 Ours tell it to keep what is freed, as training by command does. In the same process that would cost torch half of its
 speed under bfloat16 autocast (measured on the machine of docs/performance.md), for reasons of its own.
@@ -6,19 +6,16 @@ speed under bfloat16 autocast (measured on the machine of docs/performance.md), 
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-Run = Callable[[], tuple[int, float]]
 
-
-def serve(connection: Connection, options: tuple) -> None:
-    """Makes arms (method of `TorchArms`, its arguments) and runs them by number, until the other side is gone."""
-    from map_tuning_torch import TorchArms  # torch and transformers, which ours do without
-
-    arms, made = TorchArms(*options), []
+def serve(connection: Connection, module: str, options: tuple) -> None:
+    """Makes arms (method of the module's `TorchArms`, its arguments) and runs them by number, until no one asks."""
+    arms, made = importlib.import_module(module).TorchArms(*options), []  # it imports torch, which ours do without
     while True:
         try:
             asked, *given = connection.recv()
@@ -32,12 +29,17 @@ def serve(connection: Connection, options: tuple) -> None:
 
 
 class ArmsElsewhere:
-    """`TorchArms`, in another process: what it takes, and its methods."""
+    """The `TorchArms` of a module, in another process.
 
-    def __init__(self, *options: Any):
+    Args:
+      module: by name.
+      options: what its `TorchArms` takes.
+    """
+
+    def __init__(self, module: str, *options: Any):
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, options), daemon=True)
+        self.process = context.Process(target=serve, args=(other, module, options), daemon=True)
         self.process.start()
         other.close()
 
@@ -49,16 +51,8 @@ class ArmsElsewhere:
         self.connection.close()
         self.process.join()
 
-    def authors(self, *arguments: Any) -> Run:
-        return self._made("authors", arguments, {})
-
-    def vectorised(self, *arguments: Any, **options: Any) -> Run:
-        return self._made("vectorised", arguments, options)
-
-    def product(self, half: bool) -> Callable[[], float]:
-        return self._made("product", (half,), {})
-
-    def _made(self, method: str, arguments: tuple, options: dict[str, Any]) -> Callable[[], Any]:
+    def arm(self, method: str, *arguments: Any, **options: Any) -> Callable[[], Any]:
+        """The arm that a method makes there; called, it runs there."""
         number = self._asked(method, arguments, options)
         return lambda: self._asked("run", number)
 

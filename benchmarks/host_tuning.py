@@ -5,12 +5,11 @@
 
 Sequence classification with two labels on made-up sentences of FewRel's lengths (map_tuning.py's), random weights, the
 same ones in all arms, AdamW, no dropout anywhere. LoRA has rank 4 at queries and keys, and trains the output layer.
-Ours: length buckets, in float32 and with products in bfloat16. Theirs: `BertForSequenceClassification` with SDPA, in
-random order padded to a batch's longest, and sorted by length, each in float32 and under bfloat16 autocast; LoRA is
-that of `peft` (`pip install -e '.[test,benchmarks]'`). Arms run in turns; told are sentences over seconds of all
-rounds, and mean losses at a learning rate so small that every pass has the same: they must agree, or the script ends
-with an error.
-Rates are by the clock; each row has the ratio of CPU time beside it.
+Ours: length buckets, on all devices (of a CPU: a device a core), in float32 and with products in bfloat16. Theirs, in
+a process of its own: `BertForSequenceClassification` with SDPA, in random order padded to a batch's longest, and sorted
+by length, each in float32 and under bfloat16 autocast; LoRA is that of `peft` (`pip install -e '.[test,benchmarks]'`).
+Arms run in turns; told are sentences over seconds of all rounds, by the clock, and mean losses at a learning rate so
+small that every pass has the same: they must agree, or the script ends with an error.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import argparse
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
@@ -27,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from elsewhere import ArmsElsewhere
 from flax import nnx
 from made_up import SPECIAL, random_host, shape_of, tokenizer_folder
 from map_tuning import Arm, interleaved, sentences
@@ -35,9 +34,9 @@ from rows import row, write
 from kinject.data.pipeline import Batch, Feed
 from kinject.data.records import parse_record
 from kinject.inference.host import open_host
-from kinject.inference.mesh import place_params
+from kinject.inference.mesh import Placement, place_params
 from kinject.inference.program import split_program
-from kinject.inference.xla import cores
+from kinject.inference.xla import cores, split_cpu, tune_malloc
 from kinject.models.heads import HostModel
 from kinject.models.lora import Lora
 from kinject.models.saving import save_host
@@ -91,15 +90,15 @@ def ours(world: World, tuning: Tuning, precision: str, size: int) -> Arm:
     A batch is of one length, and a few batches hold other lengths than the sentences do on the whole: what a pass did
     is counted in sentences of the mean number of real tokens, and its loss is that of the steps that were timed.
     """
-    host = world.host()
+    host, place = world.host(), Placement.over()
     attach(host, tuning, nnx.Rngs(0))
     program, params = split_program(host, None, world.task)
-    program = replace(program, precision=precision)
+    program = replace(program, precision=precision, row_parts=place.row_parts)
     labels = label_parameters(params, list(rules_for(tuning, "classification")))
-    train, frozen = place_params(*split(params, labels), precision)
+    train, frozen = place_params(*split(params, labels), precision, place)
     optimizer = make_optimizer(OptimizerConfig(name="adamw", learning_rate=RATE, weight_decay=0.01), labels, 1_000)
-    step = make_train_step(program, optimizer, labels, seed=0, dropout=False)
-    stream, state = iter(world.feed.training(size, 0)), initial_state(train, optimizer, labels)
+    state, stream = place.state(initial_state(train, optimizer, labels)), iter(world.feed.training(size, 0))
+    step = make_train_step(program, optimizer, labels, seed=0, dropout=False, shardings=place.shardings(state))
     mean = sum(len(row["token_ids"]) for row in world.rows()) / world.feed.examples.size
 
     def train_on(batches: Iterable[Batch]) -> tuple[float, float]:
@@ -107,7 +106,8 @@ def ours(world: World, tuning: Tuning, precision: str, size: int) -> Arm:
         losses, tokens = [], 0
         for batch in batches:
             tokens += int((batch["segment_ids"] > 0).sum())
-            state, logged = step(state, frozen, {key: values for key, values in batch.items() if key != "index"})
+            read = {name: values for name, values in batch.items() if name != "index"}
+            state, logged = step(state, frozen, place.batch(read))
             losses.append(logged["loss"])
         return tokens / mean, statistics.fmean(map(float, losses))
 
@@ -117,85 +117,15 @@ def ours(world: World, tuning: Tuning, precision: str, size: int) -> Arm:
     return lambda: train_on(islice(stream, math.ceil(world.feed.examples.size / size)))
 
 
-def in_torch(world: World, name: str, size: int, *, order: str, half: bool) -> Arm:
-    """The same by transformers, and peft."""
-    import torch
-
-    model = torch_model(world, name)
-    rows = world.rows()
-    if order == "sorted":
-        rows = sorted(rows, key=lambda one: len(one["token_ids"]))
-    else:
-        np.random.default_rng(1).shuffle(rows)
-    trained = [leaf for leaf in model.parameters() if leaf.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.01)
-
-    def run() -> tuple[int, float]:
-        total = 0.0
-        for start in range(0, len(rows), size):
-            batch = padded(rows[start : start + size])
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = model(**batch).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += float(loss.detach()) * len(batch["labels"])
-        return len(rows), total / len(rows)
-
-    return run
-
-
-def torch_model(world: World, name: str) -> Any:
-    """The host by transformers with our weights, without dropout, and what trains of it."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    torch.set_num_threads(cores())
-    model = AutoModelForSequenceClassification.from_pretrained(world.folder, attn_implementation="sdpa")
-    if name == "LoRA":
-        from peft import LoraConfig, get_peft_model
-
-        settings = {"r": RANK, "lora_alpha": RANK, "target_modules": ["query", "key"], "task_type": "SEQ_CLS"}
-        model = get_peft_model(model, LoraConfig(**settings))  # B is zero: the same loss, whatever A was drawn
-    return model.eval()  # nothing is dropped: peft's and the head's dropout have rates of their own
-
-
-def padded(rows: list[Row]) -> dict[str, Any]:
-    """Sentences side by side, padded to the longest."""
-    import torch
-
-    length = max(len(one["token_ids"]) for one in rows)
-    ids, mask = np.zeros((2, len(rows), length), np.int64)
-    for number, one in enumerate(rows):
-        ids[number, : len(one["token_ids"])], mask[number, : len(one["token_ids"])] = one["token_ids"], 1
-    labels = np.array([one["label"] for one in rows], np.int64)
-    arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    return {key: torch.from_numpy(values) for key, values in arrays.items()}
-
-
-def watched(arm: Arm, seconds: list[float]) -> Arm:
-    """The arm, which notes its CPU time a sentence too: on a machine with other work the clock says little."""
-
-    def run() -> tuple[float, float]:
-        began = time.process_time()
-        sentences, loss = arm()
-        seconds.append((time.process_time() - began) / sentences)
-        return sentences, loss
-
-    return run
-
-
-def compare(world: World, name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(world: World, elsewhere: ArmsElsewhere, name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of one way of tuning."""
     mine = ("float32", "bfloat16_dots")
     arms = {one: ours(world, TUNINGS[name](), one, arguments.batch) for one in mine}
     for half in (False, True):
         for order in ("random", "sorted"):
-            arm = in_torch(world, name, arguments.batch, order=order, half=half)
+            arm = elsewhere.arm("tuned", name, arguments.batch, order, half)
             arms[f"{order}{', bfloat16 autocast' if half else ''}"] = arm
-    seconds: dict[str, list[float]] = {one: [] for one in arms}
-    rates, losses = interleaved({one: watched(arm, seconds[one]) for one, arm in arms.items()}, arguments.rounds)
-    cpu = {one: statistics.median(some[1:]) for one, some in seconds.items()}
+    rates, losses = interleaved(arms, arguments.rounds)
     for one, loss in losses.items():
         if abs(loss - losses["random"]) > (2e-2 if one in mine else 2e-3):  # ours: of the batches that were timed
             raise SystemExit(f"{name}, {one}: the loss is {loss:.4f}, not {losses['random']:.4f}")
@@ -208,7 +138,6 @@ def compare(world: World, name: str, arguments: argparse.Namespace) -> list[dict
             rates[other],
             unit,
             loss={"ours": losses[one], "theirs": losses[other]},
-            ratio_of_cpu_time=cpu[other] / cpu[one],
             **more,
         )
         for one in mine
@@ -226,10 +155,14 @@ def main() -> None:
     parser.add_argument("--buckets", type=int, default=4, help="padded lengths of ours")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved, after one that compiles")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--devices", type=int, default=cores(), help="ours; of a CPU, a core each")
     arguments = parser.parse_args()
+    tune_malloc()  # as training by command does; torch is elsewhere
+    split_cpu(arguments.devices)
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder), arguments.layers, arguments.hidden, arguments.sentences, arguments.buckets)
-        rows = [one for name in TUNINGS for one in compare(world, name, arguments)]
+        with ArmsElsewhere("host_tuning_torch", world.folder, world.rows(), RATE, RANK) as elsewhere:
+            rows = [one for name in TUNINGS for one in compare(world, elsewhere, name, arguments)]
     write(arguments.json, rows)
 
 

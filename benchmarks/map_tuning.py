@@ -222,15 +222,16 @@ def fastest(make: Callable[[int], Arm], sizes: Sequence[int]) -> tuple[Arm, int]
 def torch_of(world: World) -> ArmsElsewhere:
     """The process in which torch trains the same world."""
     mapper = tuple(np.asarray(leaf[...]) for leaf in (world.plugin.mapper.kernel, world.plugin.mapper.bias))
-    return ArmsElsewhere(world.folder / "host", mapper, world.shuffled(), RATE, jax.default_backend() == "gpu")
+    on_gpu = jax.default_backend() == "gpu"
+    return ArmsElsewhere("map_tuning_torch", world.folder / "host", mapper, world.shuffled(), RATE, on_gpu)
 
 
 def arms_of(arms: ArmsElsewhere, arguments: argparse.Namespace) -> dict[str, tuple[Arm, int]]:
     """The torch arms, and the batch size of each."""
     few = max(arguments.batch, arguments.sentences // 6)
-    made = {"authors": (arms.authors(arguments.batch, few), arguments.batch)}
+    made = {"authors": (arms.arm("authors", arguments.batch, few), arguments.batch)}
     for half, (name, order, gathered) in itertools.product((False, True), WAYS):
-        make = partial(arms.vectorised, order=order, gathered=gathered, half=half)
+        make = partial(arms.arm, "vectorised", order=order, gathered=gathered, half=half)
         name += ", bfloat16" if half else ""
         made[name] = fastest(make, arguments.their_batches)
         if arguments.compile:
@@ -283,7 +284,9 @@ def main() -> None:
             theirs = arms_of(elsewhere, arguments)
             arms = {name: ours(world, name, arguments.batch) for name in mine}
             rates, losses = interleaved({**arms, **{name: arm for name, (arm, _) in theirs.items()}}, arguments.rounds)
-            their_peaks = {"float32": elsewhere.product(False)(), "bfloat16": elsewhere.product(True)()}
+            their_peaks = {
+                name: elsewhere.arm("product", half)() for name, half in (("float32", False), ("bfloat16", True))
+            }
         per_sentence, filled = world.useful_flops().mean(), world.fill()
         check_losses(losses)
     peaks = {name: roofline(dtype) for name, dtype in mine.items()}

@@ -196,7 +196,9 @@ class Engine:
             pad, many = self._hosts[""].tokenizer.pad_id, len(records) >= PACKED * self.rows
             packs = many and self._packs(active.plugin)
             if packs:
-                step = self._cores.shared(step, examples)
+                shared = self._cores.shared(step, examples)
+                packs = shared is not step or self.layers is None or not self.layers.many
+                step = shared
             for index, batch in self._dealer(active).batches(examples, gather, pad, packs):
                 filled = (len(index),) if isinstance(step, Either) else ()
                 given = self.place.given(batch, len(batch["weights"]))
@@ -309,7 +311,7 @@ class Engine:
     def _packs(self, plugin: Plugin | None) -> bool:
         """Whether batches can be without their padding: on one CPU, of layers that XLA runs and no plugin enters."""
         plain = type(self.task).outputs is Task.outputs and type(self.task).rows is Task.rows
-        ours = self._placed.devices == 1 and not (self.layers is not None and self.layers.many)
+        ours = self._placed.devices == 1 and not (self.layers is not None and self.layers.windows)
         fits = self._hosts[""].loaded.host.encoder.packs and (plugin is None or fills_slots(plugin))
         return jax.default_backend() == "cpu" and plain and ours and fits
 

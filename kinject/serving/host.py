@@ -92,7 +92,7 @@ class Host:
           head: a plugin that a head was trained together with; the host then answers under that head, for its task,
             also where no plugin is on. None = the host's own.
           engine: who runs the host's layers: XLA ("jax"), ONNX Runtime (extra `onnx`; with precision "int8" products
-            are int8 x int8), or "auto": whichever is faster here, timed once, for one text and for batches
+            are int8 x int8), or "auto": whichever is faster here, timed once, for one text, batches and many texts
             (docs/serving.md). Methods that only fill slots are plugged in, swapped and revised as ever.
 
         Raises:

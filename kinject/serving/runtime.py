@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ import numpy as np
 
 from kinject.errors import InputError
 from kinject.inference.program import PlacedHost, Program
-from kinject.inference.xla import cores
+from kinject.inference.xla import ONE_CORE, cores
 from kinject.models.encoder import Encoder, EncoderOutput
 from kinject.models.heads import HostModel, PooledHead
 from kinject.models.precision import Precision
@@ -218,6 +219,7 @@ class Layers:
       scores: whether the graph yields the head's logits, too.
       embeds: whether it can begin at the ids of a text and end with its logits.
       one, many: whether a batch of one row, and any other, is its.
+      windows: whether batches are its even where there is enough for all cores.
       strict: whether what it cannot run is refused; else XLA runs that.
 
     Raises:
@@ -247,7 +249,7 @@ class Layers:
             self._nothing = {**no_ids, **self._no_slots, "words": table[:0]}
         model = LayerGraph(host.encoder, head, embeds=self.embeds, int8=int8).model()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.one = self.many = self.strict = True
+        self.one = self.many = self.windows = self.strict = True
 
     def run(self, read: LayerInput, share: float = 1.0, output: str = "last") -> np.ndarray:
         """What the last layer yields where it is read, float32 [B, P, D], or the head there: `logits` [B, P, C].
@@ -312,7 +314,7 @@ def choose(
     """(what runs a host's layers: None = XLA, as everything else; that in one line).
 
     Args:
-      asked: "auto" is timed here, on batches of made-up hidden states: of one short text, and of 32.
+      asked: "auto" is timed here, on batches of made-up hidden states: of one short text, of 32, and of 32 a core.
       host: as it was loaded.
       placed: the host on its devices.
       precision: "int8" runs in int8; with any other but "bfloat16" the graph computes in float32.
@@ -344,21 +346,33 @@ def choose(
 def _time(layers: Layers, placed: PlacedHost, size: int) -> str:
     """Tells the layers which batches are theirs, because they are faster at them than XLA; says which."""
     program, params = placed.model(None)
-    step, ratios = jax.jit(partial(_run, program)), []
-    for rows, length in TIMED:
-        hidden = np.random.default_rng(0).normal(size=(rows, length, size)).astype(np.float32)
-        read = LayerInput(*map(jnp.asarray, (hidden, np.ones((rows, length), np.int32), np.zeros((rows, 1), np.int32))))
-        ours, theirs = _seconds([partial(_fetched, step, params, read), partial(layers.run, read)])
-        ratios.append(ours / theirs)
-    layers.strict, (layers.one, layers.many) = False, (ratio > 1 for ratio in ratios)
+    step, alone = (jax.jit(partial(_run, program), compiler_options=how) for how in (None, ONE_CORE))
+    ratios = []
+    with ThreadPoolExecutor(cores()) as threads:
+        for rows, length in TIMED:
+            hidden = np.random.default_rng(0).normal(size=(rows, length, size)).astype(np.float32)
+            segments, first = np.ones((rows, length), np.int32), np.zeros((rows, 1), np.int32)
+            read = LayerInput(*map(jnp.asarray, (hidden, segments, first)))
+            arms: list[Callable[[], Any]] = [partial(_fetched, step, params, read), partial(layers.run, read)]
+            if rows > 1:
+                arms.append(partial(_side_by_side, threads, partial(_fetched, alone, params, read)))
+            ours, theirs, *shared = _seconds(arms)
+            ratios += [ours / theirs, *(one / cores() / theirs for one in shared)]
+    layers.strict, (layers.one, layers.many, layers.windows) = False, (ratio > 1 for ratio in ratios)
     named = [f"{NAMES[ratio > 1]} ({max(ratio, 1 / ratio):.2f}x as fast)" for ratio in ratios]
-    return f"engine: {named[0]} for one text, {named[1]} for batches"
+    return f"engine: {named[0]} for one text, {named[1]} for batches, {named[2]} for many texts"
 
 
 def _run(program: Program, params: Flat, read: LayerInput) -> jax.Array:
     encoder = program.merge(params)[0].encoder
     batch = {"segment_ids": read.segments}
     return encoder.run(read.hidden.astype(encoder.dtype), batch, positions=read.positions)[-1]
+
+
+def _side_by_side(threads: ThreadPoolExecutor, arm: Callable[[], Any]) -> None:
+    """Runs an arm in all cores at a time."""
+    for each in [threads.submit(arm) for _ in range(cores())]:
+        each.result()
 
 
 def _fetched(step: Callable[[Flat, LayerInput], jax.Array], params: Flat, read: LayerInput) -> np.ndarray:
