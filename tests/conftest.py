@@ -1,5 +1,6 @@
 """What every test stands on: two CPU devices, no network, quick compilation, and one tiny world for all."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -12,6 +13,7 @@ COMPILE_QUICKLY = (
 if version("jaxlib").startswith("0.10."):  # later ones end at once at a flag that they do not know
     # the older emitters of fused loops compile in less than half the time, with the same passes before them
     COMPILE_QUICKLY += " --xla_cpu_use_fusion_emitters=false"
+gc.set_threshold(20_000, 10, 10)  # as commands do: tracing makes objects by the million, and few of them cycles
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits all this from the process that started it
