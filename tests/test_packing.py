@@ -1,5 +1,8 @@
 """Batches whose padding is not computed: the numbers of those that are padded, and which batches they are."""
 
+import time
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -181,3 +184,33 @@ def test_few_texts_are_not_shared_and_a_fault_in_a_core_is_told(served, monkeypa
     monkeypatch.setattr("kinject.serving.programs.jax.block_until_ready", broken)
     with pytest.raises(RuntimeError, match="no such core"):
         host.predict(texts(200))
+
+
+def test_a_stream_that_is_given_up_is_not_computed_to_its_end(served, monkeypatch):
+    monkeypatch.setattr("kinject.serving.programs.cores", lambda: 2)
+    monkeypatch.setattr("kinject.serving.programs.MOST_POSITIONS", 64)
+    host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
+    futures, submit = [], Cores._submit
+    monkeypatch.setattr(Cores, "_submit", lambda *given: futures.append(submit(*given)) or futures[-1])
+    block = jax.block_until_ready
+    monkeypatch.setattr(
+        "kinject.serving.programs.jax.block_until_ready", lambda made: (time.sleep(0.05), block(made))[1]
+    )
+    host.engine.window = 200
+    stream = host.stream(texts(400))
+    next(stream)
+    stream.close()
+    assert any(one.cancelled() for one in futures)
+    assert len(host.predict(texts(200))) == 200
+
+
+def test_a_core_computes_under_the_callers_settings_and_without_threads_when_the_interpreter_ends(served, monkeypatch):
+    monkeypatch.setattr("kinject.serving.programs.cores", lambda: 2)
+    monkeypatch.setattr("kinject.serving.programs.MOST_POSITIONS", 64)
+    host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]))
+    with jax.default_matmul_precision("highest"):
+        ours = host.predict(texts(200))
+        compiled = host.engine.programs.compiled
+        assert host.predict(texts(200)) == ours and host.engine.programs.compiled == compiled
+    host.engine._cores._threads.shutdown()  # as Python does before it waits for a thread that still answers
+    assert host.predict(texts(200)) == ours

@@ -240,13 +240,11 @@ class Feed:
         weights = [len(bucket["index"]) for bucket in self.examples.buckets]
         return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=weights)
 
-    def first_dealt(self, batch_size: int, seed: int, batches: int = 32) -> np.ndarray:
-        """The `index` of the examples that the first batches of `order` hold, int [n]; they must be fixed."""
-        only = [{"index": bucket["index"]} for bucket in self.examples.buckets]
-        bare = replace(
-            self, examples=replace(self.examples, buckets=tuple(only), redraw=None, complete=None), gather=None
-        )
-        order = bare.order(batch_size, seed)
+    def first_dealt(self, batch_size: int, seed: int) -> np.ndarray:
+        """The `index` of the examples in the order in which `order` first deals them, int [n]; they must be fixed."""
+        buckets = tuple({"index": bucket["index"]} for bucket in self.examples.buckets)
+        order = Feed(replace(self.examples, buckets=buckets), shuffle=self.shuffle).order(batch_size, seed)
+        batches = -(-self.examples.size // batch_size)  # an epoch of them; buckets may be a batch apart
         return np.concatenate([order[number]["index"] for number in range(batches)])
 
     def _part(self, number: int, batch_size: int, seed: int, share: np.ndarray | None, extra: int) -> grain.MapDataset:

@@ -68,6 +68,12 @@ class Asked:
             made.setdefault(int(self.made_of[index]), []).append((row, self.windows[index]))
         return made
 
+    def give_up(self) -> None:
+        """Takes back what no core has begun: nobody wants it any more."""
+        for _, made in self.results:
+            if isinstance(made, Future):
+                made.cancel()
+
     def _examples(self) -> Iterator[tuple[int, Any]]:
         for numbers, made in self.results:
             leaves, form = jax.tree.flatten(made.result() if isinstance(made, Future) else made)
@@ -150,18 +156,23 @@ class Engine:
         """Answers in the order of the queries; `compare` adds the host alone, `explainer` what the knowledge did."""
         model = self.model(active.plugin)
         bare = self.model(None) if compare else None
-        waiting = None
-        for window in windows(queries, self.window):
-            records = [one.record for one in window if isinstance(one, Query)]
-            asked = self.ask(records, active, model, self.programs.answer(model.program, top))
-            before = None
-            if bare is not None:
-                before = self.ask(records, active.alone, bare, self.programs.answer(bare.program, top))
+        waiting, given = None, list[Asked]()
+        try:
+            for window in windows(queries, self.window):
+                records = [one.record for one in window if isinstance(one, Query)]
+                asked = self.ask(records, active, model, self.programs.answer(model.program, top))
+                before = None
+                if bare is not None:
+                    before = self.ask(records, active.alone, bare, self.programs.answer(bare.program, top))
+                given = [*given[-2:], asked, *([] if before is None else [before])]
+                if waiting is not None:
+                    yield from self._collect(*waiting, active, explainer, top)
+                waiting = window, asked, before
             if waiting is not None:
                 yield from self._collect(*waiting, active, explainer, top)
-            waiting = window, asked, before
-        if waiting is not None:
-            yield from self._collect(*waiting, active, explainer, top)
+        finally:
+            for each in given:
+                each.give_up()
 
     def model(self, plugin: Plugin | None) -> Model:
         """The program of the host with a plugin, and the parameters on the devices."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -164,7 +164,7 @@ class Cores:
 
     def __init__(self) -> None:
         self._alone: dict[Any, Any] = {}
-        self._met: set[Any] = set()
+        self._compiled: dict[Any, Any] = {}
         self._threads: ThreadPoolExecutor | None = None
 
     def shared(self, step: Step, examples: Examples) -> Step:
@@ -185,13 +185,16 @@ class Cores:
 
     def _submit(
         self, threads: ThreadPoolExecutor, step: Any, params: Flat, batch: Mapping[str, Any], filled: int | None = None
-    ) -> Future:
+    ) -> Any:
         del filled  # all rows are computed
-        shape = step, *((name, values.shape) for name, values in sorted(batch.items()))
-        if shape not in self._met:  # here, or two threads might compile it
-            step.lower(params, batch).compile()
-            self._met.add(shape)
-        return threads.submit(lambda: jax.block_until_ready(step(params, batch)))
+        shape = step, *((name, values.shape, values.dtype) for name, values in sorted(batch.items()))
+        if shape not in self._compiled:  # here: two threads would compile it twice, and without the caller's settings
+            self._compiled[shape] = step.lower(params, batch).compile()
+        program = self._compiled[shape]
+        try:
+            return threads.submit(lambda: jax.block_until_ready(program(params, batch)))
+        except RuntimeError:  # the interpreter ends, and starts no thread any more
+            return program(params, batch)
 
 
 def probabilities(task: Task, raw: jax.Array) -> jax.Array:

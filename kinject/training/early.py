@@ -42,8 +42,9 @@ def compiled_beside(
     if not alone():
         yield lambda: True
         return
+    lowered = step.lower(state, frozen, batch)  # here: two threads that both trace wait for Python's lock
     with ThreadPoolExecutor(1) as beside:
-        compiled = beside.submit(lambda: step.lower(state, frozen, batch).compile())
+        compiled = beside.submit(lowered.compile)
         yield compiled.done
         compiled.result()  # what is wrong with the step is told here, as its first call would
 

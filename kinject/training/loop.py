@@ -214,6 +214,7 @@ class Fit:
         return FitResult(fetched, metrics, self.step, self.progress.seconds, self.labels)
 
     def _close(self) -> None:
+        self.iterator.close()  # what it would deal next is not made any more
         self.profiler.close()
         self.metrics.close()
         self.checkpoints.close()
@@ -278,9 +279,8 @@ class Fit:
         """Has these states computed once, those of the first batch now, and its step compiled beside."""
         size, seed = self.config.batch_size, self.seed
         ours: dict[str, Any] = {"plan": plan, "workdir": workdir, "trained": self.state.train, "place": self.place}
-        attach: Callable[..., Feed] = partial(
-            attach_prefix, self.program, self.frozen, batch_size=self.config.evaluation_batch_size, **ours
-        )
+        ours["batch_size"] = self.config.evaluation_batch_size
+        attach: Callable[..., Feed] = partial(attach_prefix, self.program, self.frozen, **ours)
         first_batch = with_states(self.train_feed.order(size, seed, rows=self.rows)[0], plan, self.place)
         with compiled_beside(self.train_step, self.state, self.frozen, first_batch) as compiled:
             self.dev_feed = self.dev_feed and attach(feed=self.dev_feed)
