@@ -50,7 +50,8 @@ def by_formula(path, matrix, leaf):
     """Holds a leaf to symmetric quantisation in plain numpy, and returns what it stands for, float32.
 
     The largest magnitude of a channel is 127.5 steps. It lies between two whole numbers, so that the last digit of the
-    scale says which it becomes; everything else is the nearest.
+    scale says which it becomes; everything else is the nearest. That digit is the library's, or a rounding to bfloat16
+    would go the other way here and there.
     """
     scale = np.abs(matrix).max(shared(path), keepdims=True) / np.float32(127.5)
     ratio = matrix / scale
@@ -59,7 +60,7 @@ def by_formula(path, matrix, leaf):
     np.testing.assert_allclose(leaf.scale, scale, rtol=1e-6)
     np.testing.assert_array_equal(np.asarray(leaf.qvalue)[inner], np.round(ratio[inner]))
     assert np.abs(np.asarray(leaf.qvalue) - ratio).max() < 0.501 and inner.mean() > 0.7
-    return np.asarray(leaf.qvalue) * scale
+    return np.asarray(leaf.qvalue) * np.asarray(leaf.scale)
 
 
 def norm(array):

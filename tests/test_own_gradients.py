@@ -1,10 +1,13 @@
 """Activations and cross-entropy over a vocabulary: values and gradients beside JAX's and optax's, and what is kept."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from jax.test_util import check_grads
 
 from kinject.models.heads import MaskedLMHead
@@ -12,7 +15,7 @@ from kinject.models.kernels.elementwise import ACTIVATIONS, cross_entropy
 from kinject.models.kernels.products import rounded_dot
 
 PLAIN = {
-    "gelu": lambda values: jax.nn.gelu(values, approximate=False),
+    "gelu": lambda values: 0.5 * values * (1 + jax.lax.erf(values * math.sqrt(0.5))),
     "gelu_new": lambda values: jax.nn.gelu(values, approximate=True),
     "silu": jax.nn.silu,
     "mish": jax.nn.mish,
@@ -35,6 +38,12 @@ def test_an_activation_is_the_plain_one_bit_for_bit_and_has_its_slope(name, wrap
     np.testing.assert_array_equal(made, jax.jit(PLAIN[name])(VALUES))
     # tanh and its like are approximations of XLA's
     np.testing.assert_allclose(slope, expected_slope, rtol=2e-6, atol=5e-6)
+
+
+def test_gelu_is_torch_s_and_jax_s():
+    made, theirs = np.asarray(ACTIVATIONS["gelu"](VALUES)), torch.nn.functional.gelu(torch.from_numpy(np.array(VALUES)))
+    np.testing.assert_allclose(made, theirs.numpy(), rtol=2e-7, atol=1e-6)
+    np.testing.assert_allclose(made, jax.nn.gelu(VALUES, approximate=False), rtol=2e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PLAIN)

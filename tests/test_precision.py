@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from tiny import random_host, tiny_config
 
-from kinject.models.kernels.elementwise import coarse_gelu
+from kinject.models.kernels.elementwise import ACTIVATIONS, coarse_gelu
 from kinject.models.kernels.products import rounded_dot
 from kinject.models.layers import Dense, FusedProjection, JoinedProjection
 from kinject.models.precision import activations, held, multiplied
@@ -114,7 +114,7 @@ def test_coarse_gelu_is_gelu_to_its_rounding():
 def test_coarse_gelu_is_used_only_before_a_rounded_product():
     host = random_host(tiny_config())
     layer, hidden = host.encoder.layers[0].feed_forward, jnp.ones((1, 2, 32))
-    exact = layer.down(jax.nn.gelu(layer.up(hidden), approximate=False))
+    exact = layer.down(ACTIVATIONS["gelu"](layer.up(hidden)))
     np.testing.assert_array_equal(layer.inner(hidden), exact)
     layer.down.kernel = nnx.Param(layer.down.kernel[...].astype(jnp.bfloat16))
     np.testing.assert_array_equal(layer.inner(hidden), layer.down(coarse_gelu(layer.up(hidden))))

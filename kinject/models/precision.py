@@ -57,8 +57,9 @@ def held(precision: Precision, path: str, leaf: Any) -> jax.Array | QArray:
 
 
 def _cast(leaf: Any, dtype: DTypeLike) -> jax.Array:
-    """An array on the device; one of numpy's is rounded before, which rounds alike and compiles no program a shape."""
-    return jnp.asarray(leaf.astype(dtype, copy=False) if isinstance(leaf, np.ndarray) else leaf, dtype)
+    """An array on the device; numpy rounds its own float32, as XLA would, which compiles no program a shape."""
+    own = isinstance(leaf, np.ndarray) and leaf.dtype == np.float32
+    return jnp.asarray(leaf.astype(dtype, copy=False) if own else leaf, dtype)
 
 
 def multiplied(precision: Precision, path: str, leaf: jax.Array | QArray) -> jax.Array:
