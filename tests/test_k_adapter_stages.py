@@ -289,7 +289,7 @@ def test_hidden_states_that_an_adapter_reads_are_computed_once(world, alone, tmp
     stage = world.factual()
     stage["fit"] |= {"prefix_cache_mb": 0}
     results = run_experiment({"seed": 3, "stages": {"factual": stage}}, tmp_path)
-    assert fits[0].program.start == 0 and "prefix" not in next(fits[0].iterator)
+    assert fits[0].program.start == 0 and "prefix" not in fits[0].train_feed.examples.buckets[0]
     assert results["factual"]["dev_loss"] == pytest.approx(alone[1]["factual"]["dev_loss"], abs=2e-5)
     before, after = (arrays(load_plugin(folder / "factual").plugin) for folder in (alone[0], tmp_path))
     for path, leaf in before.items():
