@@ -12,7 +12,9 @@ import pytest
 
 from kinject.config import build
 from kinject.errors import InputError
-from kinject.inference.mesh import MeshConfig, Placement
+from kinject.inference.mesh import MeshConfig, Placement, place_params
+from kinject.training.config import OptimizerConfig
+from kinject.training.step import initial_state, make_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,16 @@ def test_mesh_of_a_config():
     assert Placement.over(None, MeshConfig(model=2)).describe() == "2 devices, data 1 x model 2"
     assert Placement.over(None, MeshConfig(data=1)).mesh is None
     assert Placement.over(None).describe() == "2 devices, data 2 x model 1"
+
+
+def test_moments_lie_where_their_parameters_do():
+    """On a mesh a program of zeros alone would put them onto one device, and then each whole onto all."""
+    place = Placement.over(2, MeshConfig(model=2))
+    path = "host/encoder/layers/0/feed_forward/up/kernel"
+    train, _ = place_params({path: np.ones((4, 6), np.float32)}, {}, "float32", place)
+    optimizer = make_optimizer(OptimizerConfig(name="adamw", learning_rate=1e-3), {path: "train"}, 10)
+    state = place.state(initial_state(train, optimizer, {path: "train"}))
+    moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.shape == (4, 6)]
+    assert len(moments) == 2
+    for leaf in moments:
+        assert leaf.sharding == train[path].sharding and not leaf.sharding.is_fully_replicated

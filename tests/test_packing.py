@@ -1,6 +1,7 @@
 """Batches whose padding is not computed: the numbers of those that are padded, and which batches they are."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -214,3 +215,16 @@ def test_a_core_computes_under_the_callers_settings_and_without_threads_when_the
         assert host.predict(texts(200)) == ours and host.engine.programs.compiled == compiled
     host.engine._cores._threads.shutdown()  # as Python does before it waits for a thread that still answers
     assert host.predict(texts(200)) == ours
+
+
+def test_a_core_compiles_anew_for_other_shapes_and_other_settings():
+    cores, step = Cores(), jax.jit(lambda params, batch: params["table"].sum() + batch["a"] @ batch["a"].T)
+    batch, found = {"a": np.ones((2, 3), np.float32)}, {}
+    with ThreadPoolExecutor(1) as threads:
+        for rows in (4, 9):  # a plugin's table grows with its entities, which no structure tells
+            found[rows] = cores._submit(threads, step, {"table": jnp.ones(rows)}, batch).result()
+        assert float(found[9][0, 0] - found[4][0, 0]) == 5 and len(cores._compiled) == 2
+        with jax.default_matmul_precision("highest"):
+            cores._submit(threads, step, {"table": jnp.ones(4)}, batch).result()
+        cores._submit(threads, step, {"table": jnp.ones(4)}, batch).result()
+    assert len(cores._compiled) == 3

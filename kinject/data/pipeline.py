@@ -19,7 +19,7 @@ from kinject.errors import InputError
 if TYPE_CHECKING:
     import grain  # itself only where batches are dealt: it brings orbax, a third of a second that no answer needs
 
-THREADS, AHEAD = 2, 4  # that make batches, and how many they make before they are asked for
+THREADS, AHEAD = 2, 2  # that make batches, and how many each makes before it is asked
 ENDLESS = 1 << 60  # examples, which no run comes to the end of
 Batch = dict[str, np.ndarray]
 Gather = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -173,7 +173,7 @@ def deal(batches: grain.MapDataset, threads: int = THREADS) -> grain.IterDataset
     """Batches by number -> batches one after the other, made by some threads ahead of time."""
     import grain
 
-    return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD))
+    return batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=AHEAD * threads))
 
 
 @dataclass(frozen=True)

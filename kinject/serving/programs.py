@@ -31,6 +31,7 @@ EXPLAINED = "explained"  # int32 [B]: in a batch, the number of the answer that 
 POSSIBLE = -1e8  # an answer with a lower raw score is none
 PACKED = 2  # batches of texts from which on padding is left out: fewer would not be worth a program of their own
 MOST_POSITIONS = 1024  # of such a batch: temporaries of more leave a CPU's caches
+MULTIPLIED = "jax_default_matmul_precision"  # of JAX's settings the one that a thread may well have its own of
 BATCHES_A_CORE = 2  # at least, of most positions, or a core would wait for another's last batch too long
 LEAST_LENGTH, FULL_LENGTH, LEAST_ENTITIES = 16, 64, 8
 ENTITIES = ("entity_ids", "entity_vectors")
@@ -187,10 +188,12 @@ class Cores:
         self, threads: ThreadPoolExecutor, step: Any, params: Flat, batch: Mapping[str, Any], filled: int | None = None
     ) -> Any:
         del filled  # all rows are computed
-        shape = step, *((name, values.shape, values.dtype) for name, values in sorted(batch.items()))
-        if shape not in self._compiled:  # here: two threads would compile it twice, and without the caller's settings
-            self._compiled[shape] = step.lower(params, batch).compile()
-        program = self._compiled[shape]
+        leaves, form = jax.tree.flatten((params, dict(batch)))
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        asked = step, form, shapes, getattr(jax.config, MULTIPLIED)
+        if asked not in self._compiled:  # here: two threads would compile it twice, and without the caller's settings
+            self._compiled[asked] = step.lower(params, batch).compile()
+        program = self._compiled[asked]
         try:
             return threads.submit(lambda: jax.block_until_ready(program(params, batch)))
         except RuntimeError:  # the interpreter ends, and starts no thread any more

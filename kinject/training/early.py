@@ -14,7 +14,7 @@ from typing import Any
 import grain
 import jax
 
-from kinject.data.pipeline import AHEAD, Batch
+from kinject.data.pipeline import AHEAD, THREADS, Batch
 from kinject.inference.mesh import Placement
 from kinject.inference.processes import alone
 from kinject.training.prefix import PrefixPlan
@@ -58,7 +58,7 @@ def with_states(batch: Batch, plan: PrefixPlan, place: Placement) -> dict[str, A
 
 def read_while(batches: grain.MapDataset, going: Callable[[], bool]) -> None:
     """Reads the first batches, which computes their states: one at least, and as many as are dealt ahead at most."""
-    for number in range(AHEAD):
+    for number in range(AHEAD * THREADS):
         batches[number]
         if not going():
             break

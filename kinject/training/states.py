@@ -63,20 +63,7 @@ def attach_prefix(
     Raises:
       InputError: the folder's disk has no room.
     """
-    above = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in (trained or {}).items()}
-
-    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        whole = {**params, **{path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in above.items()}}
-        host, plugin = program.merge(whole)
-
-        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=plan.start, seam=plan.seam)
-            shape = (*rows["token_ids"].shape, -1)
-            return {name: states.reshape(shape).astype(plan.dtype) for name, states in found.items()}
-
-        return map_microbatches(of, program.with_vectors(whole, batch), program.micro_batch, program.row_parts)
-
-    step = jax.jit(compute, compiler_options=options(program.row_parts))
+    step = _prefix_step(program, plan, trained or {})
     batch_size, at_once = place.round_up(batch_size), place.devices > 1 or not alone()
     folder = workdir if plan.cache == "disk" else None
 
@@ -101,6 +88,24 @@ def attach_prefix(
             each["prefix"].fill()
     buckets = tuple({**bucket, **each} for bucket, each in zip(feed.examples.buckets, states, strict=True))
     return feed.with_examples(replace(feed.examples, buckets=buckets))
+
+
+def _prefix_step(program: Program, plan: PrefixPlan, trained: Mapping[str, Any]) -> jax.stages.Wrapped:
+    """The jitted step (params, batch) -> the states by name, [B, …] each, for which zeros stand in what is trained."""
+    above = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in trained.items()}
+
+    def compute(params: Flat, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        whole = {**params, **{path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in above.items()}}
+        host, plugin = program.merge(whole)
+
+        def of(rows: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            found = host.encoder.prefix(program.task.rows(rows), plugin, stop=plan.start, seam=plan.seam)
+            shape = (*rows["token_ids"].shape, -1)
+            return {name: states.reshape(shape).astype(plan.dtype) for name, states in found.items()}
+
+        return map_microbatches(of, program.with_vectors(whole, batch), program.micro_batch, program.row_parts)
+
+    return jax.jit(compute, compiler_options=options(program.row_parts))
 
 
 def _neighbours(index: np.ndarray, early: np.ndarray | None, count: int) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import SingleDeviceSharding
 
 from kinject.errors import InputError
 from kinject.inference.program import Program, accumulate_microbatches
@@ -104,8 +105,13 @@ def make_refresh(program: Program) -> Callable[[Flat], Flat]:
 
 def initial_state(train: Flat, optimizer: optax.GradientTransformation, labels: Mapping[str, str]) -> TrainState:
     """The state before the first step."""
-    made = jax.jit(lambda train: optimizer.init(mask_frozen(train, labels)))(train)  # one program, not one a shape
-    return TrainState(train, made, jnp.zeros((), jnp.int32))
+
+    def begin(train: Flat) -> Any:
+        return optimizer.init(mask_frozen(train, labels))
+
+    # one program and not one a shape; on a mesh it would forget where the leaves are, which moments must lie beside
+    alone = all(isinstance(getattr(leaf, "sharding", None), SingleDeviceSharding) for leaf in train.values())
+    return TrainState(train, (jax.jit(begin) if alone else begin)(train), jnp.zeros((), jnp.int32))
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
