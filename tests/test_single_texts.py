@@ -1,5 +1,6 @@
 """One text of a classifier, with plugins, where ONNX Runtime begins at its ids and slots: the answers of XLA."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -79,6 +80,34 @@ def test_answers_with_a_plugin_are_those_of_xla(served, hosts, method):
     assert (moved[[3, 4]] == 0).all() and answers[3].host_alone and answers[5].truncated
     with hosts[1].unplugged():
         assert scores([hosts[1].predict(one) for one in TEXTS]).tolist() == bare.tolist()
+
+
+@pytest.mark.parametrize("few", [64, 2])
+def test_an_answer_by_itself_is_the_one_that_is_collected(served, hosts, monkeypatch, few):
+    """With the host alone beside it, an answer goes the engine's way: the same bits, equal scores in their order."""
+    monkeypatch.setattr(single, "FEW", few)  # beyond, all go that way
+    made, predict = [], single.SingleTexts.predict
+    monkeypatch.setattr(
+        single.SingleTexts, "predict", lambda self, *some: made.append(predict(self, *some)) or made[-1]
+    )
+    host = hosts[1].plug(served.plugin("one", task=TASK), knowledge=served.knowledge, name="it")
+    told = [{**mentioned("city1 is in land1 .", ("city1", "Q1")), "id": "mine"}, *TEXTS]
+    for top in (1, 2, 5):
+        for text in told:
+            alone, beside = host.predict(text, top=top), host.predict(text, top=top, compare=True)
+            assert alone == dataclasses.replace(beside, before=None)
+    assert [one is not None for one in made] == [few == 64] * 3 * len(told)
+    layers = host.engine.layers
+    for values, numbers in (([0.5, 0.25, 0.25], [0, 1, 2]), ([0.25, 0.5, 0.5], [1, 2, 0])):
+        made_up = np.array([[values]], np.float32)
+        monkeypatch.setattr(layers, "scores_of", lambda batch, slots, made_up=made_up: (made_up, made_up))
+        for one in (host.predict(TEXTS[0]), host.predict(TEXTS[0], compare=True)):
+            assert [label.label for label in one.labels] == [LABELS[number] for number in numbers]
+    for bad in (np.nan, np.inf):
+        bad_scores = np.array([[[0.5, bad, 0.5]]], np.float32)
+        monkeypatch.setattr(layers, "scores_of", lambda batch, slots, bad=bad_scores: (bad, bad))
+        with pytest.raises(InputError, match="not finite"):
+            host.predict(TEXTS[0])
 
 
 def test_slots_are_made_once_an_entity_and_swapped_with_the_plugin(served, hosts, monkeypatch):

@@ -29,7 +29,7 @@ from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
 from kinject.serving.programs import EXPLAINED, PACKED, Cores, Programs, Shapes, Step
-from kinject.serving.queries import Explanation, Label, Labels, Linked, Prediction, Query, Refused, windows
+from kinject.serving.queries import Explanation, Label, Labels, Prediction, Query, Refused, windows
 from kinject.serving.runtime import JAX, Either, EngineName, choose, fills_slots
 from kinject.serving.single import SingleTexts
 from kinject.tasks.base import Task
@@ -155,12 +155,18 @@ class Engine:
     ) -> Iterator[Prediction | Refused]:
         """Answers in the order of the queries; `compare` adds the host alone, `explainer` what the knowledge did."""
         model = self.model(active.plugin)
+        step = self.programs.answer(model.program, top)
         bare = self.model(None) if compare else None
+        at_once = None if compare or explainer else self._texts(active, model, step)
         waiting, given = None, list[Asked]()
         try:
             for window in windows(queries, self.window):
+                alone = at_once if len(window) == 1 and waiting is None else None
+                if alone is not None and (made := alone.predict(window[0], top)):
+                    yield made
+                    continue
                 records = [one.record for one in window if isinstance(one, Query)]
-                asked = self.ask(records, active, model, self.programs.answer(model.program, top))
+                asked = self.ask(records, active, model, step)
                 before = None
                 if bare is not None:
                     before = self.ask(records, active.alone, bare, self.programs.answer(bare.program, top))
@@ -190,7 +196,7 @@ class Engine:
         made_of = np.empty(0, np.int64)
         if not records:
             return Asked([], {}, made_of)
-        if len(records) == 1 and isinstance(step, Either) and (made := self._single(records[0], active, model, step)):
+        if len(records) == 1 and (made := self._single(records[0], active, model, step)):
             return made
         encoder = self._encoder(active)
         examples, numbers, refused = sift(lambda some: self.examples(some, active, encoder), records)
@@ -218,21 +224,29 @@ class Engine:
             refused |= {one: _no_example(records[one], examples) for one in unasked}
         return Asked(results, refused, made_of, known, frozenset(encoder.shortened))
 
-    def _single(self, record: Record, active: ActivePlugins, model: Model, step: Either) -> Asked | None:
+    def _single(self, record: Record, active: ActivePlugins, model: Model, step: Step) -> Asked | None:
         """One text without batches of examples; None where it takes these."""
-        if not (step.embeds and SingleTexts.takes(active.plugin)):
+        texts = self._texts(active, model, step)
+        made = texts(record, step) if texts is not None and isinstance(step, Either) else None
+        if made is None:
+            return None
+        one = np.zeros(1, np.int64)
+        return Asked([(one, made[0])], {}, one, (), frozenset([record.where] * made[1]))
+
+    def _texts(self, active: ActivePlugins, model: Model, step: Step) -> SingleTexts | None:
+        """Answers single texts with what is plugged in; None where these are a batch like any other."""
+        if not (isinstance(step, Either) and step.embeds and SingleTexts.takes(active.plugin)):
             return None
         alone = active.plugin is None
         single = self._single_texts.get(alone)
-        try:
-            if single is None or single.active is not active:
-                single = SingleTexts(self.task, active, model, self.programs, partial(self._encoder, active))
-                self._single_texts[alone] = single
-            made = single(record, step)
-        except InputError:
-            return None  # it is refused where all are
-        one = np.zeros(1, np.int64)
-        return None if made is None else Asked([(one, made[0])], {}, one, (), frozenset([record.where] * made[1]))
+        if single is None or single.active is not active:
+            encoder = partial(self._encoder, active)
+            try:
+                single = SingleTexts(self.task, active, model, step.layers, self.programs, encoder)
+            except InputError:
+                return None  # each text is refused for it
+            self._single_texts[alone] = single
+        return single
 
     def examples(
         self, records: Sequence[Record], active: ActivePlugins, encoder: EntityEncoder | None = None
@@ -286,7 +300,7 @@ class Engine:
         found, alone = self._answers(asked), {} if before is None else self._answers(before)
         refused = asked.refused | (before.refused if before is not None else {})
         records = [one.record for one in window if isinstance(one, Query)]
-        entities = _entities(records, active)
+        entities = active.linked(records)
         explained = {} if explainer is None else explainer.explain(records, found)
         number = -1
         for one in window:
@@ -381,17 +395,3 @@ def _faults(make: MakeExamples, records: Sequence[Record], first: int) -> dict[i
 
 def _no_example(record: Record, examples: Examples) -> InputError:
     return InputError(record.where, "the task makes no example of it", "; ".join(examples.notes))
-
-
-def _entities(records: Sequence[Record], active: ActivePlugins) -> list[tuple[Linked, ...]]:
-    """The mentions of each record, with who reads them."""
-    ids = list(dict.fromkeys(one.entity for record in records for one in record.mentions if one.entity is not None))
-    readers = dict(zip(ids, active.readers(ids), strict=True))
-    made = []
-    for record in records:
-        linked = []
-        for one in record.mentions:
-            plugin, name = (None if one.entity is None else readers.get(one.entity)) or (None, "")
-            linked.append(Linked(one.start, one.end, one.entity, name, plugin))
-        made.append(tuple(linked))
-    return made

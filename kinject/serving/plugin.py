@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from kinject.data.encode import rows_with_vector
+from kinject.data.records import Mention, Record
 from kinject.errors import InputError
 from kinject.inference.comparison import Comparison
 from kinject.inference.host import HostBundle, knowledge_identity
@@ -27,6 +28,7 @@ from kinject.models import seams
 from kinject.plugins.pluglm import PlugLM
 from kinject.plugins.store import StoredPlugin, check_fits, copy_plugin, in_space, load_plugin
 from kinject.serving.evaluation import Evaluation, Inputs, labelled, open_base
+from kinject.serving.queries import Linked
 from kinject.serving.routing import JoinedKnowledge, Routed
 from kinject.tasks.base import Task
 
@@ -339,6 +341,17 @@ class ActivePlugins:
             None if owner < 0 else (self.plugged[owner].name, self.names(self.plugged[owner].knowledge, int(row)))
             for owner, row in zip(owners.tolist(), rows.tolist(), strict=True)
         ]
+
+    def linked(self, records: Sequence[Record]) -> list[tuple[Linked, ...]]:
+        """The mentions of each record, with who reads them."""
+        ids = list(dict.fromkeys(one.entity for record in records for one in record.mentions if one.entity is not None))
+        readers = dict(zip(ids, self.readers(ids), strict=True))
+
+        def of(mention: Mention) -> Linked:
+            plugin, name = (None if mention.entity is None else readers.get(mention.entity)) or (None, "")
+            return Linked(mention.start, mention.end, mention.entity, name, plugin)
+
+        return [tuple(map(of, record.mentions)) for record in records]
 
     def slot_rows(self, entities: Sequence[str]) -> np.ndarray:
         """The rows that stand in `entity_ids` of a batch for these entities, int32 [n]."""

@@ -243,10 +243,10 @@ class Layers:
         self.embeds = self.scores and embeds_words(host.encoder) and 0 < vocabulary <= len(table)
         self._nothing: dict[str, np.ndarray] = {}
         if self.embeds:
-            self._words = {"words": table, "hidden": np.zeros((0, 0, table.shape[1]), np.float32)}
-            self._no_slots = {"slots": table[:0], "slot_cells": np.zeros((0, 2), np.int64)}
-            no_ids = dict.fromkeys(IDS, np.zeros((0, 0), np.int32))
-            self._nothing = {**no_ids, **self._no_slots, "words": table[:0]}
+            no_slots = {"slots": table[:0], "slot_cells": np.zeros((0, 2), np.int64)}
+            no_hidden, no_ids = np.zeros((0, 0, table.shape[1]), np.float32), np.zeros((0, 0), np.int32)
+            self._bare = {"words": table, "hidden": no_hidden, "positions": FIRST, **no_slots}
+            self._nothing = {**dict.fromkeys(IDS, no_ids), **no_slots, "words": table[:0]}
         model = LayerGraph(host.encoder, head, embeds=self.embeds, int8=int8).model()
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.one = self.many = self.windows = self.strict = True
@@ -287,11 +287,12 @@ class Layers:
           batch: of a host alone, or of one with a plugin that maps entities; one row is read at its first position.
           slots: what such a plugin puts in the place of words: vectors float32 [n, D], rows and positions int64 [n, 2].
         """
-        positions = np.asarray(batch.get("positions", FIRST), np.int64)
-        given = {**self._words, **self._no_slots, "segments": batch["segment_ids"], "positions": positions}
+        given = {**self._bare, "segments": batch["segment_ids"], **{name: batch[name] for name in IDS}}
+        if "positions" in batch:
+            given["positions"] = np.asarray(batch["positions"], np.int64)
         if slots is not None:
             given |= {"slots": slots[0], "slot_cells": slots[1]}
-        return self._session.run(SCORES, {**given, **{name: batch[name] for name in IDS}})
+        return self._session.run(SCORES, given)
 
     def takes(self, rows: int) -> bool:
         """Whether it runs a batch of so many rows."""

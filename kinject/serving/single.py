@@ -1,28 +1,33 @@
 """One text for a classifier: its ids, and what a plugin puts in its slots, as a graph that begins there reads them.
 
 No batch of examples is made, and JAX is called only for entities that were not asked about before: what a plugin that
-maps entities puts in a slot depends on nothing else, so it is kept.
+maps entities puts in a slot depends on nothing else, so it is kept. A run of the graph leaves nothing else in a CPU's
+caches, so what is around it costs four times as much as it seems: few calls, and lists instead of small arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from math import isfinite
+from typing import Any, cast
 
 import numpy as np
 
 from kinject.data.encode import Encoded, EntityEncoder
 from kinject.data.pipeline import Batch
 from kinject.data.records import Record
+from kinject.errors import InputError
 from kinject.inference.program import Model
 from kinject.models.seams import Plugin
 from kinject.serving.plugin import ActivePlugins
-from kinject.serving.programs import LEAST_ENTITIES, Programs, power_of_two
-from kinject.serving.runtime import Either, Slots
+from kinject.serving.programs import LEAST_ENTITIES, POSSIBLE, Programs, power_of_two
+from kinject.serving.queries import Label, Prediction, Query, Refused
+from kinject.serving.runtime import Either, Layers, Slots
 from kinject.tasks.base import Task, slot_rows
 
 KEPT = 4096  # entities
-ONE_ROW = np.ones(1, np.float32)
+FEW = 64  # labels that are ranked as a list
 
 
 class SingleTexts:
@@ -32,6 +37,7 @@ class SingleTexts:
       task: of the host.
       active: what is plugged in.
       model: the host with it, on the device.
+      layers: which embed, and run it.
       programs: compile what fills slots.
       encoder: makes what encodes a text for it.
 
@@ -44,10 +50,12 @@ class SingleTexts:
         task: Task,
         active: ActivePlugins,
         model: Model,
+        layers: Layers,
         programs: Programs,
         encoder: Callable[[], EntityEncoder],
     ):
-        self.task, self.active, self.programs, self.encoder = task, active, programs, encoder
+        self.task, self.active, self.layers = task, active, layers
+        self.programs, self.encoder = programs, encoder
         reads = encoder()
         self.tokenizer, self.most = reads.tokenizer, reads.max_length
         self._program = model.program
@@ -59,28 +67,50 @@ class SingleTexts:
         """Whether such a plugin, or none, can be answered for."""
         return plugin is None or plugin.maps_entities
 
-    def __call__(self, record: Record, step: Either) -> Any:
-        """What an answer step yields of a text, [1, …] each, and whether it was too long; None = ask as ever.
+    def __call__(self, record: Record, step: Either) -> tuple[Any, bool] | None:
+        """What an answer step, which `embeds`, yields of a text, [1, …] each, and whether the text was too long.
 
-        Args:
-          record: the text.
-          step: which `embeds`.
-
-        Raises:
-          InputError: a record that the task cannot use.
+        None = it is to be asked as ever, also because it must be refused.
         """
-        texts = self.task.passage_texts(record)
-        if texts is None:
+        read = self._read(record)
+        return None if read is None else (step.one(*read[:2]), read[2])
+
+    def predict(self, query: Query | Refused, top: int) -> Prediction | None:
+        """The answer, with `top` labels at most, that the engine makes of `__call__`; None as there."""
+        task, active = self.task, self.active
+        if isinstance(query, Refused) or len(task.labels or ()) > FEW or (read := self._read(query.record)) is None:
             return None
-        if not record.mentions:
-            ids, second = self.tokenizer.passage(texts)
-            if len(ids) <= self.most:
-                return step.one(plain_batch(ids, second, self.tokenizer.pair_type)), False
-        reads = self.encoder()
-        knowledge = self.active.knowledge if self.active.reads_slots else None
-        pair = texts[1] if len(texts) > 1 else None
-        encoded = reads.encode(texts[0], record.mentions, pair, rows=slot_rows(knowledge))
-        return step.one(encoded_batch(encoded), self._slots(encoded)), bool(reads.shortened)
+        batch: Any = read[0]
+        raw, scores = (task.choices(cast(Any, one), batch)[0].tolist() for one in self.layers.scores_of(*read[:2]))
+        if task.scores == "raw":
+            scores = raw
+        if not all(map(isfinite, scores)):
+            return None
+        record, tokenizer = query.record, self.tokenizer
+        best = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[:top]  # of equal ones the first
+        possible = [number for number in best if raw[number] > POSSIBLE]
+        labels = tuple(Label(task.choice_name(number, record, tokenizer), scores[number]) for number in possible)
+        entities = active.linked([record])[0] if record.mentions else ()
+        alone = active.reads_mentions_alone and all(one.plugin is None for one in entities)
+        return Prediction(query.line, labels, entities, id=query.id, truncated=read[2], host_alone=alone)
+
+    def _read(self, record: Record) -> tuple[Batch, Slots | None, bool] | None:
+        """The batch [1, L] of a text, what stands in its slots, and whether it was too long; None = ask as ever."""
+        try:
+            texts = self.task.passage_texts(record)
+            if texts is None:
+                return None
+            if not record.mentions:
+                ids, second = self.tokenizer.passage(texts)
+                if len(ids) <= self.most:
+                    return plain_batch(ids, second, self.tokenizer.pair_type), None, False
+            reads = self.encoder()
+            knowledge = self.active.knowledge if self.active.reads_slots else None
+            pair = texts[1] if len(texts) > 1 else None
+            encoded = reads.encode(texts[0], record.mentions, pair, rows=slot_rows(knowledge))
+            return encoded_batch(encoded), self._slots(encoded), bool(reads.shortened)
+        except InputError:
+            return None
 
     def _slots(self, encoded: Encoded) -> Slots | None:
         """What stands in the slots, float32 [n, E], and where, int64 [n, 2]."""
@@ -111,22 +141,29 @@ class SingleTexts:
 
 def plain_batch(ids: list[int], second: int, pair_type: int) -> Batch:
     """The batch [1, L] of one passage of texts without mentions, whose second text begins at `second`."""
-    types = np.zeros((1, len(ids)), np.int32)
+    batch: Batch = {"token_ids": np.array([ids], np.int32), **_rest(len(ids))}
     if second < len(ids):
+        types = np.zeros((1, len(ids)), np.int32)
         types[0, second:] = pair_type
-    return _batch(np.array([ids], np.int32), types)
+        batch["type_ids"] = types
+    return batch
 
 
 def encoded_batch(encoded: Encoded) -> Batch:
     """The batch [1, L] of one encoded passage."""
-    return _batch(encoded.token_ids[None], encoded.type_ids[None])
+    batch: Batch = {"token_ids": encoded.token_ids[None], **_rest(len(encoded.token_ids))}
+    return {**batch, "type_ids": encoded.type_ids[None]}
 
 
-def _batch(token_ids: np.ndarray, type_ids: np.ndarray) -> Batch:
-    return {
-        "token_ids": token_ids,
-        "segment_ids": np.ones(token_ids.shape, np.int32),
-        "position_ids": np.arange(token_ids.shape[1], dtype=np.int32)[None],
-        "type_ids": type_ids,
-        "weights": ONE_ROW,
+@lru_cache(512)
+def _rest(length: int) -> Batch:
+    """What the batch of a passage of one text has beside its ids. It is shared, so nothing is written to it."""
+    row = {
+        "segment_ids": np.ones((1, length), np.int32),
+        "position_ids": np.arange(length, dtype=np.int32)[None],
+        "type_ids": np.zeros((1, length), np.int32),
+        "weights": np.ones(1, np.float32),
     }
+    for values in row.values():
+        values.setflags(write=False)
+    return row
