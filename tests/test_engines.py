@@ -19,7 +19,7 @@ from kinject.errors import InputError
 from kinject.inference.host import open_host
 from kinject.integrity import write_seal
 from kinject.knowledge.base import KnowledgeBase
-from kinject.serving import programs, runtime
+from kinject.serving import choose, programs, runtime
 from kinject.serving.layer_graph import eighth
 from kinject.serving.programs import rank
 from kinject.tasks.sequence_classification import SequenceClassification
@@ -182,10 +182,10 @@ def test_int8_products_are_near(served, hosts):
 
 
 def test_auto_times_both_and_says_which(served, monkeypatch):
-    monkeypatch.setattr(runtime, "cores", lambda: 2)
+    monkeypatch.setattr(choose, "cores", lambda: 2)
     for faster, expected in (([2.0, 1.0, 4.0], "onnxruntime"), ([1.0, 2.0, 2.0], "jax")):
         monkeypatch.setattr(
-            runtime, "_seconds", lambda arms, faster=faster: [arm() for arm in arms] and faster[: len(arms)]
+            choose, "_seconds", lambda arms, faster=faster: [arm() for arm in arms] and faster[: len(arms)]
         )
         host = kinject.Host.load(served.host(), engine="auto")
         assert f"engine: {expected} (2.00x as fast) for one text" in repr(host)
@@ -195,10 +195,10 @@ def test_auto_times_both_and_says_which(served, monkeypatch):
 
 
 def test_many_texts_are_ours_where_the_cores_are_faster_at_them(served, monkeypatch):
-    monkeypatch.setattr(runtime, "cores", lambda: 2)
+    monkeypatch.setattr(choose, "cores", lambda: 2)
     monkeypatch.setattr(programs, "cores", lambda: 2)
     monkeypatch.setattr(programs, "MOST_POSITIONS", 64)
-    monkeypatch.setattr(runtime, "_seconds", lambda arms: [2.0, 1.0, 1.5][: len(arms)])
+    monkeypatch.setattr(choose, "_seconds", lambda arms: [2.0, 1.0, 1.5][: len(arms)])
     host = kinject.Host.load(served.host("sequence_classification", "classification", ["a", "b"]), engine="auto")
     assert repr(host).count("onnxruntime (2.00x") == 2 and "jax (1.33x as fast) for many texts" in repr(host)
     shared, run, ran = [], runtime.Layers.bare, []
@@ -215,8 +215,8 @@ def test_many_texts_are_ours_where_the_cores_are_faster_at_them(served, monkeypa
 
 
 def test_the_command_says_who_runs_the_layers(served, monkeypatch, capsys):
-    monkeypatch.setattr(runtime, "cores", lambda: 2)
-    monkeypatch.setattr(runtime, "_seconds", lambda arms: [2.0, 1.0, 4.0][: len(arms)])
+    monkeypatch.setattr(choose, "cores", lambda: 2)
+    monkeypatch.setattr(choose, "_seconds", lambda arms: [2.0, 1.0, 4.0][: len(arms)])
     given = ["--host", str(served.host()), "--engine", "auto", "--plain", "--no-compilation-cache"]
     out = io.StringIO()
     assert run(parse(given), io.BytesIO(b"the [MASK] .\n"), out) == 0
@@ -236,7 +236,7 @@ def test_what_it_cannot_run_is_refused_in_one_line_and_left_to_xla_by_auto(serve
         kinject.Host.load(served.host(), engine="gpu")
     with pytest.raises(InputError, match="float32 or int8"):
         kinject.Host.load(served.host(), engine="onnxruntime", precision="bfloat16")
-    monkeypatch.setattr(runtime, "_seconds", lambda arms: [2.0, 1.0, 9.0][: len(arms)])
+    monkeypatch.setattr(choose, "_seconds", lambda arms: [2.0, 1.0, 9.0][: len(arms)])
     auto = kinject.Host.load(served.host(), engine="auto").plug(adapter)
     assert auto.predict(TEXTS[2]).labels == hosts[0].plug(adapter).predict(TEXTS[2]).labels  # XLA's, to the bit
     hosts[0].unplug()

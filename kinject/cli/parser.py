@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from kinject.errors import EXIT_BAD_INPUT, InputError, first_line
 
-ENGINES = ("jax", "onnxruntime", "auto")  # serving/runtime.py's
+ENGINES = ("jax", "onnxruntime", "auto")  # serving/choose.py's
 PRECISIONS = ("float32", "bfloat16", "bfloat16_dots", "int8")  # models/precision.py's, which imports jax
 EXIT_INTERRUPTED = 130
 MOST_DEVICES = 4096  # of one machine

@@ -27,10 +27,11 @@ from kinject.inference.passages import tagged
 from kinject.inference.program import Model, PlacedHost
 from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
+from kinject.serving.choose import choose
 from kinject.serving.plugin import ActivePlugins
 from kinject.serving.programs import EXPLAINED, PACKED, Cores, Programs, Shapes, Step
 from kinject.serving.queries import Explanation, Label, Labels, Prediction, Query, Refused, windows
-from kinject.serving.runtime import JAX, Either, EngineName, choose, fills_slots
+from kinject.serving.runtime import JAX, Either, EngineName, fills_slots
 from kinject.serving.single import SingleTexts
 from kinject.tasks.base import Task
 

@@ -1,4 +1,4 @@
-"""A host's layers run by ONNX Runtime, and which of the two runs a batch: `Host.load(…, engine=…)`.
+"""A host's layers run by ONNX Runtime: `Host.load(…, engine=…)`; choose.py says which batches are its.
 
 Everything else stays the compiled program that it is: embeddings, the plugin's slots, the head, and what becomes of its
 outputs. It is cut in two where the encoder is asked: the first half says what the layers read, the second takes what
@@ -9,12 +9,8 @@ classifier as ids and slots (single.py): the graph begins at these and yields lo
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, cast
@@ -24,11 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kinject.errors import InputError
-from kinject.inference.program import PlacedHost, Program
-from kinject.inference.xla import ONE_CORE, cores
+from kinject.inference.program import Program
+from kinject.inference.xla import cores
 from kinject.models.encoder import Encoder, EncoderOutput
 from kinject.models.heads import HostModel, PooledHead
-from kinject.models.precision import Precision
 from kinject.models.seams import Plugin
 from kinject.serving.layer_graph import IDS, SCORES, LayerGraph, check_layers, embeds_words, scores_classes
 from kinject.tasks.base import Task
@@ -36,13 +31,9 @@ from kinject.tree import Flat
 
 Slots = tuple[np.ndarray, np.ndarray]
 EngineName = Literal["jax", "onnxruntime", "auto"]
-ENGINES = ("jax", "onnxruntime", "auto")
 JAX = 'take engine "jax"'
-NAMES = {False: "jax", True: "onnxruntime"}
 FIRST = np.zeros((1, 1), np.int64)
 INNER = "host/encoder/layers/"
-TIMED = ((1, 24), (32, 32))  # rows and positions of the batches that "auto" is timed on
-ROUNDS, LONGEST = 7, 2.0
 
 
 class LayerInput(NamedTuple):
@@ -307,88 +298,3 @@ def extent(segments: np.ndarray, share: float) -> tuple[int, int]:
 def fills_slots(plugin: Plugin) -> bool:
     """Whether a plugin neither speaks inside the layers nor reads what they yield."""
     return all(getattr(type(plugin), one) is getattr(Plugin, one) for one in ("feed_forward", "outputs"))
-
-
-def choose(
-    asked: EngineName, host: HostModel, placed: PlacedHost, precision: Precision, where: object, vocabulary: int
-) -> tuple[Layers | None, str]:
-    """(what runs a host's layers: None = XLA, as everything else; that in one line).
-
-    Args:
-      asked: "auto" is timed here, on batches of made-up hidden states: of one short text, of 32, and of 32 a core.
-      host: as it was loaded.
-      placed: the host on its devices.
-      precision: "int8" runs in int8; with any other but "bfloat16" the graph computes in float32.
-      where: the host's folder.
-      vocabulary: of its tokenizer.
-
-    Raises:
-      InputError: ONNX Runtime was asked for and cannot run this host.
-    """
-    if asked not in ENGINES:
-        raise InputError("engine", f"there is no engine {asked!r}", f"choose from {', '.join(ENGINES)}")
-    if asked == "jax":
-        return None, "engine: jax"
-    try:
-        if precision == "bfloat16":
-            raise InputError("engine", "onnxruntime computes in float32 or int8", f"take such a precision, or {JAX}")
-        if jax.default_backend() != "cpu" or placed.devices > 1:
-            raise InputError("engine", "onnxruntime runs on the CPU, as one device with all cores", JAX)
-        layers = Layers(host, int8=precision == "int8", where=where, vocabulary=vocabulary)
-    except InputError as error:
-        if asked == "onnxruntime":
-            raise
-        return None, f"engine: jax, as {error}"
-    if asked == "auto":
-        return layers, _time(layers, placed, host.encoder.config.hidden_size)
-    return layers, f"engine: onnxruntime{' in int8' if precision == 'int8' else ''}"
-
-
-def _time(layers: Layers, placed: PlacedHost, size: int) -> str:
-    """Tells the layers which batches are theirs, because they are faster at them than XLA; says which."""
-    program, params = placed.model(None)
-    step, alone = (jax.jit(partial(_run, program), compiler_options=how) for how in (None, ONE_CORE))
-    ratios = []
-    with ThreadPoolExecutor(cores()) as threads:
-        for rows, length in TIMED:
-            hidden = np.random.default_rng(0).normal(size=(rows, length, size)).astype(np.float32)
-            segments, first = np.ones((rows, length), np.int32), np.zeros((rows, 1), np.int32)
-            read = LayerInput(*map(jnp.asarray, (hidden, segments, first)))
-            arms: list[Callable[[], Any]] = [partial(_fetched, step, params, read), partial(layers.run, read)]
-            if rows > 1:
-                arms.append(partial(_side_by_side, threads, partial(_fetched, alone, params, read)))
-            ours, theirs, *shared = _seconds(arms)
-            ratios += [ours / theirs, *(one / cores() / theirs for one in shared)]
-    layers.strict, (layers.one, layers.many, layers.windows) = False, (ratio > 1 for ratio in ratios)
-    named = [f"{NAMES[ratio > 1]} ({max(ratio, 1 / ratio):.2f}x as fast)" for ratio in ratios]
-    return f"engine: {named[0]} for one text, {named[1]} for batches, {named[2]} for many texts"
-
-
-def _run(program: Program, params: Flat, read: LayerInput) -> jax.Array:
-    encoder = program.merge(params)[0].encoder
-    batch = {"segment_ids": read.segments}
-    return encoder.run(read.hidden.astype(encoder.dtype), batch, positions=read.positions)[-1]
-
-
-def _side_by_side(threads: ThreadPoolExecutor, arm: Callable[[], Any]) -> None:
-    """Runs an arm in all cores at a time."""
-    for each in [threads.submit(arm) for _ in range(cores())]:
-        each.result()
-
-
-def _fetched(step: Callable[[Flat, LayerInput], jax.Array], params: Flat, read: LayerInput) -> np.ndarray:
-    return np.asarray(step(params, read))
-
-
-def _seconds(arms: list[Callable[[], Any]]) -> list[float]:
-    """Medians of `ROUNDS` runs in turns, each warmed by one; of three where they take longer than `LONGEST` seconds."""
-    taken: list[list[float]] = [[] for _ in arms]
-    began = time.perf_counter()
-    for turn in range(ROUNDS + 1):
-        if turn > 3 and time.perf_counter() - began > LONGEST:
-            break
-        for arm, some in zip(arms, taken, strict=True):
-            started = time.perf_counter()
-            arm()
-            some += [time.perf_counter() - started] * (turn > 0)
-    return [statistics.median(some) for some in taken]
