@@ -57,9 +57,18 @@ def held(precision: Precision, path: str, leaf: Any) -> jax.Array | QArray:
 
 
 def _cast(leaf: Any, dtype: DTypeLike) -> jax.Array:
-    """An array on the device; numpy rounds its own float32, as XLA would, which compiles no program a shape."""
-    own = isinstance(leaf, np.ndarray) and leaf.dtype == np.float32
-    return jnp.asarray(leaf.astype(dtype, copy=False) if own else leaf, dtype)
+    """An array on the device; numpy rounds float32 in memory as XLA would, which compiles no program a shape."""
+    if leaf.dtype == np.float32 and dtype != np.float32 and _in_memory(leaf):
+        leaf = np.asarray(leaf).astype(dtype)
+    return jnp.asarray(leaf, dtype)
+
+
+def _in_memory(leaf: Any) -> bool:
+    """Whether an array is one that numpy can read where it is."""
+    if not isinstance(leaf, jax.Array):
+        return isinstance(leaf, np.ndarray)
+    here = not isinstance(leaf, jax.core.Tracer) and len(leaf.devices()) == 1
+    return here and next(iter(leaf.devices())).platform == "cpu"
 
 
 def multiplied(precision: Precision, path: str, leaf: jax.Array | QArray) -> jax.Array:
