@@ -1,39 +1,31 @@
 """What an earlier version wrote is opened by this one, and is the same to the bit.
 
 tests/stored/f5eefac holds hosts, plugins, knowledge bases with the indices beside them, a passage memory and runs, as
-that commit wrote them (tests/stored/make.py). What is read must be the same bits. What is computed is the same bits
-too, unless the processor or jax is another, which may add the same numbers in another order. So answers are compared
-with the stored ones to float tolerance, and to the bit with those of hosts and plugins that this version has read and
-written again. Where processor and libraries are those that the set was made with,
-
-    KINJECT_SAME_MACHINE=1 python -m pytest -n 0 tests/test_stored.py
-
-compares with the stored ones to the bit as well.
+that commit wrote them (tests/stored/make.py). What is read must be the same bits. What is computed is compared with the
+stored answers and with a stored run to float tolerance: another processor, another jax, and a formula that was written
+out otherwise since (GELU by `erf`, where it was by `erfc`) round otherwise. It is the same to the bit with hosts and
+plugins that this version has read and written again.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
-from stored.observe import ASKED, answers, array_hash, content, hexadecimal, parameters
+from stored.observe import ASKED, answers, content
 
 from kinject.models.pretrained import load_host
 from kinject.models.saving import save_host
 from kinject.plugins.store import HostIdentity, load_plugin, read_head, save_plugin
-from kinject.stages.experiment import hardware
 from kinject.tree import flatten
 
 STORED = Path(__file__).with_name("stored") / "f5eefac"
 EXPECTED = json.loads((STORED / "expected.json").read_text())
 TRAINED = 1e-5  # of parameters after 24 steps, each of which takes the rounding of those before
-SAME_MACHINE = os.environ.get("KINJECT_SAME_MACHINE") == "1"
 
 
 def copied(folder: Path) -> Path:
@@ -94,8 +86,6 @@ def test_answers_are_the_same(opened, rewritten, name):
     stored = [[(label, float.fromhex(score)) for label, score in one] for one in EXPECTED["answers"][name]]
     for here, there in zip(now, stored, strict=True):
         assert dict(here) == pytest.approx(dict(there), abs=1e-6)
-    if SAME_MACHINE:
-        assert hexadecimal(now) == EXPECTED["answers"][name]
 
 
 def run(folder: Path, workdir: str, *overrides: str) -> str:
@@ -119,24 +109,18 @@ def test_a_finished_run_is_reported_and_not_run_again(tmp_path):
         assert (folder / "finished" / name).read_bytes() == (STORED / "finished" / name).read_bytes(), name
 
 
-def made_here() -> bool:
-    """Whether the set's runs were begun on this kind of processor with this jax."""
-    begun = json.loads((STORED / "finished" / "provenance.jsonl").read_text().splitlines()[0])
-    return (begun["versions"]["jax"], begun["hardware"]["processor"]) == (jax.__version__, hardware()["processor"])
-
-
 def test_a_run_that_was_cut_short_ends_as_a_whole_one(tmp_path):
     folder = copied(tmp_path)
     assert not (folder / "half" / "plugin").exists()
     run(folder, "whole", "--config.stages.plugin.initialise=random")  # as a plugin started then, unless told otherwise
     assert "step 8" in run(folder, "half")
-    if made_here():  # elsewhere the first eight steps may have been rounded otherwise
-        resumed, whole = (load_plugin(folder / workdir / "plugin").plugin for workdir in ("half", "whole"))
-        assert parameters(resumed) == parameters(whole)
-        logs = [(folder / workdir / "metrics.jsonl").read_text() for workdir in ("half", "whole")]
-        assert logs[0] == logs[1]
+    resumed, whole = (arrays(folder / workdir / "plugin") for workdir in ("half", "whole"))
     before = arrays(STORED / "finished" / "plugin")
-    for path, array in arrays(folder / "half" / "plugin").items():
-        np.testing.assert_allclose(array, before[path], atol=TRAINED, err_msg=path)
-        if SAME_MACHINE:
-            assert array_hash(array) == array_hash(before[path])
+    for path in before:
+        np.testing.assert_allclose(resumed[path], before[path], atol=TRAINED, err_msg=path)
+        np.testing.assert_allclose(resumed[path], whole[path], atol=10 * TRAINED, err_msg=path)  # rounded from step 0
+    logs = [
+        [json.loads(line) for line in (folder / workdir / "metrics.jsonl").read_text().splitlines()]
+        for workdir in ("half", "whole")
+    ]
+    assert logs[0] == [{name: pytest.approx(value, rel=1e-3) for name, value in line.items()} for line in logs[1]]
