@@ -16,7 +16,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.layers import PLUGIN, Attention, Layer, built, gather_positions, layer_norm, site
+from kinject.models.fresh import built
+from kinject.models.layers import PLUGIN, Attention, Layer, gather_positions, layer_norm, site
 from kinject.models.packing import CELLS, Packed
 from kinject.models.seams import Plugin, check_batch, check_seam
 

@@ -15,9 +15,10 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.family import Form, HeadForm
+from kinject.models.fresh import normal
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
 from kinject.models.kernels.products import rounded, rounded_dot
-from kinject.models.layers import normal, site
+from kinject.models.layers import site
 from kinject.models.own_heads import DependencyHead, EmbeddingHead, JoinedHead
 from kinject.models.seams import Plugin
 

@@ -1,13 +1,12 @@
 """The layers of an encoder: embeddings, attention, feed-forward, and the dense layers that they are made of.
 
 Statistics of LayerNorm and softmax are float32 whatever the compute dtype is. A dense layer can carry a low-rank
-addition beside its kernel (models/lora.py), a LayerNorm an adapter before it (models/houlsby.py). Fresh parameters are
-drawn by `nnx.Rngs`; where only shapes are asked for, a `OneKey` stands in for it.
+addition beside its kernel (models/lora.py), a LayerNorm an adapter before it (models/houlsby.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -16,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
+from kinject.models.fresh import normal
 from kinject.models.kernels.elementwise import Dropout, activate
 from kinject.models.kernels.products import (
     attention_context,
@@ -24,6 +24,7 @@ from kinject.models.kernels.products import (
     dot_general,
     promote,
 )
+from kinject.models.kernels.short_attention import attends_short, short_attention
 from kinject.models.packing import Packed
 
 PROBABILITIES, ATTENTION, FEED_FORWARD, PLUGIN = range(4)  # sites of a layer's dropout key
@@ -235,17 +236,64 @@ class Attention(PostNorm, nnx.Module):
         """
         spread, at = (as_it_is, gather_positions) if packed is None else (packed.spread, packed.at)
         read = self.enter(hidden)
+        queries = own = None
         if positions is None:
-            queries, keys, values = parts(spread(self.qkv(read, site(key, QKV))))
-            own_segment = segment_ids
+            fused = spread(self.qkv(read, site(key, QKV)))
         else:
-            keys, values = parts(spread(self.qkv.part(read, 1, 3, site(key, QKV))))
+            fused = spread(self.qkv.part(read, 1, 3, site(key, QKV)))
             here = at(hidden, positions)
             read = here if read is hidden else at(read, positions)
             hidden = here
             queries = self.qkv.part(read, 0, 1, site(key, QUERIES))[:, :, 0]
-            own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
-        visible = (own_segment[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
+            own = jnp.take_along_axis(segment_ids, positions, axis=1)
+        context = self.context(queries, fused, own, segment_ids, (positions, relative, key))
+        context = context if packed is None or positions is not None else packed.gather(context)
+        context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
+        if self.adapter is not None:
+            context = self.adapter(context)
+        return self.leave(context, hidden)
+
+    def context(
+        self,
+        queries: jax.Array | None,
+        fused: jax.Array,
+        own: jax.Array | None,
+        segment_ids: jax.Array,
+        options: tuple[jax.Array | None, Any, jax.Array | None],
+    ) -> jax.Array:
+        """Sums of values by what the scores make of them: [B, L or P, H, Dh].
+
+        Args:
+          queries: [B, P, H, Dh], None = they are in `fused`.
+          fused: [B, L, 3, H, Dh], or keys and values only.
+          own: int32 [B, P], the segments that the queries stand in; None = `segment_ids`.
+          segment_ids: int32 [B, L].
+          options: `positions`, `relative` and `key` as `__call__` has them.
+        """
+
+        def plain(queries: Any, fused: jax.Array, own: Any, segment_ids: jax.Array) -> jax.Array:
+            queries, keys, values = parts(fused) if queries is None else (queries, *parts(fused))
+            own = segment_ids if own is None else own
+            return self._context(queries, keys, values, own, segment_ids, *options)
+
+        kind, rate = type(self), self.probability_dropout.rate
+        usual = kind.scores is Attention.scores and kind.narrowed is Attention.narrowed
+        if usual and (options[-1] is None or rate == 0.0) and attends_short(fused):
+            return short_attention(queries, fused, own, segment_ids, plain)
+        return plain(queries, fused, own, segment_ids)
+
+    def _context(
+        self,
+        queries: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        own: jax.Array,
+        segment_ids: jax.Array,
+        positions: jax.Array | None,
+        relative: Any,
+        key: jax.Array | None,
+    ) -> jax.Array:
+        visible = (own[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
         visible = self.narrowed(visible, positions)
         queries, keys, values = (jnp.swapaxes(each, 1, 2) for each in (queries, keys, values))  # CPUs want heads first
         scores = self.scores(queries, keys, positions, relative, key)
@@ -253,12 +301,7 @@ class Attention(PostNorm, nnx.Module):
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = attention_probabilities(scores, self.dtype)
         probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
-        context = jnp.swapaxes(attention_context(probabilities, values), 1, 2)
-        context = context if packed is None or positions is not None else packed.gather(context)
-        context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
-        if self.adapter is not None:
-            context = self.adapter(context)
-        return self.leave(context, hidden)
+        return jnp.swapaxes(attention_context(probabilities, values), 1, 2)
 
     def scores(
         self, queries: jax.Array, keys: jax.Array, positions: jax.Array | None, relative: Any, key: jax.Array | None
@@ -344,31 +387,3 @@ def layer_norm(
         param_dtype=param_dtype,
         rngs=rngs,
     )
-
-
-class OneKey:
-    """Stands in for `nnx.Rngs` where only shapes are asked for: its counters would be most of the time of loading."""
-
-    def __init__(self) -> None:
-        self.key = jax.random.key(0)
-
-    def __call__(self) -> jax.Array:
-        return self.key
-
-    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
-        return self
-
-
-def normal(config: EncoderConfig, rngs: Any) -> nnx.Initializer:
-    """Draws from a normal distribution of the config's deviation; zeros for a `OneKey`, which trace faster."""
-    if isinstance(rngs, OneKey):
-        return nnx.initializers.zeros_init()
-    return nnx.initializers.normal(config.initializer_range)
-
-
-def built(make: Callable[[Any], Any], kinds: Sequence[Hashable], rngs: Any) -> list[Any]:
-    """A module of each kind, in order; for a `OneKey` the first of a kind is made, and the others are its copies."""
-    if not isinstance(rngs, OneKey):
-        return [make(kind) for kind in kinds]
-    first = {kind: nnx.split(make(kind)) for kind in dict.fromkeys(kinds)}
-    return [nnx.merge(*first[kind], copy=True) for kind in kinds]

@@ -18,6 +18,9 @@ ways; what each kernel is compared with is in the test named beside it.
   tests/test_precision.py
 - `products.dot_general`, contracted axes made one: XLA would transpose the kernel in each step [3];
   tests/test_precision.py
+- `short_attention.short_attention`: on GPUs, XLA makes twelve passes over memory of attention and its gradient [4];
+  tests/test_short_attention.py
+- `rows.by_rows`: XLA cannot split a kernel of Triton's over devices, nor JAX map it; tests/test_short_attention.py
 - `elementwise.kept`, a mask that is a hash: JAX's generators write their bits to memory, 2.4 ms instead of
   55.7 [2]; tests/test_dropout.py. The switch leaves it alone: which elements a seed drops is meaning, not speed.
 
@@ -28,6 +31,7 @@ ways; what each kernel is compared with is in the test named beside it.
 1.0x to 1.1x of the plain gradient's speed for the products and 0.9x for the merged axes, which save 5% of the frozen
 prefix's temporaries (tests/costs.json). They stay because their sums have an order: without the products a run that an
 earlier version began ends in other bits (tests/test_stored.py).
+[4] The step of [1] moves 13.7 GB then instead of 17.1.
 
 A precision is meaning, too: a plain product rounds its factors as `rounded_dot` does, and JAX derives the gradient.
 """
@@ -40,7 +44,7 @@ from collections.abc import Iterator
 
 import jax
 
-_switch = {"plain": os.environ.get("KINJECT_PLAIN", "") not in ("", "0")}
+_switch = {"plain": os.environ.get("KINJECT_PLAIN", "") not in ("", "0"), "ahead": False}
 
 
 def is_plain() -> bool:
@@ -61,3 +65,18 @@ def plain(on: bool = True) -> Iterator[None]:
     finally:
         _switch["plain"] = before
         jax.clear_caches()
+
+
+def for_gpus() -> bool:
+    """Whether what is traced may be compiled for a GPU, so that it should offer kernels for one."""
+    return not is_plain() and (_switch["ahead"] or jax.default_backend() == "gpu")
+
+
+@contextlib.contextmanager
+def ahead(platform: str) -> Iterator[None]:
+    """Until the block ends, functions are traced for devices of a platform that may not be here, in every thread."""
+    before, _switch["ahead"] = _switch["ahead"], platform in ("cuda", "gpu")
+    try:
+        yield
+    finally:
+        _switch["ahead"] = before
