@@ -1,13 +1,13 @@
-"""The layers of an encoder: embeddings, attention, feed-forward, and the dense layers that they are made of.
+"""The layers of an encoder: embeddings, attention and feed-forward, made of dense layers (dense.py).
 
-Statistics of LayerNorm and softmax are float32 whatever the compute dtype is. A dense layer can carry a low-rank
-addition beside its kernel (models/lora.py), a LayerNorm an adapter before it (models/houlsby.py).
+Statistics of LayerNorm and softmax are float32 whatever the compute dtype is.
+Before a LayerNorm may stand an adapter (models/houlsby.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
+from kinject.models.dense import Dense, FusedProjection, JoinedProjection
 from kinject.models.fresh import normal
 from kinject.models.kernels.elementwise import Dropout, activate
+from kinject.models.kernels.feed_forward import Sides, ends_in_tiles, feed_forward
 from kinject.models.kernels.products import (
     attention_context,
     attention_probabilities,
     attention_scores,
-    dot_general,
-    promote,
 )
 from kinject.models.kernels.short_attention import attends_short, short_attention
 from kinject.models.packing import Packed
@@ -32,57 +32,6 @@ QKV, QUERIES, ATTENTION_OUTPUT, UP, DOWN = range(4, 9)  # and those of what is a
 RELATIVE, INSIDE, CONVOLUTION = range(9, 12)  # and those that some families drop at beside
 
 Adapter = Callable[[jax.Array], jax.Array]  # what models/houlsby.py puts before a LayerNorm; None in a plain host
-
-
-class Addition(Protocol):
-    """What may be put at a dense layer's `lora`."""
-
-    def add(self, outputs: jax.Array, inputs: jax.Array, key: jax.Array | None, start: int = 0) -> jax.Array:
-        """Returns the layer's outputs with what is added to them.
-
-        Args:
-          outputs: what the kernel yields: all of it, or of a fused kernel the parts from `start` on.
-          inputs: what the layer reads.
-          key: dropout key, None = no dropout.
-          start: first of the parts.
-        """
-
-    def merged(self, kernel: jax.Array) -> jax.Array:
-        """The kernel that does the same alone, in its own dtype."""
-
-
-class _Extensible:
-    """Mixin: `lora` is None in a plain host, and then not among the attributes of the instance."""
-
-    lora: Addition | None = None
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, promote_dtype=promote, dot_general=dot_general, **options)  # type: ignore[call-arg]  # nnx.Linear's
-
-    def __call__(self, inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        outputs = super().__call__(inputs)  # type: ignore[misc]  # nnx.Linear's
-        return outputs if self.lora is None else self.lora.add(outputs, inputs, key)
-
-
-class Dense(_Extensible, nnx.Linear):
-    """`nnx.Linear` with an optional addition."""
-
-
-class JoinedProjection(_Extensible, nnx.LinearGeneral):
-    """The attention's output projection, kernel [H, Dh, D], with an optional addition."""
-
-
-class FusedProjection(_Extensible, nnx.LinearGeneral):
-    """Queries, keys and values from one kernel [D, 3, H, Dh], whole or only some of the three."""
-
-    def part(self, hidden: jax.Array, start: int, stop: int, key: jax.Array | None = None) -> jax.Array:
-        """Projects [B, L, D] with kernels `start` to `stop` (exclusive) of the three: [B, L, stop - start, H, Dh]."""
-        kernel = self.kernel[...][:, start:stop]
-        bias = None if self.bias is None else self.bias[...][start:stop]
-        inputs, kernel, bias = self.promote_dtype((hidden, kernel, bias), dtype=self.dtype)
-        outputs = dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())))
-        outputs = outputs if bias is None else outputs + bias
-        return outputs if self.lora is None else self.lora.add(outputs, hidden, key, start)
 
 
 class Embeddings(nnx.Module):
@@ -336,8 +285,16 @@ class FeedForward(PostNorm, nnx.Module):
 
     def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns down(activation(up(hidden))), [B, L, D], of what `enter` makes of the stream."""
-        inside = activate(self.activation, self.up(hidden, site(key, UP)), self.down.kernel[...])
-        return self.down(inside, site(key, DOWN))
+
+        def plain(hidden: jax.Array) -> jax.Array:
+            inside = activate(self.activation, self.up(hidden, site(key, UP)), self.down.kernel[...])
+            return self.down(inside, site(key, DOWN))
+
+        if self.widening == 1 and self.activation == "gelu" and self.up.is_plain and self.down.is_plain:
+            sides = Sides(*self.up.promoted(hidden), *self.down.promoted(hidden))
+            if ends_in_tiles(hidden, sides):
+                return feed_forward(hidden, sides, lambda hidden, _: plain(hidden))
+        return plain(hidden)
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:
         """Drops, and adds to the stream `hidden` as the family does: [B, L, D]."""

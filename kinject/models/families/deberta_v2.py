@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
+from kinject.models.dense import Dense
 from kinject.models.families.bert import (
     CLASSIFIER,
     EMBEDDINGS_NORM,
@@ -45,7 +46,6 @@ from kinject.models.layers import (
     QUERIES,
     RELATIVE,
     Attention,
-    Dense,
     Embeddings,
     Layer,
     gather_positions,
