@@ -110,6 +110,32 @@ class Nothing:
         return outputs
 
 
+def test_inputs_are_prepared_part_by_part_and_a_kernel_may_end_before_them():
+    generator = np.random.default_rng(0)
+    inputs = jnp.asarray(generator.normal(size=(ROWS, 2 * COLUMNS)), jnp.float32)
+    kernel = jnp.asarray(generator.normal(size=(COLUMNS + 5, COLUMNS)), jnp.float32)
+    parts = jnp.asarray(generator.normal(size=(2, ROWS)), jnp.float32)
+    rows = jnp.arange(ROWS)
+
+    def prepare(places, values, rows, factors):
+        return jnp.where(places == rows, 0, values * factors)
+
+    (got,) = tiled(
+        inputs,
+        kernel,
+        (),
+        lambda columns, total, rows: (total,),
+        ("whole",),
+        of_rows=(rows,),
+        prepare=prepare,
+        of_parts=(parts,),
+        interpret=True,
+    )
+    ready = np.asarray(inputs, np.float64) * np.repeat(np.asarray(parts), COLUMNS, 0).T
+    ready[rows, rows] = 0
+    np.testing.assert_allclose(got, ready[:, : COLUMNS + 5] @ np.asarray(kernel, np.float64), atol=1e-4)
+
+
 def kernels(length=16, platform="cuda", added=False, slope=jax.grad, **values):
     """How many there are in a program for a platform: of a layer's slope, or of what `slope` makes of the layer."""
     shape = {"hidden_size": COLUMNS, "intermediate_size": COLUMNS, "num_hidden_layers": 1} | values

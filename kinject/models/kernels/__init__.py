@@ -22,6 +22,8 @@ ways; what each kernel is compared with is in the test named beside it.
   tests/test_short_attention.py
 - `feed_forward.feed_forward`, `tiled.tiled`: on GPUs, XLA reads and writes for GELU and its slope what is four times as
   wide as the stream, in passes of their own [4]; tests/test_feed_forward.py
+- `vocabulary.word_losses`: on GPUs, XLA writes a float32 score of each word and reads it four times [4];
+  tests/test_vocabulary_losses.py
 - `rows.by_rows`: XLA cannot split a kernel of Triton's over devices, nor JAX map it; tests/test_short_attention.py
 - `elementwise.kept`, a mask that is a hash: JAX's generators write their bits to memory, 2.4 ms instead of
   55.7 [2]; tests/test_dropout.py. The switch leaves it alone: which elements a seed drops is meaning, not speed.
@@ -33,7 +35,8 @@ ways; what each kernel is compared with is in the test named beside it.
 1.0x to 1.1x of the plain gradient's speed for the products and 0.9x for the merged axes, which save 5% of the frozen
 prefix's temporaries (tests/costs.json). They stay because their sums have an order: without the products a run that an
 earlier version began ends in other bits (tests/test_stored.py).
-[4] The step of [1] moves 13.7 GB with that attention instead of 17.1, with that feed-forward 12.0.
+[4] The step of [1] moves 13.7 GB with that attention instead of 17.1, with that feed-forward 12.0, without
+scores 10.6.
 
 A precision is meaning, too: a plain product rounds its factors as `rounded_dot` does, and JAX derives the gradient.
 """
