@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import jax
@@ -73,8 +74,18 @@ def plain(on: bool = True) -> Iterator[None]:
 
 
 def for_gpus() -> bool:
-    """Whether what is traced may be compiled for a GPU, so that it should offer kernels for one."""
-    return not is_plain() and (_switch["ahead"] or jax.default_backend() == "gpu")
+    """Whether what is traced may be compiled for NVIDIA's GPUs, so that it should offer kernels for them.
+
+    Older ones than Ampere (compute capability 8.0) multiply no bfloat16 and get none.
+    """
+    if is_plain() or _switch["ahead"]:
+        return not is_plain()
+    return jax.default_backend() == "gpu" and all(map(_is_ampere, jax.local_devices()))
+
+
+def _is_ampere(device: jax.Device) -> bool:
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))  # AMD's are words
+    return capability is not None and int(capability[1]) >= 8
 
 
 @contextlib.contextmanager
