@@ -8,6 +8,7 @@ from tiny import random_host, tiny_batch, tiny_config
 from tiny_families import family_config
 
 from kinject.models.kernels import ahead, plain
+from kinject.models.kernels.products import for_kernels
 from kinject.models.kernels.short_attention import LONGEST, attends_short, attention_kernel
 
 # Largest difference from the formula in float64, of numbers about 1. In bfloat16 inputs are exact; what comes out is
@@ -100,21 +101,21 @@ def test_mapped_and_split_rows_are_the_same_rows():
     np.testing.assert_allclose(compiled(*split), plainly, atol=1e-6)
 
 
-def step(host, batch):
+def step(host, batch, key):
     """Loss and gradients of the input, as a function to lower."""
 
     def loss(hidden):
         positions = jnp.asarray([[1], [2]], jnp.int32)
-        last = host.encoder.run(hidden, batch, positions=positions)[-1]
+        last = host.encoder.run(hidden, batch, key=key, positions=positions)[-1]
         return jnp.sum(jnp.square(last.astype(jnp.float32)))
 
     return jax.jit(jax.grad(loss))
 
 
-def lowered(host, platform="cuda"):
+def lowered(host, platform="cuda", key=None):
     batch = tiny_batch(host.encoder.config, [12, 9], 12)
     hidden = jnp.zeros((2, 12, host.encoder.config.hidden_size), host.encoder.dtype)
-    return step(host, batch).trace(hidden).lower(lowering_platforms=(platform,)).as_text()
+    return step(host, batch, key).trace(hidden).lower(lowering_platforms=(platform,)).as_text()
 
 
 KERNELS = ("forward_kernel", "backward_kernel")
@@ -136,13 +137,22 @@ def test_only_a_program_for_a_gpu_has_it():
 
 def test_what_it_does_not_take_is_left_to_the_formula():
     def taken(length=12, width=16, dtype=jnp.bfloat16):
-        return attends_short(jax.ShapeDtypeStruct((2, length, 3, 4, width), dtype))
+        fused = jax.ShapeDtypeStruct((2, length, 3, 4, width), dtype)
+        return for_kernels(fused) and attends_short(fused)
 
     with ahead("cuda"):
         assert taken() and taken(length=LONGEST)
-        assert not taken(length=LONGEST + 1) and not taken(width=24) and not taken(dtype=jnp.float32)
-        assert not taken(width=8)
+        assert not taken(length=LONGEST + 1) and not taken(width=24) and not taken(width=8)
+        assert not taken(dtype=jnp.float32)
     assert not taken()
+
+
+def test_dropped_probabilities_are_left_to_the_formula():
+    host = random_host(tiny_config(num_attention_heads=1, hidden_size=16), dtype=jnp.bfloat16)
+    with ahead("cuda"):
+        assert host.encoder.layers[0].attention.is_usual(None)
+        assert not host.encoder.layers[0].attention.is_usual(jax.random.key(0))
+        assert all(name not in lowered(host, key=jax.random.key(0)) for name in KERNELS)
 
 
 @pytest.mark.parametrize("family", ["deberta-v2", "modernbert", "mpnet"])

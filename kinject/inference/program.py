@@ -81,7 +81,7 @@ class Program:
     def losses(
         self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """The task's losses and weights for a batch (see `Task.loss`), from the same parameters."""
+        """The task's losses and weights for a batch, [B] or [B, P] (see `Task.loss`), from the same parameters."""
         host, plugin = self.merge(params)
         return self.task.losses(host, plugin, batch, key, self.start)
 

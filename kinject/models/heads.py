@@ -15,11 +15,10 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.family import Form, HeadForm
-from kinject.models.fresh import normal
 from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout, cross_entropy
-from kinject.models.kernels.products import rounded, rounded_dot
+from kinject.models.kernels.products import for_kernels, rounded, rounded_dot
 from kinject.models.kernels.vocabulary import has_no_scores, word_losses
-from kinject.models.layers import site
+from kinject.models.layers import normal, site
 from kinject.models.own_heads import DependencyHead, EmbeddingHead, JoinedHead
 from kinject.models.seams import Plugin
 
@@ -76,7 +75,7 @@ class MaskedLMHead(nnx.Module):
     def losses(self, hidden: jax.Array, word_embedding: jax.Array, labels: jax.Array) -> jax.Array:
         """Cross-entropies of the same scores and labels int32 [B, P]: float32 [B, P]."""
         read, decoder = self.hidden(hidden), word_embedding.astype(self.dtype)
-        if not has_no_scores(read, decoder):
+        if not (for_kernels(read) and has_no_scores(read, decoder)):
             return cross_entropy(self._scores(read, word_embedding), labels)
         bias = jnp.zeros(len(decoder)) if self.bias is None else self.bias[...].astype(jnp.float32)
         return word_losses(read, decoder, bias, labels)

@@ -1,13 +1,15 @@
-"""The layers of an encoder: embeddings, attention and feed-forward, made of dense layers (dense.py).
+"""The layers of an encoder: embeddings, attention, feed-forward, and the dense layers that they are made of.
 
-Statistics of LayerNorm and softmax are float32 whatever the compute dtype is.
-Before a LayerNorm may stand an adapter (models/houlsby.py).
+Statistics of LayerNorm and softmax are float32 whatever the compute dtype is. A dense layer can carry a low-rank
+addition beside its kernel (models/lora.py), a LayerNorm an adapter before it (models/houlsby.py). Fresh parameters are
+drawn by `nnx.Rngs`; where only shapes are asked for, a `OneKey` stands in for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +17,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.dense import Dense, FusedProjection, JoinedProjection
-from kinject.models.fresh import normal
 from kinject.models.kernels.elementwise import Dropout, activate
 from kinject.models.kernels.feed_forward import Sides, ends_in_tiles, feed_forward
 from kinject.models.kernels.products import (
     attention_context,
     attention_probabilities,
     attention_scores,
+    dot_general,
+    for_kernels,
+    promote,
 )
 from kinject.models.kernels.short_attention import attends_short, short_attention
 from kinject.models.packing import Packed
@@ -32,6 +35,63 @@ QKV, QUERIES, ATTENTION_OUTPUT, UP, DOWN = range(4, 9)  # and those of what is a
 RELATIVE, INSIDE, CONVOLUTION = range(9, 12)  # and those that some families drop at beside
 
 Adapter = Callable[[jax.Array], jax.Array]  # what models/houlsby.py puts before a LayerNorm; None in a plain host
+
+
+class Addition(Protocol):
+    """What may be put at a dense layer's `lora`."""
+
+    def add(self, outputs: jax.Array, inputs: jax.Array, key: jax.Array | None, start: int = 0) -> jax.Array:
+        """Returns the layer's outputs with what is added to them.
+
+        Args:
+          outputs: what the kernel yields: all of it, or of a fused kernel the parts from `start` on.
+          inputs: what the layer reads.
+          key: dropout key, None = no dropout.
+          start: first of the parts.
+        """
+
+    def merged(self, kernel: jax.Array) -> jax.Array:
+        """The kernel that does the same alone, in its own dtype."""
+
+
+class _Extensible:
+    """Mixin: `lora` is None in a plain host, and then not among the attributes of the instance."""
+
+    lora: Addition | None = None
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, promote_dtype=promote, dot_general=dot_general, **options)  # type: ignore[call-arg]  # nnx.Linear's
+
+    def __call__(self, inputs: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        outputs = super().__call__(inputs)  # type: ignore[misc]  # nnx.Linear's
+        return outputs if self.lora is None else self.lora.add(outputs, inputs, key)
+
+
+class Dense(_Extensible, nnx.Linear):
+    """`nnx.Linear` with an optional addition."""
+
+    def sides(self, hidden: jax.Array) -> tuple[jax.Array, ...] | None:
+        """Kernel and bias, in the dtype in which they meet a stream; None where it is not these two alone."""
+        if self.lora is not None or self.bias is None:
+            return None
+        return self.promote_dtype((hidden, self.kernel[...], self.bias[...]), dtype=self.dtype)[1:]
+
+
+class JoinedProjection(_Extensible, nnx.LinearGeneral):
+    """The attention's output projection, kernel [H, Dh, D], with an optional addition."""
+
+
+class FusedProjection(_Extensible, nnx.LinearGeneral):
+    """Queries, keys and values from one kernel [D, 3, H, Dh], whole or only some of the three."""
+
+    def part(self, hidden: jax.Array, start: int, stop: int, key: jax.Array | None = None) -> jax.Array:
+        """Projects [B, L, D] with kernels `start` to `stop` (exclusive) of the three: [B, L, stop - start, H, Dh]."""
+        kernel = self.kernel[...][:, start:stop]
+        bias = None if self.bias is None else self.bias[...][start:stop]
+        inputs, kernel, bias = self.promote_dtype((hidden, kernel, bias), dtype=self.dtype)
+        outputs = dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())))
+        outputs = outputs if bias is None else outputs + bias
+        return outputs if self.lora is None else self.lora.add(outputs, hidden, key, start)
 
 
 class Embeddings(nnx.Module):
@@ -183,7 +243,7 @@ class Attention(PostNorm, nnx.Module):
           relative: what the encoder's `relative` made of the batch, None in a family without.
           packed: where the stream [1, T, D] leaves padding out; None = [B, L, D] as it is.
         """
-        spread, at = (as_it_is, gather_positions) if packed is None else (packed.spread, packed.at)
+        spread, at = (lambda values: values, gather_positions) if packed is None else (packed.spread, packed.at)
         read = self.enter(hidden)
         queries = own = None
         if positions is None:
@@ -195,53 +255,28 @@ class Attention(PostNorm, nnx.Module):
             hidden = here
             queries = self.qkv.part(read, 0, 1, site(key, QUERIES))[:, :, 0]
             own = jnp.take_along_axis(segment_ids, positions, axis=1)
-        context = self.context(queries, fused, own, segment_ids, (positions, relative, key))
+        attend = partial(self.context, positions=positions, relative=relative, key=key)
+        if for_kernels(fused) and self.is_usual(key) and attends_short(fused):
+            context = short_attention(queries, fused, own, segment_ids, attend)
+        else:
+            context = attend(queries, fused, own, segment_ids)
         context = context if packed is None or positions is not None else packed.gather(context)
         context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
         if self.adapter is not None:
             context = self.adapter(context)
         return self.leave(context, hidden)
 
+    def is_usual(self, key: jax.Array | None) -> bool:
+        """Whether scores are products, a segment is seen whole, and no probability is dropped."""
+        kind, kept = type(self), key is None or self.probability_dropout.rate == 0.0
+        return kept and kind.scores is Attention.scores and kind.narrowed is Attention.narrowed
+
     def context(
-        self,
-        queries: jax.Array | None,
-        fused: jax.Array,
-        own: jax.Array | None,
-        segment_ids: jax.Array,
-        options: tuple[jax.Array | None, Any, jax.Array | None],
+        self, queries: Any, fused: jax.Array, own: Any, segment_ids: jax.Array, positions: Any, relative: Any, key: Any
     ) -> jax.Array:
-        """Sums of values by what the scores make of them: [B, L or P, H, Dh].
-
-        Args:
-          queries: [B, P, H, Dh], None = they are in `fused`.
-          fused: [B, L, 3, H, Dh], or keys and values only.
-          own: int32 [B, P], the segments that the queries stand in; None = `segment_ids`.
-          segment_ids: int32 [B, L].
-          options: `positions`, `relative` and `key` as `__call__` has them.
-        """
-
-        def plain(queries: Any, fused: jax.Array, own: Any, segment_ids: jax.Array) -> jax.Array:
-            queries, keys, values = parts(fused) if queries is None else (queries, *parts(fused))
-            own = segment_ids if own is None else own
-            return self._context(queries, keys, values, own, segment_ids, *options)
-
-        kind, rate = type(self), self.probability_dropout.rate
-        usual = kind.scores is Attention.scores and kind.narrowed is Attention.narrowed
-        if usual and (options[-1] is None or rate == 0.0) and attends_short(fused):
-            return short_attention(queries, fused, own, segment_ids, plain)
-        return plain(queries, fused, own, segment_ids)
-
-    def _context(
-        self,
-        queries: jax.Array,
-        keys: jax.Array,
-        values: jax.Array,
-        own: jax.Array,
-        segment_ids: jax.Array,
-        positions: jax.Array | None,
-        relative: Any,
-        key: jax.Array | None,
-    ) -> jax.Array:
+        """Sums of values by the softmax of scores, [B, L or P, H, Dh], of what `short_attention` takes."""
+        queries, keys, values = parts(fused) if queries is None else (queries, *parts(fused))
+        own = segment_ids if own is None else own
         visible = (own[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
         visible = self.narrowed(visible, positions)
         queries, keys, values = (jnp.swapaxes(each, 1, 2) for each in (queries, keys, values))  # CPUs want heads first
@@ -286,14 +321,14 @@ class FeedForward(PostNorm, nnx.Module):
     def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns down(activation(up(hidden))), [B, L, D], of what `enter` makes of the stream."""
 
-        def plain(hidden: jax.Array) -> jax.Array:
+        def plain(hidden: jax.Array, *_: Any) -> jax.Array:
             inside = activate(self.activation, self.up(hidden, site(key, UP)), self.down.kernel[...])
             return self.down(inside, site(key, DOWN))
 
-        if self.widening == 1 and self.activation == "gelu" and self.up.is_plain and self.down.is_plain:
-            sides = Sides(*self.up.promoted(hidden), *self.down.promoted(hidden))
-            if ends_in_tiles(hidden, sides):
-                return feed_forward(hidden, sides, lambda hidden, _: plain(hidden))
+        if for_kernels(hidden) and self.activation == "gelu" and self.widening == 1:
+            up, down = self.up.sides(hidden), self.down.sides(hidden)
+            if up and down and ends_in_tiles(hidden, Sides(*up, *down)):
+                return feed_forward(hidden, Sides(*up, *down), plain)
         return plain(hidden)
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -302,11 +337,6 @@ class FeedForward(PostNorm, nnx.Module):
         if self.adapter is not None:
             output = self.adapter(output)
         return self.leave(output, hidden)
-
-
-def as_it_is(values: jax.Array) -> jax.Array:
-    """The identity."""
-    return values
 
 
 def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:
@@ -344,3 +374,23 @@ def layer_norm(
         param_dtype=param_dtype,
         rngs=rngs,
     )
+
+
+class OneKey:
+    """Stands in for `nnx.Rngs` where only shapes are asked for: its counters would be most of the time of loading."""
+
+    def __init__(self) -> None:
+        self.key = jax.random.key(0)
+
+    def __call__(self) -> jax.Array:
+        return self.key
+
+    def __getattr__(self, stream: str) -> Callable[[], jax.Array]:
+        return self
+
+
+def normal(config: EncoderConfig, rngs: Any) -> nnx.Initializer:
+    """Draws from a normal distribution of the config's deviation; zeros for a `OneKey`, which trace faster."""
+    if isinstance(rngs, OneKey):
+        return nnx.initializers.zeros_init()
+    return nnx.initializers.normal(config.initializer_range)

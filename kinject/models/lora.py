@@ -17,9 +17,9 @@ from flax import nnx
 from pydantic import Field, field_validator
 
 from kinject.errors import InputError
-from kinject.models.dense import Dense, FusedProjection, JoinedProjection
 from kinject.models.heads import HostModel
 from kinject.models.kernels.elementwise import Dropout
+from kinject.models.layers import Dense, FusedProjection, JoinedProjection
 from kinject.models.tuning_base import Rules, Tuning, chosen_layers, own_output
 
 Site = Literal["query", "key", "value", "attention_output", "up", "down"]

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kinject.models.config import EncoderConfig
-from kinject.models.fresh import normal
 from kinject.models.kernels.elementwise import Dropout
-from kinject.models.layers import Attention, site
+from kinject.models.layers import Attention, normal, site
 from kinject.models.pooling import Pooling
 
 LEAST_NORM = 1e-12  # torch's, of torch.nn.functional.normalize

@@ -20,10 +20,10 @@ from kinject.integrity import open_sealed, refuse_special
 from kinject.models import hf_tensors
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
-from kinject.models.fresh import OneKey
 from kinject.models.heads import Head, HostModel, build_head, head_kind
 from kinject.models.hf_tensors import Tensors
 from kinject.models.host_files import HostFiles, host_files, open_weights
+from kinject.models.layers import OneKey
 from kinject.models.manifest import NO_HEAD, Digests, array_digest, check_pinned, fingerprints, read_host_manifest
 from kinject.models.pooling import read_pooling
 from kinject.models.reading import Checkpoint, WeightReading

@@ -17,10 +17,9 @@ import numpy as np
 from flax import nnx
 
 from kinject.errors import InputError
-from kinject.models.dense import Dense
 from kinject.models.encoder import Encoder
 from kinject.models.heads import Head, PooledHead
-from kinject.models.layers import Attention, Embeddings, FeedForward
+from kinject.models.layers import Attention, Dense, Embeddings, FeedForward
 
 FUSED = "com.microsoft"
 OPSETS, IR = {"": 18, FUSED: 1}, 10  # what the nodes below are of; a runtime reads all older ones

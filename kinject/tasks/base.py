@@ -245,7 +245,7 @@ class Task(ABC):
         key: jax.Array | None = None,
         start: int = 0,
     ) -> tuple[jax.Array, jax.Array]:
-        """`loss` of the `outputs`, which a task may compute without making these."""
+        """`loss` of the `outputs`, [B] or [B, P] twice; a task may compute it without making these."""
         return self.loss(self.outputs(host, plugin, batch, key, start), batch)
 
     @abstractmethod

@@ -26,7 +26,6 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
-from kinject.models.dense import Dense
 from kinject.models.families.bert import (
     CLASSIFIER,
     EMBEDDINGS_NORM,
@@ -46,6 +45,7 @@ from kinject.models.layers import (
     QUERIES,
     RELATIVE,
     Attention,
+    Dense,
     Embeddings,
     Layer,
     gather_positions,

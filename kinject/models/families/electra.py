@@ -17,10 +17,9 @@ from jax.typing import DTypeLike
 
 from kinject.errors import InputError
 from kinject.models.config import EncoderConfig
-from kinject.models.dense import Dense
 from kinject.models.families.bert import CLASSIFIER, WORDS, Bert
 from kinject.models.family import FIELDS, Form, HeadForm, OwnFields
-from kinject.models.layers import Embeddings, linear_options
+from kinject.models.layers import Dense, Embeddings, linear_options
 from kinject.models.tensor_rules import Rule, dense, norm
 
 PROJECTION = dense("embeddings_project", "encoder/embeddings/project")

@@ -23,8 +23,7 @@ from kinject.models.config import EncoderConfig
 from kinject.models.families.bert import EMBEDDINGS_NORM, FEED_FORWARD, POSITIONS, WORDS, Bert
 from kinject.models.families.roberta import CLASSIFICATION, MASKED_LM
 from kinject.models.family import FIELDS, Form, HeadForm, OwnFields
-from kinject.models.fresh import normal
-from kinject.models.layers import Attention, Layer
+from kinject.models.layers import Attention, Layer, normal
 from kinject.models.tensor_rules import Rule, attention, norm
 
 PADDING = 1  # positions begin after it, whatever pad_token_id says

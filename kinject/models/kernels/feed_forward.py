@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kinject.models.kernels import for_gpus
 from kinject.models.kernels.elementwise import ACTIVATIONS
 from kinject.models.kernels.rows import Arrays, by_rows
 from kinject.models.kernels.tiled import COLUMNS, ROWS, tiled
@@ -45,10 +44,10 @@ class Sides(NamedTuple):
 
 
 def ends_in_tiles(hidden: jax.Array, sides: Sides) -> bool:
-    """Whether there is a kernel for a stream [B, L, D]; asked while a function is traced."""
+    """Whether there is a kernel for a stream [B, L, D] where there are any (`products.for_kernels`)."""
     small = all(each.dtype == jnp.bfloat16 for each in (hidden, *sides))
     full = hidden.shape[0] * hidden.shape[1] >= ROWS and all(side % COLUMNS == 0 for side in sides.up.shape)
-    return for_gpus() and small and full
+    return small and full
 
 
 def feed_forward(hidden: jax.Array, sides: Sides, plain: Callable[[jax.Array, Sides], jax.Array]) -> jax.Array:

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kinject.models.kernels import for_gpus
 from kinject.models.kernels.rows import Arrays, by_rows
 
 LONGEST = 128  # positions; of longer rows a core's registers do not hold a head's scores
@@ -31,9 +30,8 @@ LEAST = 16  # rows of a tile that matrix units take
 
 
 def attends_short(fused: jax.Array) -> bool:
-    """Whether there is a kernel for queries, keys and values [B, L, c, H, Dh]; asked while a function is traced."""
-    short = fused.shape[1] <= LONGEST and fused.shape[-1] in HEAD_DIMS
-    return for_gpus() and short and fused.dtype == jnp.bfloat16
+    """Whether there is a kernel for queries, keys and values [B, L, c, H, Dh] where there are any (`for_kernels`)."""
+    return fused.shape[1] <= LONGEST and fused.shape[-1] in HEAD_DIMS
 
 
 def short_attention(

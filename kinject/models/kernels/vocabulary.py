@@ -15,17 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kinject.models.kernels import for_gpus
 from kinject.models.kernels.elementwise import cross_entropy
 from kinject.models.kernels.rows import Arrays, by_rows
 from kinject.models.kernels.tiled import COLUMNS, ROWS, tiled
 
 
 def has_no_scores(hidden: jax.Array, table: jax.Array) -> bool:
-    """Whether there is a kernel for [B, P, E] and word vectors [V, E]; asked while a function is traced."""
-    small = hidden.dtype == jnp.bfloat16 and table.dtype == jnp.bfloat16
-    full = hidden.shape[0] * hidden.shape[1] >= ROWS and hidden.shape[-1] % COLUMNS == 0 and table.shape[0] >= COLUMNS
-    return for_gpus() and small and full
+    """Whether there is a kernel for [B, P, E] and word vectors [V, E] where there are any (`products.for_kernels`)."""
+    (rows, places, size), words = hidden.shape, len(table)
+    return table.dtype == hidden.dtype and rows * places >= ROWS and size % COLUMNS == 0 and words >= COLUMNS
 
 
 def word_losses(hidden: jax.Array, table: jax.Array, bias: jax.Array, labels: jax.Array) -> jax.Array:
