@@ -99,6 +99,11 @@ def test_mapped_and_split_rows_are_the_same_rows():
     compiled = jax.jit(itself).lower(*split).compile()
     assert "all-gather" not in compiled.as_text()
     np.testing.assert_allclose(compiled(*split), plainly, atol=1e-6)
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "rows"))
+    both = [jax.device_put(each.reshape(2, 2, *each.shape[1:]), place) for each in (fused, segments)]
+    compiled = jax.jit(jax.vmap(itself)).lower(*both).compile()
+    assert "all-gather" not in compiled.as_text(), "each device has its rows of each map"
+    np.testing.assert_allclose(compiled(*both).reshape(plainly.shape), plainly, atol=1e-6)
 
 
 def step(host, batch, key):

@@ -1,8 +1,8 @@
 """A feed-forward whose GELU is made where its first product ends, and whose gradient where the second one's does.
 
-GELU and its slope leave the first product together, in the place of what they are made of. Backwards the
-slope multiplies the second product's gradient before that is written. XLA does either in a pass of its own, over arrays
-four times as wide as the hidden state: of a layer of BERT these were 300 MB of 650, for 8,192 tokens.
+GELU and its slope leave the first product together, in the place of what they are made of. Backwards the slope
+multiplies the second product's gradient before that is written. XLA does either in a pass of its own, over arrays four
+times as wide as the hidden state: of a layer of BERT and 8,192 tokens the two are 252 MB of 522, and then 101 of 371.
 
 A slope is rounded to bfloat16, as activations are, and what goes into GELU is not rounded any more. Where no gradient
 is asked for, all is left to XLA.

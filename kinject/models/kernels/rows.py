@@ -19,22 +19,29 @@ from jax.sharding import NamedSharding, PartitionSpec
 Arrays = tuple[jax.Array, ...]
 
 
-def by_rows(compute: Callable[..., Arrays], whole: int = 0) -> Callable[..., Arrays]:
+def by_rows(compute: Callable[..., Arrays], whole: int = 0, axes: int = 1) -> Callable[..., Arrays]:
     """A function that computes row by row, as one that devices share and `jax.vmap` takes.
 
     Args:
       compute: of arrays, to a tuple of arrays. The first axis of each is the rows, but for the last `whole` arguments,
         which every row reads as they are.
       whole: how many these are.
+      axes: how many axes of rows the arguments have; `compute` sees them joined.
 
     Returns:
-      The same function. A device computes the rows it has. An axis that is mapped joins the rows; where an argument
-      that all rows read has one of its own, the calls are made one by one.
+      The same function. A device computes the rows it has. An axis that is mapped is another axis of rows; where an
+      argument that all rows read has one of its own, the calls are made one by one.
     """
-    spread = custom_partitioning(compute)
+
+    def joined(*arguments: jax.Array) -> Arrays:
+        count, lead = len(arguments) - whole, arguments[0].shape[:axes]
+        rows = [one.reshape(-1, *one.shape[axes:]) for one in arguments[:count]]
+        return tuple(one.reshape(*lead, *one.shape[1:]) for one in compute(*rows, *arguments[count:]))
+
+    spread = custom_partitioning(joined)
     spread.def_partition(
-        lambda mesh, arguments, results: _partition(compute, whole, mesh, arguments, results),
-        sharding_rule=lambda mesh, arguments, results: _rule(whole, arguments, results),
+        lambda mesh, arguments, results: (mesh, joined, *_sides(whole, axes, mesh, arguments, results)),
+        sharding_rule=lambda mesh, arguments, results: _rule(whole, axes, arguments, results),
     )
 
     @custom_vmap
@@ -43,47 +50,42 @@ def by_rows(compute: Callable[..., Arrays], whole: int = 0) -> Callable[..., Arr
 
     @mapped.def_vmap
     def rule(size: int, batched: list[bool], *arguments: jax.Array) -> tuple[Arrays, Any]:
+        def each(number: int) -> jax.Array:
+            one = arguments[number]
+            return one if batched[number] else jnp.broadcast_to(one, (size, *one.shape))
+
         count = len(arguments) - whole
         if any(batched[count:]):
-            results = lax.map(
-                lambda each: mapped(*each), tuple(_each(size, *one) for one in zip(batched, arguments, strict=True))
-            )
+            results = lax.map(lambda given: mapped(*given), tuple(map(each, range(len(arguments)))))
         else:
-            rows = [_each(size, *one) for one in zip(batched[:count], arguments[:count], strict=True)]
-            joined = mapped(*(one.reshape(-1, *one.shape[2:]) for one in rows), *arguments[count:])
-            results = tuple(one.reshape(size, -1, *one.shape[1:]) for one in joined)
+            results = by_rows(compute, whole, axes + 1)(*map(each, range(count)), *arguments[count:])
         return results, tuple(True for _ in results)
 
     return mapped
 
 
-def _each(size: int, batched: bool, array: jax.Array) -> jax.Array:
-    return array if batched else jnp.broadcast_to(array, (size, *array.shape))
-
-
-def _rule(whole: int, arguments: Any, results: Any) -> str:
+def _rule(whole: int, axes: int, arguments: Any, results: Any) -> str:
     """Says to the partitioner that rows are what arguments and results have in common."""
 
-    def sides(number: int, one: Any, shared: bool) -> str:
-        return " ".join("rows" if shared and axis == 0 else f"f{number}_{axis}" for axis in range(len(one.shape)))
+    def factors(number: int, one: Any, shared: bool) -> str:
+        own = axes if shared else 0
+        return " ".join(f"rows{i}" if i < own else f"f{number}_{i}" for i in range(len(one.shape)))
 
     count = len(arguments)
-    given = [sides(i, one, i < count - whole) for i, one in enumerate(arguments)]
-    made = [sides(count + i, one, True) for i, one in enumerate(results)]
+    given = [factors(i, one, i < count - whole) for i, one in enumerate(arguments)]
+    made = [factors(count + i, one, True) for i, one in enumerate(results)]
     return f"{', '.join(given)} -> {', '.join(made)}"
 
 
-def _partition(compute: Callable[..., Arrays], whole: int, mesh: Any, arguments: Any, results: Any) -> Any:
-    """What each device computes: its rows, of everything else all."""
-    first = jax.tree.leaves(arguments)[0].sharding
-    axis = first.spec[0] if len(first.spec) else None
+def _sides(whole: int, axes: int, mesh: Any, arguments: Any, results: Any) -> tuple[Any, Any]:
+    """How results and arguments lie on the devices: by rows as the first argument does, of everything else all."""
+    first = jax.tree.leaves(arguments)[0].sharding.spec
+    lead = (*first, *(None,) * axes)[:axes]
 
-    def rows(one: Any) -> NamedSharding:
-        return NamedSharding(mesh, PartitionSpec(axis, *(None,) * (len(one.shape) - 1)))
-
-    def all_of(one: Any) -> NamedSharding:
-        return NamedSharding(mesh, PartitionSpec(*(None,) * len(one.shape)))
+    def placed(one: Any, shared: bool) -> NamedSharding:
+        own = lead if shared else ()
+        return NamedSharding(mesh, PartitionSpec(*own, *(None,) * (len(one.shape) - len(own))))
 
     count = len(arguments) - whole
-    given = tuple(rows(one) if i < count else all_of(one) for i, one in enumerate(arguments))
-    return mesh, compute, jax.tree.map(rows, results), given
+    made = jax.tree.map(lambda one: placed(one, True), results)
+    return made, tuple(placed(one, i < count) for i, one in enumerate(arguments))
