@@ -36,7 +36,7 @@ from kinject.data.tokenizer import load_tokenizer
 from kinject.training.checkpoint import Checkpoints
 
 ENTITIES, SENTENCES, DIM = 5_000_000, 20_000_000, 100
-H100 = {"rows": 256, "length": 32, "flops": 2.9e12, "accessed": 17.1e9, "peak": 989e12, "bandwidth": 3.35e12}
+H100 = {"rows": 256, "length": 32, "flops": 2.9e12, "accessed": 10.6e9, "peak": 989e12, "bandwidth": 3.35e12}
 SIZE = 768
 BEGIN, END = "<!-- written by benchmarks/size.py -->", "<!-- end of size -->"
 

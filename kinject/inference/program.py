@@ -78,6 +78,13 @@ class Program:
         host, plugin = self.merge(params)
         return self.task.outputs(host, plugin, batch, key, self.start)
 
+    def losses(
+        self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The task's losses and weights for a batch, [B] or [B, P] (see `Task.loss`), from the same parameters."""
+        host, plugin = self.merge(params)
+        return self.task.losses(host, plugin, batch, key, self.start)
+
     def with_vectors(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Mapping[str, jax.Array]:
         """The batch ([B, …] each) as a plugin sees it, wherever its entity vectors were: once a step, first of all."""
         return batch if self.vectors is None else self.vectors.give(params[TABLE], batch)

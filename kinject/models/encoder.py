@@ -7,7 +7,7 @@ arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
-from kinject.models.layers import PLUGIN, Attention, Layer, built, gather_positions, layer_norm, site
+from kinject.models.layers import PLUGIN, Attention, Layer, OneKey, gather_positions, layer_norm, site
 from kinject.models.packing import CELLS, Packed
 from kinject.models.seams import Plugin, check_batch, check_seam
 
@@ -65,7 +65,7 @@ class Encoder(nnx.Module):
         family = config.family
         self.embeddings = family.embeddings(config, **options)
         kinds = family.layer_kinds(config)
-        self.layers = nnx.List(built(lambda kind: family.layer(config, kind, **options), kinds, rngs))
+        self.layers = nnx.List(_built(lambda kind: family.layer(config, kind, **options), kinds, rngs))
         self.relative = family.relative(config, **options)
         self.norm = layer_norm(config, dtype, param_dtype, rngs) if family.final_norm else None
 
@@ -264,3 +264,11 @@ class Encoder(nnx.Module):
 def kept_states(plugin: Plugin | None, layers: int, stop: int) -> tuple[int, ...]:
     """The hidden states below `stop` that the plugin reads at its `outputs`."""
     return () if plugin is None else tuple(i for i in plugin.reads_states(layers) if i < stop)
+
+
+def _built(make: Callable[[Any], Any], kinds: Sequence[Hashable], rngs: Any) -> list[Any]:
+    """A module of each kind, in order; for a `OneKey` the first of a kind is made, and the others are its copies."""
+    if not isinstance(rngs, OneKey):
+        return [make(kind) for kind in kinds]
+    first = {kind: nnx.split(make(kind)) for kind in dict.fromkeys(kinds)}
+    return [nnx.merge(*first[kind], copy=True) for kind in kinds]

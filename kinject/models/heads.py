@@ -15,8 +15,9 @@ from kinject.errors import InputError, did_you_mean
 from kinject.models.config import EncoderConfig
 from kinject.models.encoder import Encoder
 from kinject.models.family import Form, HeadForm
-from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout
-from kinject.models.kernels.products import rounded, rounded_dot
+from kinject.models.kernels.elementwise import ACTIVATIONS, Dropout, cross_entropy
+from kinject.models.kernels.products import for_kernels, rounded, rounded_dot
+from kinject.models.kernels.vocabulary import has_no_scores, word_losses
 from kinject.models.layers import normal, site
 from kinject.models.own_heads import DependencyHead, EmbeddingHead, JoinedHead
 from kinject.models.seams import Plugin
@@ -60,13 +61,24 @@ class MaskedLMHead(nnx.Module):
         Returns:
           float32 [B, P, V].
         """
-        hidden = self.hidden(hidden)
+        return self._scores(self.hidden(hidden), word_embedding)
+
+    def _scores(self, hidden: jax.Array, word_embedding: jax.Array) -> jax.Array:
+        """The same of what `hidden` returns."""
         decoder = word_embedding if rounded(hidden, word_embedding) else word_embedding.astype(self.dtype)
         if decoder.dtype == jnp.bfloat16:  # so is the gradient of the scores, or its product with the table is float32
             scores = rounded_dot(hidden, decoder.T, (((hidden.ndim - 1,), (0,)), ((), ())))
         else:  # without `.T`: for a single row a CPU would write the turned table
             scores = jnp.einsum("...d,vd->...v", hidden, decoder, preferred_element_type=jnp.float32)
         return scores if self.bias is None else scores + self.bias[...].astype(jnp.float32)
+
+    def losses(self, hidden: jax.Array, word_embedding: jax.Array, labels: jax.Array) -> jax.Array:
+        """Cross-entropies of the same scores and labels int32 [B, P]: float32 [B, P]."""
+        read, decoder = self.hidden(hidden), word_embedding.astype(self.dtype)
+        if not (for_kernels(read) and has_no_scores(read, decoder)):
+            return cross_entropy(self._scores(read, word_embedding), labels)
+        bias = jnp.zeros(len(decoder)) if self.bias is None else self.bias[...].astype(jnp.float32)
+        return word_losses(read, decoder, bias, labels)
 
 
 class PlainHead(nnx.Module):
@@ -164,6 +176,23 @@ def logits(
     if host.head is None or isinstance(host.head, DependencyHead):
         raise ValueError("this host has no head to read the encoder with")
     return host.head.logits(hidden, site(key, HEAD_SITE))
+
+
+def word_losses_at(
+    host: HostModel,
+    batch: Mapping[str, jax.Array],
+    plugin: Plugin | None = None,
+    key: jax.Array | None = None,
+    *,
+    start: int = 0,
+) -> jax.Array:
+    """A whole forward pass of a host with a masked-LM head: cross-entropies float32 [B, P].
+
+    They are those of the batch's `labels` int32 [B, P] at its `positions`.
+    """
+    assert isinstance(host.head, MaskedLMHead)
+    hidden = read_hidden(host, batch, batch["positions"], plugin, key, start=start)
+    return host.head.losses(hidden, host.encoder.embeddings.word.embedding[...], batch["labels"])
 
 
 def read_hidden(

@@ -7,7 +7,8 @@ drawn by `nnx.Rngs`; where only shapes are asked for, a `OneKey` stands in for i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -17,13 +18,16 @@ from jax.typing import DTypeLike
 
 from kinject.models.config import EncoderConfig
 from kinject.models.kernels.elementwise import Dropout, activate
+from kinject.models.kernels.feed_forward import Sides, ends_in_tiles, feed_forward
 from kinject.models.kernels.products import (
     attention_context,
     attention_probabilities,
     attention_scores,
     dot_general,
+    for_kernels,
     promote,
 )
+from kinject.models.kernels.short_attention import attends_short, short_attention
 from kinject.models.packing import Packed
 
 PROBABILITIES, ATTENTION, FEED_FORWARD, PLUGIN = range(4)  # sites of a layer's dropout key
@@ -65,6 +69,12 @@ class _Extensible:
 
 class Dense(_Extensible, nnx.Linear):
     """`nnx.Linear` with an optional addition."""
+
+    def sides(self, hidden: jax.Array) -> tuple[jax.Array, ...] | None:
+        """Kernel and bias, in the dtype in which they meet a stream; None where it is not these two alone."""
+        if self.lora is not None or self.bias is None:
+            return None
+        return self.promote_dtype((hidden, self.kernel[...], self.bias[...]), dtype=self.dtype)[1:]
 
 
 class JoinedProjection(_Extensible, nnx.LinearGeneral):
@@ -233,19 +243,41 @@ class Attention(PostNorm, nnx.Module):
           relative: what the encoder's `relative` made of the batch, None in a family without.
           packed: where the stream [1, T, D] leaves padding out; None = [B, L, D] as it is.
         """
-        spread, at = (as_it_is, gather_positions) if packed is None else (packed.spread, packed.at)
+        spread, at = (lambda values: values, gather_positions) if packed is None else (packed.spread, packed.at)
         read = self.enter(hidden)
+        queries = own = None
         if positions is None:
-            queries, keys, values = parts(spread(self.qkv(read, site(key, QKV))))
-            own_segment = segment_ids
+            fused = spread(self.qkv(read, site(key, QKV)))
         else:
-            keys, values = parts(spread(self.qkv.part(read, 1, 3, site(key, QKV))))
+            fused = spread(self.qkv.part(read, 1, 3, site(key, QKV)))
             here = at(hidden, positions)
             read = here if read is hidden else at(read, positions)
             hidden = here
             queries = self.qkv.part(read, 0, 1, site(key, QUERIES))[:, :, 0]
-            own_segment = jnp.take_along_axis(segment_ids, positions, axis=1)
-        visible = (own_segment[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
+            own = jnp.take_along_axis(segment_ids, positions, axis=1)
+        attend = partial(self.context, positions=positions, relative=relative, key=key)
+        if for_kernels(fused) and self.is_usual(key) and attends_short(fused):
+            context = short_attention(queries, fused, own, segment_ids, attend)
+        else:
+            context = attend(queries, fused, own, segment_ids)
+        context = context if packed is None or positions is not None else packed.gather(context)
+        context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
+        if self.adapter is not None:
+            context = self.adapter(context)
+        return self.leave(context, hidden)
+
+    def is_usual(self, key: jax.Array | None) -> bool:
+        """Whether scores are products, a segment is seen whole, and no probability is dropped."""
+        kind, kept = type(self), key is None or self.probability_dropout.rate == 0.0
+        return kept and kind.scores is Attention.scores and kind.narrowed is Attention.narrowed
+
+    def context(
+        self, queries: Any, fused: jax.Array, own: Any, segment_ids: jax.Array, positions: Any, relative: Any, key: Any
+    ) -> jax.Array:
+        """Sums of values by the softmax of scores, [B, L or P, H, Dh], of what `short_attention` takes."""
+        queries, keys, values = parts(fused) if queries is None else (queries, *parts(fused))
+        own = segment_ids if own is None else own
+        visible = (own[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] != 0)
         visible = self.narrowed(visible, positions)
         queries, keys, values = (jnp.swapaxes(each, 1, 2) for each in (queries, keys, values))  # CPUs want heads first
         scores = self.scores(queries, keys, positions, relative, key)
@@ -253,12 +285,7 @@ class Attention(PostNorm, nnx.Module):
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         probabilities = attention_probabilities(scores, self.dtype)
         probabilities = self.probability_dropout(probabilities, site(key, PROBABILITIES))
-        context = jnp.swapaxes(attention_context(probabilities, values), 1, 2)
-        context = context if packed is None or positions is not None else packed.gather(context)
-        context = self.dropout(self.output(context, site(key, ATTENTION_OUTPUT)), site(key, ATTENTION))
-        if self.adapter is not None:
-            context = self.adapter(context)
-        return self.leave(context, hidden)
+        return jnp.swapaxes(attention_context(probabilities, values), 1, 2)
 
     def scores(
         self, queries: jax.Array, keys: jax.Array, positions: jax.Array | None, relative: Any, key: jax.Array | None
@@ -293,8 +320,16 @@ class FeedForward(PostNorm, nnx.Module):
 
     def inner(self, hidden: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Returns down(activation(up(hidden))), [B, L, D], of what `enter` makes of the stream."""
-        inside = activate(self.activation, self.up(hidden, site(key, UP)), self.down.kernel[...])
-        return self.down(inside, site(key, DOWN))
+
+        def plain(hidden: jax.Array, *_: Any) -> jax.Array:
+            inside = activate(self.activation, self.up(hidden, site(key, UP)), self.down.kernel[...])
+            return self.down(inside, site(key, DOWN))
+
+        if for_kernels(hidden) and self.activation == "gelu" and self.widening == 1:
+            up, down = self.up.sides(hidden), self.down.sides(hidden)
+            if up and down and ends_in_tiles(hidden, Sides(*up, *down)):
+                return feed_forward(hidden, Sides(*up, *down), plain)
+        return plain(hidden)
 
     def close(self, hidden: jax.Array, output: jax.Array, key: jax.Array | None) -> jax.Array:
         """Drops, and adds to the stream `hidden` as the family does: [B, L, D]."""
@@ -302,11 +337,6 @@ class FeedForward(PostNorm, nnx.Module):
         if self.adapter is not None:
             output = self.adapter(output)
         return self.leave(output, hidden)
-
-
-def as_it_is(values: jax.Array) -> jax.Array:
-    """The identity."""
-    return values
 
 
 def gather_positions(hidden: jax.Array, positions: jax.Array) -> jax.Array:
@@ -364,11 +394,3 @@ def normal(config: EncoderConfig, rngs: Any) -> nnx.Initializer:
     if isinstance(rngs, OneKey):
         return nnx.initializers.zeros_init()
     return nnx.initializers.normal(config.initializer_range)
-
-
-def built(make: Callable[[Any], Any], kinds: Sequence[Hashable], rngs: Any) -> list[Any]:
-    """A module of each kind, in order; for a `OneKey` the first of a kind is made, and the others are its copies."""
-    if not isinstance(rngs, OneKey):
-        return [make(kind) for kind in kinds]
-    first = {kind: nnx.split(make(kind)) for kind in dict.fromkeys(kinds)}
-    return [nnx.merge(*first[kind], copy=True) for kind in kinds]

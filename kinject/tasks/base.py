@@ -237,6 +237,17 @@ class Task(ABC):
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(loss of each item, its weight), [B] or [B, P]; training takes their weighted mean over the whole batch."""
 
+    def losses(
+        self,
+        host: HostModel,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> tuple[jax.Array, jax.Array]:
+        """`loss` of the `outputs`, [B] or [B, P] twice; a task may compute it without making these."""
+        return self.loss(self.outputs(host, plugin, batch, key, start), batch)
+
     @abstractmethod
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Arrays [B, …] with one row an example, from which `score` computes metrics."""

@@ -23,6 +23,7 @@ import numpy as np
 from kinject.data.encode import Encoded, EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Batch, Examples, make_examples
 from kinject.errors import InputError
+from kinject.models.heads import word_losses_at
 from kinject.models.kernels.elementwise import cross_entropy
 from kinject.tasks.base import Extent, Shapes, Task, first_span, pad_rows, plain_passages, register_task, slot_rows
 from kinject.tasks.protocol import protocol_named
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from kinject.data.records import Record
     from kinject.knowledge.base import KnowledgeBase
+    from kinject.models.heads import HostModel
+    from kinject.models.seams import Plugin
 
 MASKED, REPLACED = 0.8, 0.9  # shares of the chosen pieces: masked below the first, another piece below the second
 
@@ -43,6 +46,16 @@ class MaskedPieces(Task):
 
     def loss(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         return cross_entropy(outputs, batch["labels"]), batch["weights"]
+
+    def losses(
+        self,
+        host: HostModel,
+        plugin: Plugin | None,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array | None = None,
+        start: int = 0,
+    ) -> tuple[jax.Array, jax.Array]:
+        return word_losses_at(host, batch, plugin, key, start=start), batch["weights"]
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         losses, weights = self.loss(outputs, batch)

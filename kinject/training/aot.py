@@ -18,9 +18,10 @@ import numpy as np
 from kinject.inference.mesh import Placement
 from kinject.inference.program import Program
 from kinject.inference.vectors import TABLE, LookUp, TableShape, table_sharding
+from kinject.models.kernels import ahead
 from kinject.models.precision import held
 from kinject.training.config import FitConfig
-from kinject.training.hlo import Collective, device_traffic, find_collectives, total_by_kind
+from kinject.training.hlo import Collective, device_traffic, find_collectives, kernel_cost, total_by_kind
 from kinject.training.partition import TRAIN, label_parameters, split
 from kinject.training.step import initial_state, make_optimizer, make_train_step
 from kinject.tree import Flat
@@ -119,7 +120,8 @@ def compile_step(
         vectors = jax.ShapeDtypeStruct(table.held(place), table.dtype)
         arguments[TABLE] = _placed(vectors, table_sharding(place.mesh))
         batch = {name: leaf for name, leaf in batch.items() if name != "entity_vectors"}
-    lowered = step.lower(state, arguments, {name: _placed(leaf, place.rows) for name, leaf in batch.items()})
+    with ahead(place.platform):
+        lowered = step.lower(state, arguments, {name: _placed(leaf, place.rows) for name, leaf in batch.items()})
     trained = sum(4 * int(np.prod(params[path].shape)) for path, label in labels.items() if label == TRAIN)
     cost = cost_of(lowered.compile(), trained, time.monotonic() - started)
     return cost if table is None else replace(cost, table=table.bytes_held(place))
@@ -155,7 +157,7 @@ def cost_of(compiled: jax.stages.Compiled, trained: int, seconds: float) -> Cost
 def _counted(compiled: jax.stages.Compiled) -> dict[str, float]:
     """XLA's count of a program's FLOPs and bytes, by name; empty where it counts none.
 
-    Of a program for GPUs its CPU client counts, as the CUDA one does not.
+    Of a program for GPUs its CPU client counts, as the CUDA one does not; what it takes for nothing, kernels, is added.
     """
     count = compiled.cost_analysis()
     if count is not None:
@@ -165,9 +167,11 @@ def _counted(compiled: jax.stages.Compiled) -> dict[str, float]:
 
         executable: Any = compiled.runtime_executable()
         (module,) = executable.hlo_modules()
-        return _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
+        count = _jax.hlo_module_cost_analysis(jax.devices("cpu")[0].client, module)
     except (ImportError, AttributeError):  # another version of jax
         return {}
+    flops, moved = kernel_cost(compiled.as_text() or "")
+    return {**count, "flops": count["flops"] + flops, "bytes accessed": count["bytes accessed"] + moved}
 
 
 def _placed_state(path: Sequence[Any], leaf: Any, labels: Mapping[str, str], place: Placement) -> jax.ShapeDtypeStruct:

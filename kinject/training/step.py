@@ -71,8 +71,7 @@ def step_function(
         batch = program.with_vectors(frozen, batch)
 
         def sums(train: Flat, rows: Mapping[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-            outputs = program.outputs({**frozen, **train}, rows, key)
-            losses, weights = program.task.loss(outputs, rows)
+            losses, weights = program.losses({**frozen, **train}, rows, key)
             return jnp.sum(losses * weights), jnp.sum(weights)
 
         slope = partial(jax.value_and_grad(sums, has_aux=True), state.train)

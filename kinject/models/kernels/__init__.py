@@ -18,6 +18,13 @@ ways; what each kernel is compared with is in the test named beside it.
   tests/test_precision.py
 - `products.dot_general`, contracted axes made one: XLA would transpose the kernel in each step [3];
   tests/test_precision.py
+- `short_attention.short_attention`: on GPUs, XLA makes twelve passes over memory of attention and its gradient [4];
+  tests/test_short_attention.py
+- `feed_forward.feed_forward`, `tiled.tiled`: on GPUs, XLA reads and writes for GELU and its slope what is four times as
+  wide as the stream, in passes of their own [4]; tests/test_feed_forward.py
+- `vocabulary.word_losses`: on GPUs, XLA writes a float32 score of each word and reads it four times [4];
+  tests/test_vocabulary_losses.py
+- `rows.by_rows`: XLA cannot split a kernel of Triton's over devices, nor JAX map it; tests/test_short_attention.py
 - `elementwise.kept`, a mask that is a hash: JAX's generators write their bits to memory, 2.4 ms instead of
   55.7 [2]; tests/test_dropout.py. The switch leaves it alone: which elements a seed drops is meaning, not speed.
 
@@ -28,6 +35,8 @@ ways; what each kernel is compared with is in the test named beside it.
 1.0x to 1.1x of the plain gradient's speed for the products and 0.9x for the merged axes, which save 5% of the frozen
 prefix's temporaries (tests/costs.json). They stay because their sums have an order: without the products a run that an
 earlier version began ends in other bits (tests/test_stored.py).
+[4] The step of [1] moves 13.7 GB with that attention instead of 17.1, with that feed-forward 12.0, without scores 10.6.
+What kernels read and write is counted from the program's text. No GPU was at hand: none of the four was ever timed.
 
 A precision is meaning, too: a plain product rounds its factors as `rounded_dot` does, and JAX derives the gradient.
 """
@@ -36,11 +45,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 import jax
 
-_switch = {"plain": os.environ.get("KINJECT_PLAIN", "") not in ("", "0")}
+_switch = {"plain": os.environ.get("KINJECT_PLAIN", "") not in ("", "0"), "ahead": False}
 
 
 def is_plain() -> bool:
@@ -61,3 +71,28 @@ def plain(on: bool = True) -> Iterator[None]:
     finally:
         _switch["plain"] = before
         jax.clear_caches()
+
+
+def for_gpus() -> bool:
+    """Whether what is traced may be compiled for NVIDIA's GPUs, so that it should offer kernels for them.
+
+    Older ones than Ampere (compute capability 8.0) multiply no bfloat16 and get none.
+    """
+    if is_plain() or _switch["ahead"]:
+        return not is_plain()
+    return jax.default_backend() == "gpu" and all(map(_is_ampere, jax.local_devices()))
+
+
+def _is_ampere(device: jax.Device) -> bool:
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))  # AMD's are words
+    return capability is not None and int(capability[1]) >= 8
+
+
+@contextlib.contextmanager
+def ahead(platform: str) -> Iterator[None]:
+    """Until the block ends, functions are traced for devices of a platform that may not be here, in every thread."""
+    before, _switch["ahead"] = _switch["ahead"], platform in ("cuda", "gpu")
+    try:
+        yield
+    finally:
+        _switch["ahead"] = before

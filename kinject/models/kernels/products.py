@@ -23,7 +23,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from kinject.models.kernels import is_plain
+from kinject.models.kernels import for_gpus, is_plain
 
 Dimensions = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
 
@@ -31,6 +31,11 @@ Dimensions = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Seq
 def rounded(inputs: jax.Array, kernel: jax.Array) -> bool:
     """Whether a product is taken in bfloat16 although its inputs are float32."""
     return inputs.dtype == jnp.float32 and kernel.dtype == jnp.bfloat16
+
+
+def for_kernels(values: jax.Array) -> bool:
+    """Whether kernels for GPUs may take an array of any shape: they are for bfloat16, in programs for GPUs."""
+    return values.dtype == jnp.bfloat16 and for_gpus()
 
 
 def rounded_dot(inputs: jax.Array, kernel: jax.Array, dimensions: Dimensions) -> jax.Array:
