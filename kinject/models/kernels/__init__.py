@@ -33,8 +33,7 @@ ways; what each kernel is compared with is in the test named beside it.
 [2] docs/performance.md, "What a step is spent on, on a CPU".
 [3] Little: `python benchmarks/cpu_parts.py --repetitions 40`, thrice, float32, two quiet cores of a Sapphire Rapids:
 1.0x to 1.1x of the plain gradient's speed for the products and 0.9x for the merged axes, which save 5% of the frozen
-prefix's temporaries (tests/costs.json). They stay because their sums have an order: without the products a run that an
-earlier version began ends in other bits (tests/test_stored.py).
+prefix's temporaries (tests/costs.json).
 [4] The step of [1] moves 13.7 GB with that attention instead of 17.1, with that feed-forward 12.0, without scores 10.6.
 What kernels read and write is counted from the program's text. No GPU was at hand: none of the four was ever timed.
 
