@@ -124,6 +124,11 @@ class Placement:
         return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
 
     @property
+    def kind(self) -> str:
+        """What they call themselves, such as NVIDIA H200."""
+        return (jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]).device_kind
+
+    @property
     def row_parts(self) -> int:
         """Into how many parts the rows of a batch are split."""
         return 1 if self.mesh is None else self.mesh.shape[DATA]

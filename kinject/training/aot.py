@@ -120,7 +120,7 @@ def compile_step(
         vectors = jax.ShapeDtypeStruct(table.held(place), table.dtype)
         arguments[TABLE] = _placed(vectors, table_sharding(place.mesh))
         batch = {name: leaf for name, leaf in batch.items() if name != "entity_vectors"}
-    with ahead(place.platform):
+    with ahead(place.platform, place.kind):
         lowered = step.lower(state, arguments, {name: _placed(leaf, place.rows) for name, leaf in batch.items()})
     trained = sum(4 * int(np.prod(params[path].shape)) for path, label in labels.items() if label == TRAIN)
     cost = cost_of(lowered.compile(), trained, time.monotonic() - started)

@@ -48,6 +48,7 @@ import re
 from collections.abc import Iterator
 
 import jax
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 _switch = {"plain": os.environ.get("KINJECT_PLAIN", "") not in ("", "0"), "ahead": False}
 
@@ -88,10 +89,17 @@ def _is_ampere(device: jax.Device) -> bool:
 
 
 @contextlib.contextmanager
-def ahead(platform: str) -> Iterator[None]:
-    """Until the block ends, functions are traced for devices of a platform that may not be here, in every thread."""
+def ahead(platform: str, kind: str = "NVIDIA H100") -> Iterator[None]:
+    """Until the block ends, functions are traced for devices that may not be here, and in this thread lowered for them.
+
+    Args:
+      platform: of the devices.
+      kind: theirs, which Pallas asks for from jax 0.11 on: those that are here are of another.
+    """
     before, _switch["ahead"] = _switch["ahead"], platform in ("cuda", "gpu")
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice(kind, None, "gpu"))
     try:
-        yield
+        with use_abstract_mesh(mesh) if _switch["ahead"] else contextlib.nullcontext():
+            yield
     finally:
         _switch["ahead"] = before

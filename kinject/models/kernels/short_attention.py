@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 
 from kinject.models.kernels.rows import Arrays, by_rows
+from kinject.models.kernels.tiled import dot
 
 LONGEST = 128  # positions; of longer rows a core's registers do not hold a head's scores
 HEAD_DIMS = (16, 32, 64, 128)  # what a tile may be wide
@@ -167,7 +168,6 @@ class _Tiles(NamedTuple):
 
 def _tiles(refs: tuple[Any, ...], queries: int, keys: int, crossed: bool) -> _Tiles:
     """Reads a head, and computes its scores and their softmax."""
-    from jax.experimental import pallas as pl
 
     if crossed:
         query_ref, own_ref, fused_ref, segment_ref = refs
@@ -179,7 +179,7 @@ def _tiles(refs: tuple[Any, ...], queries: int, keys: int, crossed: bool) -> _Ti
     own, segments = _load(own_ref, queries), _load(segment_ref, keys)
     visible = (own[:, None] == segments[None, :]) & (segments[None, :] != 0)
     scale = query.shape[-1] ** -0.5
-    scores = pl.dot(query, key, trans_b=True) * scale
+    scores = dot(query, key, trans_b=True) * scale
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)  # as the formula has it: uniform if all are hidden
     scores = jnp.where((jnp.arange(key.shape[0]) < keys)[None, :], scores, -jnp.inf)  # which are no positions at all
     weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
@@ -188,24 +188,22 @@ def _tiles(refs: tuple[Any, ...], queries: int, keys: int, crossed: bool) -> _Ti
 
 
 def _forward_kernel(*refs: Any, queries: int, keys: int, crossed: bool) -> None:
-    from jax.experimental import pallas as pl
 
     *given, context_ref = refs
     tiles = _tiles(tuple(given), queries, keys, crossed)
-    _store(context_ref, pl.dot(tiles.probabilities.astype(tiles.values.dtype), tiles.values), queries)
+    _store(context_ref, dot(tiles.probabilities.astype(tiles.values.dtype), tiles.values), queries)
 
 
 def _backward_kernel(*refs: Any, queries: int, keys: int, crossed: bool) -> None:
-    from jax.experimental import pallas as pl
 
     count = 4 if crossed else 2
     tiles, gradient = _tiles(refs[:count], queries, keys, crossed), _load(refs[count], queries)
     dtype, chances = tiles.values.dtype, tiles.probabilities
-    of_values = pl.dot(chances.astype(dtype), gradient, trans_a=True)
-    slope = pl.dot(gradient, tiles.values, trans_b=True)
+    of_values = dot(chances.astype(dtype), gradient, trans_a=True)
+    slope = dot(gradient, tiles.values, trans_b=True)
     slope = chances * (slope - jnp.sum(chances * slope, axis=1, keepdims=True))
     slope = (jnp.where(tiles.visible, slope, 0) * tiles.scale).astype(dtype)
-    of_queries, of_keys = pl.dot(slope, tiles.keys), pl.dot(slope, tiles.queries, trans_a=True)
+    of_queries, of_keys = dot(slope, tiles.keys), dot(slope, tiles.queries, trans_a=True)
     if crossed:
         _store(refs[-2], of_queries, queries)
     else:

@@ -96,6 +96,12 @@ def tiled(
     )(inputs, kernel, *beside, *of_rows, *of_parts)
 
 
+def dot(left: jax.Array, right: jax.Array, *, trans_a: bool = False, trans_b: bool = False) -> jax.Array:
+    """The product of two tiles, either of which may be turned, in float32; Pallas has one of its own up to jax 0.10."""
+    axes = ((0 if trans_a else 1,), (1 if trans_b else 0,))
+    return lax.dot_general(left, right, (axes, ((), ())), preferred_element_type=jnp.float32)
+
+
 def _tile(
     counts: tuple[int, int, int],
     edges: _Edges,
@@ -122,7 +128,7 @@ def _tile(
             parts = [_load(ref.at[lax.div(step * DEPTH, COLUMNS)], inside)[:, None] for ref in of_parts]
             ours = prepare(places[None, :], ours, *vectors, *parts).astype(ours.dtype)
         there = places < edges.depth if edges.depth % DEPTH or edges.depth < rows_ref.shape[1] else None
-        return total + pl.dot(ours, _kernel(kernel_ref, step, there, within, turned), trans_b=turned)
+        return total + dot(ours, _kernel(kernel_ref, step, there, within, turned), trans_b=turned)
 
     total = lax.fori_loop(0, rows_ref.shape[1] // DEPTH, add, jnp.zeros((ROWS, COLUMNS), jnp.float32))
     read = [_load(ref, within)[None, :] if len(ref.shape) == 1 else _load(ref, inside[:, None]) for ref in beside]
