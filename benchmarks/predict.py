@@ -7,10 +7,11 @@ All arms go from the same texts, one string each, to a label and its score: toke
 `Host.predict`, `rounded` the same with products in bfloat16, `auto` and `auto_int8` with `engine="auto"` in float32 and
 int8; `plugin` has a map-tuning plugin and one linked entity a text. `torch_batches` pads batches in the order of the
 texts, `torch_sorted` sorts the texts of a window by length first, as kinject does, also under bfloat16 autocast; `ort`
-and `ort_int8` are ONNX Runtime's (ort_arms.py). An arm `…_one` takes the first --one texts one at a time. The host is
-random (its shape is --hidden, --layers; by default that of MiniLM-L6), with a classification head, and labels must
-agree. Each round runs every arm, in turn; told are the medians, and the ratios of one round as the median and the range
-over rounds: by the clock, and by the CPU's time, which other processes of a busy machine change less (on an accelerator
+and `ort_int8` are ONNX Runtime's (ort_arms.py). An arm `…_one` takes the first --one texts one at a time, 20 in a turn
+with the other such arms, as a machine is not as fast in one minute as in the next. The host is random (its shape is
+--hidden, --layers; by default that of MiniLM-L6), with a classification head, and labels must agree. Each round runs
+every arm, in turn; told are the medians, and the ratios of one round as the median and the range over rounds: by the
+clock, and by the CPU's time, which other processes of a busy machine change less (on an accelerator
 it means nothing, and ONNX Runtime's threads count while they wait). Nothing is downloaded.
 
 --memory-mb: resident memory of `kinject predict` on a file of so many MB, with a tiny host, in a process of its own:
@@ -57,6 +58,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "/", "."]
 Arm = Callable[[], list[float]]
 Scorers = dict[str, Callable[[str], float]]
 WORDS, ENTITIES, DIM, LABELS = 28_000, 1_000, 128, ["no", "yes"]
+TURN = 20  # texts that an arm takes one at a time before the next does
 
 
 def write_files(folder: Path, hidden: int, layers: int, words: int = WORDS) -> None:
@@ -202,12 +204,15 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
             some.clear()  # the first round compiled
         wall: dict[str, list[float]] = {name: [] for name in arms}
         cpu: dict[str, list[float]] = {name: [] for name in arms}
+        turns = [slice(start, start + TURN) for start in range(0, min(arguments.one, len(texts)), TURN)]
         for _ in range(arguments.rounds):
-            for name, run in arms.items():
-                started = time.perf_counter(), time.process_time()
-                run()
-                wall[name].append(time.perf_counter() - started[0])
-                cpu[name].append(time.process_time() - started[1])
+            for name in arms:
+                wall[name].append(0.0)
+                cpu[name].append(0.0)
+            for name in [name for name in arms if name not in alone]:
+                clock(arms[name], wall[name], cpu[name])
+            for name, turn in ((name, turn) for turn in turns for name in alone):
+                clock(partial(singly, alone[name], texts[: arguments.one][turn], taken[name]), wall[name], cpu[name])
         python = around(hosts["kinject"], texts[: arguments.one])
     counts = {name: min(arguments.one, len(texts)) if name.endswith("_one") else len(texts) for name in arms}
     return {
@@ -224,6 +229,14 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
             name: float(((first[name] > 0.5) == (first["kinject"] > 0.5)[: len(first[name])]).mean()) for name in arms
         },
     }
+
+
+def clock(run: Callable[[], Any], wall: list[float], cpu: list[float]) -> None:
+    """Adds what a run takes to the last of the seconds by the clock, and of the CPU's."""
+    started = time.perf_counter(), time.process_time()
+    run()
+    wall[-1] += time.perf_counter() - started[0]
+    cpu[-1] += time.process_time() - started[1]
 
 
 def check(first: dict[str, np.ndarray]) -> None:
