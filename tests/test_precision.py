@@ -118,3 +118,16 @@ def test_coarse_gelu_is_used_only_before_a_rounded_product():
     np.testing.assert_array_equal(layer.inner(hidden), exact)
     layer.down.kernel = nnx.Param(layer.down.kernel[...].astype(jnp.bfloat16))
     np.testing.assert_array_equal(layer.inner(hidden), layer.down(coarse_gelu(layer.up(hidden))))
+
+
+def test_what_needs_no_rounding_is_held_where_it_lies():
+    """A host in float32 is in memory once; committed arrays stay on their device."""
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32))
+    kept = held("float32", "host/encoder/kernel", matrix)
+    assert kept.unsafe_buffer_pointer() == matrix.unsafe_buffer_pointer()
+    rounded = held("bfloat16_dots", "host/encoder/kernel", matrix)
+    assert not rounded.committed and (rounded == matrix.astype(jnp.bfloat16)).all()
+    apart = jax.device_put(matrix, jax.devices()[-1])
+    for precision in ("float32", "bfloat16_dots"):
+        made = held(precision, "host/encoder/kernel", apart)
+        assert made.committed and made.devices() == apart.devices()

@@ -12,6 +12,7 @@ from kinject.models.kernels import ahead, plain
 from kinject.models.kernels.elementwise import cross_entropy
 from kinject.models.kernels.tiled import COLUMNS
 from kinject.models.kernels.vocabulary import word_losses_kernel
+from kinject.tasks.masked_lm import MaskedLM
 
 # Largest difference of losses, and of gradients as a share of the largest of each array. In bfloat16 inputs are exact
 # and so are products; powers and gradients are rounded to 2^-9 of them.
@@ -108,3 +109,27 @@ def test_losses_are_those_of_the_scores(dtype):
     batch = tiny_batch(config, [12, 9], 12)
     batch["positions"], batch["labels"] = jnp.asarray([[1, 3], [2, 0]]), jnp.asarray([[7, 11], [3, 0]])
     np.testing.assert_array_equal(word_losses_at(host, batch), cross_entropy(logits(host, batch), batch["labels"]))
+
+
+class Higher(MaskedLM):
+    def loss(self, outputs, batch):
+        losses, weights = super().loss(outputs, batch)
+        return losses + 1.0, weights
+
+
+class Cooler(MaskedLM):
+    def outputs(self, host, plugin, batch, key=None, start=0):
+        return super().outputs(host, plugin, batch, key, start) / 10
+
+
+@pytest.mark.parametrize("kind", [MaskedLM, Higher, Cooler])
+@pytest.mark.parametrize("places", [True, False])
+def test_a_task_is_trained_on_the_losses_that_it_is_evaluated_by(kind, places):
+    """Also one that overrides either half, and where no places are named: the first is read."""
+    host, task = random_host(tiny_config(), "masked_lm"), kind()
+    batch = tiny_batch(host.encoder.config, [12, 9], 12)
+    batch |= {"labels": jnp.asarray([[7], [3]]), "weights": jnp.ones((2, 1))}
+    batch |= {"positions": jnp.asarray([[1], [2]])} if places else {}
+    expected = task.loss(task.outputs(host, None, batch), batch)
+    for one, other in zip(task.losses(host, None, batch), expected, strict=True):
+        np.testing.assert_array_equal(one, other)

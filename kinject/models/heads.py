@@ -178,6 +178,11 @@ def logits(
     return host.head.logits(hidden, site(key, HEAD_SITE))
 
 
+def makes_word_losses(host: HostModel, batch: Mapping[str, jax.Array]) -> bool:
+    """Whether `word_losses_at` is for them: logits are those of a masked-LM head, at places that the batch names."""
+    return "positions" in batch and getattr(type(host.head), "logits", None) is MaskedLMHead.logits
+
+
 def word_losses_at(
     host: HostModel,
     batch: Mapping[str, jax.Array],

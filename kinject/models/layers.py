@@ -256,7 +256,8 @@ class Attention(PostNorm, nnx.Module):
             queries = self.qkv.part(read, 0, 1, site(key, QUERIES))[:, :, 0]
             own = jnp.take_along_axis(segment_ids, positions, axis=1)
         attend = partial(self.context, positions=positions, relative=relative, key=key)
-        if for_kernels(fused) and self.is_usual(key) and attends_short(fused):
+        places = 0 if positions is None else positions.shape[1]
+        if for_kernels(fused) and self.is_usual(key) and attends_short(fused, places):
             context = short_attention(queries, fused, own, segment_ids, attend)
         else:
             context = attend(queries, fused, own, segment_ids)

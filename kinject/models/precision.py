@@ -58,17 +58,19 @@ def held(precision: Precision, path: str, leaf: Any) -> jax.Array | QArray:
 
 def _cast(leaf: Any, dtype: DTypeLike) -> jax.Array:
     """An array on the device; numpy rounds float32 in memory as XLA would, which compiles no program a shape."""
-    if leaf.dtype == np.float32 and dtype != np.float32 and _in_memory(leaf):
-        leaf = np.asarray(leaf).astype(dtype)
+    if leaf.dtype == jnp.float32 and jnp.dtype(dtype) != jnp.float32 and _in_memory(leaf):
+        with np.errstate(invalid="ignore"):  # of NaNs that signal
+            leaf = np.asarray(leaf).astype(dtype)
     return jnp.asarray(leaf, dtype)
 
 
 def _in_memory(leaf: Any) -> bool:
-    """Whether an array is one that numpy can read where it is."""
+    """Whether an array is one that numpy can read where it is, and that JAX would put there again."""
     if not isinstance(leaf, jax.Array):
         return isinstance(leaf, np.ndarray)
-    here = not isinstance(leaf, jax.core.Tracer) and len(leaf.devices()) == 1
-    return here and next(iter(leaf.devices())).platform == "cpu"
+    if isinstance(leaf, jax.core.Tracer) or leaf.committed:
+        return False
+    return all(device.platform == "cpu" for device in leaf.devices())
 
 
 def multiplied(precision: Precision, path: str, leaf: jax.Array | QArray) -> jax.Array:

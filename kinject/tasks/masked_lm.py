@@ -23,7 +23,7 @@ import numpy as np
 from kinject.data.encode import Encoded, EntityEncoder, Mention, Passage
 from kinject.data.pipeline import Batch, Examples, make_examples
 from kinject.errors import InputError
-from kinject.models.heads import word_losses_at
+from kinject.models.heads import makes_word_losses, word_losses_at
 from kinject.models.kernels.elementwise import cross_entropy
 from kinject.tasks.base import Extent, Shapes, Task, first_span, pad_rows, plain_passages, register_task, slot_rows
 from kinject.tasks.protocol import protocol_named
@@ -55,7 +55,10 @@ class MaskedPieces(Task):
         key: jax.Array | None = None,
         start: int = 0,
     ) -> tuple[jax.Array, jax.Array]:
-        return word_losses_at(host, batch, plugin, key, start=start), batch["weights"]
+        own = type(self).loss is MaskedPieces.loss and type(self).outputs is Task.outputs
+        if own and makes_word_losses(host, batch):
+            return word_losses_at(host, batch, plugin, key, start=start), batch["weights"]
+        return super().losses(host, plugin, batch, key, start)
 
     def predict(self, outputs: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         losses, weights = self.loss(outputs, batch)

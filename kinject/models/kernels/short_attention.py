@@ -30,9 +30,12 @@ HEAD_DIMS = (16, 32, 64, 128)  # what a tile may be wide
 LEAST = 16  # rows of a tile that matrix units take
 
 
-def attends_short(fused: jax.Array) -> bool:
-    """Whether there is a kernel for queries, keys and values [B, L, c, H, Dh] where there are any (`for_kernels`)."""
-    return fused.shape[1] <= LONGEST and fused.shape[-1] in HEAD_DIMS
+def attends_short(fused: jax.Array, queries: int = 0) -> bool:
+    """Whether there is a kernel for queries, keys and values [B, L, c, H, Dh] where there are any (`for_kernels`).
+
+    And for P = `queries` apart from them.
+    """
+    return max(fused.shape[1], queries) <= LONGEST and fused.shape[-1] in HEAD_DIMS
 
 
 def short_attention(
