@@ -113,7 +113,10 @@ def _fetched(step: Callable[[Flat, LayerInput], jax.Array], params: Flat, read: 
 
 
 def _seconds(arms: Sequence[Callable[[], float]]) -> list[float]:
-    """Medians of what `ROUNDS` runs in turns return, after one; of three where they last `LONGEST` seconds."""
+    """The least that `ROUNDS` runs in turns return, after one; of three where they last `LONGEST` seconds.
+
+    Not the median: what else a machine does in those seconds makes a run longer, and never shorter.
+    """
     taken: list[list[float]] = [[] for _ in arms]
     began = time.perf_counter()
     for turn in range(ROUNDS + 1):
@@ -121,4 +124,4 @@ def _seconds(arms: Sequence[Callable[[], float]]) -> list[float]:
             break
         for arm, some in zip(arms, taken, strict=True):
             some += [arm()] * (turn > 0)
-    return [statistics.median(some) for some in taken]
+    return [min(some) for some in taken]
