@@ -327,7 +327,7 @@ class Engine:
                 one.record.where in asked.shortened,
                 found[number]["vector"] if self.task.answer == "vector" else None,
                 alone[number]["vector"] if self.task.answer == "vector" and before is not None else None,
-                active.reads_mentions_alone and all(linked.plugin is None for linked in entities[number]),
+                active.leaves_alone(entities[number]),
             )
 
     def _answers(self, asked: Asked) -> dict[int, Any]:

@@ -314,12 +314,12 @@ class ActivePlugins:
         """Whether entities get slots."""
         return self.plugin is not None and self.plugin.reads_slots
 
-    @property
-    def reads_mentions_alone(self) -> bool:
-        """Whether an answer is the host's own where no mention is read: nothing is found by search or in a memory."""
+    def leaves_alone(self, mentions: Sequence[Linked]) -> bool:
+        """Whether an answer is the host's own: nobody reads these, and nothing is found by search or in a memory."""
         made = self.plugin
         finds = bool(self.memories) or getattr(getattr(made, "config", None), "retrieve", False)
-        return made is not None and made.reads_examples() and not finds
+        reads = made is not None and made.reads_examples() and not finds
+        return reads and all(one.plugin is None for one in mentions)
 
     @property
     def memories(self) -> tuple[PassageMemory, ...]:

@@ -91,7 +91,7 @@ class SingleTexts:
         possible = [number for number in best if raw[number] > POSSIBLE]
         labels = tuple(Label(task.choice_name(number, record, tokenizer), scores[number]) for number in possible)
         entities = active.linked([record])[0] if record.mentions else ()
-        alone = active.reads_mentions_alone and all(one.plugin is None for one in entities)
+        alone = active.leaves_alone(entities)
         return Prediction(query.line, labels, entities, id=query.id, truncated=read[2], host_alone=alone)
 
     def _read(self, record: Record) -> tuple[Batch, Slots | None, bool] | None:

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from kinject.models.kernels.rows import Arrays, by_rows
-from kinject.models.kernels.tiled import dot
+from kinject.models.kernels.tiled import dot, load, store
 
 LONGEST = 128  # positions; of longer rows a core's registers do not hold a head's scores
 HEAD_DIMS = (16, 32, 64, 128)  # what a tile may be wide
@@ -218,17 +218,13 @@ def _backward_kernel(*refs: Any, queries: int, keys: int, crossed: bool) -> None
 
 def _load(ref: Any, length: int) -> jax.Array:
     """The first `length` rows of a tile, and zeros."""
-    from jax.experimental.pallas import triton
-
-    return triton.load(ref, mask=_inside(ref, length), other=0)
+    return load(ref, _inside(ref, length))
 
 
 def _store(ref: Any, values: jax.Array, length: int) -> None:
-    from jax.experimental.pallas import triton
-
-    triton.store(ref, values.astype(ref.dtype), mask=_inside(ref, length))
+    store(ref, values, _inside(ref, length))
 
 
 def _inside(ref: Any, length: int) -> jax.Array:
     inside = jnp.arange(ref.shape[0]) < length
-    return jnp.broadcast_to(inside[:, None], ref.shape) if len(ref.shape) > 1 else inside
+    return inside[:, None] if len(ref.shape) > 1 else inside

@@ -72,14 +72,7 @@ def tiled(
     of_kernel = pl.BlockSpec(
         (COLUMNS, depth) if turned else (depth, COLUMNS), lambda i, j: (j, 0) if turned else (0, j)
     )
-    forms = {
-        "whole": (of_tile, jax.ShapeDtypeStruct((count, tiles * COLUMNS), inputs.dtype)),
-        "reduced": (
-            pl.BlockSpec((None, ROWS), lambda i, j: (j, i)),
-            jax.ShapeDtypeStruct((tiles, count), jnp.float32),
-        ),
-    }
-    specs, made = zip(*(forms[one] for one in results), strict=True)
+    specs, made = zip(*(_form(one, count, tiles, inputs.dtype) for one in results), strict=True)
     of_part = pl.BlockSpec((depth // COLUMNS, ROWS), lambda i, j: (0, i))
     given = [of_tile if one.ndim > 1 else of_column for one in beside] + [of_row] * len(of_rows)
     edges = _Edges(count, width, kernel.shape[1 if turned else 0])
@@ -94,6 +87,16 @@ def tiled(
         interpret=interpret,
         name="tiled_product",
     )(inputs, kernel, *beside, *of_rows, *of_parts)
+
+
+def _form(result: str, count: int, tiles: int, dtype: Any) -> tuple[Any, jax.ShapeDtypeStruct]:
+    """(a tile's part, the whole) of what is made of `count` rows in so many tiles of columns; see `tiled`."""
+    from jax.experimental import pallas as pl
+
+    if result == "reduced":
+        part = pl.BlockSpec((None, ROWS), lambda i, j: (j, i))
+        return part, jax.ShapeDtypeStruct((tiles, count), jnp.float32)
+    return pl.BlockSpec((ROWS, COLUMNS), lambda i, j: (i, j)), jax.ShapeDtypeStruct((count, tiles * COLUMNS), dtype)
 
 
 def dot(left: jax.Array, right: jax.Array, *, trans_a: bool = False, trans_b: bool = False) -> jax.Array:
@@ -119,22 +122,22 @@ def _tile(
     columns = pl.program_id(1) * COLUMNS + jnp.arange(COLUMNS)
     inside = pl.program_id(0) * ROWS + jnp.arange(ROWS) < edges.rows
     within = columns < edges.columns if edges.columns % COLUMNS else None
-    vectors = [_load(ref, inside)[:, None] for ref in of_rows]
+    vectors = [load(ref, inside)[:, None] for ref in of_rows]
 
     def add(step: jax.Array, total: jax.Array) -> jax.Array:
         places = step * DEPTH + jnp.arange(DEPTH)
-        ours = _load(rows_ref.at[:, pl.ds(step * DEPTH, DEPTH)], inside[:, None])
+        ours = load(rows_ref.at[:, pl.ds(step * DEPTH, DEPTH)], inside[:, None])
         if prepare is not None:
-            parts = [_load(ref.at[lax.div(step * DEPTH, COLUMNS)], inside)[:, None] for ref in of_parts]
+            parts = [load(ref.at[lax.div(step * DEPTH, COLUMNS)], inside)[:, None] for ref in of_parts]
             ours = prepare(places[None, :], ours, *vectors, *parts).astype(ours.dtype)
         there = places < edges.depth if edges.depth % DEPTH or edges.depth < rows_ref.shape[1] else None
         return total + dot(ours, _kernel(kernel_ref, step, there, within, turned), trans_b=turned)
 
     total = lax.fori_loop(0, rows_ref.shape[1] // DEPTH, add, jnp.zeros((ROWS, COLUMNS), jnp.float32))
-    read = [_load(ref, within)[None, :] if len(ref.shape) == 1 else _load(ref, inside[:, None]) for ref in beside]
+    read = [load(ref, within)[None, :] if len(ref.shape) == 1 else load(ref, inside[:, None]) for ref in beside]
     made = finish(columns[None, :], total, *(one.astype(jnp.float32) for one in read), *vectors)
     for ref, values in zip(refs[sum(counts) :], made, strict=True):
-        _store(ref, values, inside[:, None] if values.ndim > 1 else inside)
+        store(ref, values, inside[:, None] if values.ndim > 1 else inside)
 
 
 def _kernel(ref: Any, step: jax.Array, there: jax.Array | None, within: jax.Array | None, turned: bool) -> jax.Array:
@@ -145,10 +148,11 @@ def _kernel(ref: Any, step: jax.Array, there: jax.Array | None, within: jax.Arra
     if there is not None or within is not None:
         sides = [jnp.ones(n, bool) if one is None else one for n, one in ((DEPTH, there), (COLUMNS, within))]
         mask = sides[1][:, None] & sides[0][None, :] if turned else sides[0][:, None] & sides[1][None, :]
-    return _load(ref.at[:, here] if turned else ref.at[here, :], mask)
+    return load(ref.at[:, here] if turned else ref.at[here, :], mask)
 
 
-def _load(ref: Any, mask: jax.Array | None) -> jax.Array:
+def load(ref: Any, mask: jax.Array | None) -> jax.Array:
+    """What a tile holds where a mask that fits its shape is true, and zeros; None = everywhere."""
     from jax.experimental.pallas import triton
 
     if mask is None:
@@ -156,7 +160,8 @@ def _load(ref: Any, mask: jax.Array | None) -> jax.Array:
     return triton.load(ref, mask=jnp.broadcast_to(mask, ref.shape), other=0)
 
 
-def _store(ref: Any, values: jax.Array, mask: jax.Array) -> None:
+def store(ref: Any, values: jax.Array, mask: jax.Array) -> None:
+    """Writes these where the mask is true, in the tile's dtype."""
     from jax.experimental.pallas import triton
 
     triton.store(ref, values.astype(ref.dtype), mask=jnp.broadcast_to(mask, values.shape))
